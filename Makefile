@@ -1,0 +1,43 @@
+# `make demo` and `make test` need nothing but Python >= 3.11: they make .venv and install what they use.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    the whole journey on this machine, about 5 minutes"
+	@echo "make test    the tests (RUN='-m slow' for the slow ones)"
+	@echo "make check   format, lint, types, import contract, tests"
+	@echo "make format  rewrite the code in the project's format"
+
+$(BIN)/jemb: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"jemb needs Python 3.11 or newer, this is {sys.version.split()[0]}")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/jemb
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(BIN)/jemb
+	$(BIN)/jemb demo output=demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(RUN)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,3 @@
+"""jemb trains text-embedding models: raw pairs -> curated shards -> contrastive training -> evaluated, exported model."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,58 @@
+"""The records that pass between the parts: a text sample on its way to the shards, a token batch on its way to the model.
+
+Before: raw files (`prepare/sources.py`). After: `shards/` stores samples, `data/collate.py` makes batches of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Kind = Literal["pairs", "triplets"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One training sample: a pair, or a triplet when `negatives` is not empty.
+
+    key: unique within its data set and stable; no dot and no slash in it (a WebDataset key).
+    extra: further JSON fields of the source, carried through unread.
+    """
+
+    key: str
+    query: str
+    positive: str
+    negatives: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token ids and attention mask of N texts padded to L, both int64 [N, L]; mask 1 = real token, 0 = padding."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """This rank's rows of one global batch: B samples of one data set.
+
+    query, positive: B texts each. negatives: B*K texts, K per sample, row-major (sample 0's K first); None for pairs.
+    *_hash: int64 content hashes of the same texts, in the same order; equal texts have equal hashes on every rank.
+    keys: the samples' keys of the whole global batch in plan order, when asked for (`log_samples`); else of these rows.
+    """
+
+    step: int
+    dataset: str
+    keys: tuple[str, ...]
+    query: Tokens
+    positive: Tokens
+    negatives: Tokens | None
+    query_hash: Tensor
+    positive_hash: Tensor
+    negative_hash: Tensor | None
