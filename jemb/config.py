@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -102,8 +102,8 @@ class PrepareConfig:
     __pydantic_config__ = _STRICT
 
     input: str
-    """Folder in which each `NAME.jsonl|.jsonl.gz|.csv|.tsv|.parquet` file, or folder of WebDataset tars, is the data set
-    NAME; or one such file."""
+    """Folder in which each `NAME.jsonl|.jsonl.gz|.csv|.tsv|.parquet` file, or folder of WebDataset tars, is the data
+    set NAME; or one such file."""
     output: str
     """Folder for the shards: one sub-folder a data set. A finished data set is not made again."""
     stages: Stages = field(default_factory=lambda: ["exact", "near_duplicates", "language", "consistency"])
@@ -118,7 +118,7 @@ class PrepareConfig:
     """Also write the dropped rows with their reasons, to `dropped/` beside the shards."""
     shard_samples: Positive = 50_000
     """Samples in a shard."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the shuffle, the MinHash permutations and the consistency pool."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Worker processes for reading, signing and language identification; 0: one per core."""
@@ -174,8 +174,8 @@ class TrainConfig:
     init: str | None = None
     """Start from these weights: a run folder of `jemb train`, an exported or sentence-transformers folder, or a Hugging
     Face name. Replaces `model.path`."""
-    strategy: Literal["auto", "single", "ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3"] = "auto"
-    """How processes share the work. `auto`: `single` for one process, `ddp` for more. `deepspeed_N`: ZeRO stage N."""
+    strategy: Literal["auto", "single", "ddp"] = "auto"
+    """How processes share the work. `auto`: `single` for one process, `ddp` for more."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; `auto`: CUDA where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -202,15 +202,17 @@ class TrainConfig:
     """epsilon of the triplet objective's margin term."""
     mask_equal_texts: bool = True
     """Do not count a text as a negative of a row whose query or positive it equals, on any process."""
-    max_length: Annotated[int, Field(ge=2)] = 512
-    """Tokens a text is cut at."""
+    max_length: Annotated[int, Field(ge=2)] | None = None
+    """Tokens a text is cut at; null: the model's own limit (512 for one made on the spot, as in the paper)."""
+    num_negatives: Positive = 1
+    """Hard negatives of each sample in a step of the triplet objective; drawn anew each time from a sample's list."""
     weights: dict[str, Annotated[float, Field(gt=0)]] = field(default_factory=dict)
     """Quality s_i of a data set, `weights.NAME=2.0`; 1 where not given. A batch comes from data set i with probability
     |D_i| s_i / sum_j |D_j| s_j."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the batch plan, the made-on-the-spot weights and the dropout."""
     checkpoint_every: Positive = 500
-    """Steps between checkpoints. One is also written at the end and on SIGINT, SIGTERM or SIGUSR1."""
+    """Steps between checkpoints. One is also written at the end, and on SIGINT, SIGTERM and SIGUSR1."""
     keep_checkpoints: Positive = 2
     """How many checkpoints to keep: the newest ones."""
     log_samples: bool = False
@@ -285,7 +287,7 @@ class DemoConfig:
     """Optimiser steps on triplets."""
     max_pairs: Positive = 20_000
     """Raw pairs to start from, over all data sets."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Seed of everything."""
 
 
@@ -342,7 +344,7 @@ class _Defaults:
                 setattr(self, item.name, factory() if callable(factory) else item.default)
 
 
-def _walk(cls: type, prefix: str = "") -> Iterable[tuple[str, Any]]:
+def _walk(cls: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
     hints = get_type_hints(cls)
     for item in fields(cls):
         hint = hints[item.name]

@@ -1,4 +1,4 @@
-"""The records that pass between the parts: a text sample on its way to the shards, a token batch on its way to the model.
+"""The records that pass between the parts: a text sample on its way to the shards, a token batch to the model.
 
 Before: raw files (`prepare/sources.py`). After: `shards/` stores samples, `data/collate.py` makes batches of them.
 """
@@ -6,10 +6,11 @@ Before: raw files (`prepare/sources.py`). After: `shards/` stores samples, `data
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Kind = Literal["pairs", "triplets"]
@@ -37,6 +38,9 @@ class Tokens:
     input_ids: Tensor
     attention_mask: Tensor
 
+    def to(self, device: torch.device) -> Tokens:
+        return Tokens(self.input_ids.to(device), self.attention_mask.to(device))
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -56,3 +60,11 @@ class Batch:
     query_hash: Tensor
     positive_hash: Tensor
     negative_hash: Tensor | None
+
+    def to(self, device: torch.device) -> Batch:
+        moved = {
+            name: value.to(device)
+            for name in ("query", "positive", "negatives", "query_hash", "positive_hash", "negative_hash")
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(self, **moved)

@@ -36,6 +36,15 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def metrics_csv(self) -> Path:
+        """The same as a table."""
+        return self.path / "metrics.csv"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
     def samples(self) -> Path:
         """With `log_samples`: the keys of each global batch."""
         return self.path / "samples.jsonl"

@@ -1,0 +1,25 @@
+"""Samples on disk: write, read, index, manifest, adopt. Knows nothing of ranks, weights, epochs or filters.
+
+Before: `prepare/` decides what is kept and in which order. After: `data/` plans over manifests, reads rows.
+"""
+
+from jemb.files import write_atomic
+from jemb.shards.adopt import adopt
+from jemb.shards.manifest import Manifest, ShardInfo, StageCount, read_manifest
+from jemb.shards.reader import ShardReader, open_datasets
+from jemb.shards.tar import UnreadableSample, read_tar_samples
+from jemb.shards.writer import ShardWriter
+
+__all__ = [
+    "Manifest",
+    "ShardInfo",
+    "ShardReader",
+    "ShardWriter",
+    "StageCount",
+    "UnreadableSample",
+    "adopt",
+    "open_datasets",
+    "read_manifest",
+    "read_tar_samples",
+    "write_atomic",
+]

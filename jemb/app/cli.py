@@ -1,0 +1,142 @@
+"""`jemb <command> [option=value …]`: finds the command, and turns its errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jemb import __version__
+from jemb.app.compose import compose_config
+from jemb.config import (
+    DemoConfig,
+    EvaluateConfig,
+    ExportConfig,
+    InspectConfig,
+    PrepareConfig,
+    TrainConfig,
+    describe,
+    suggest,
+)
+from jemb.errors import Failure, InputError
+
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command's config class and the line that `jemb --help` and its own help show."""
+
+    config: type
+    example: str
+
+    @property
+    def summary(self) -> str:
+        return (self.config.__doc__ or "").splitlines()[0]
+
+
+COMMANDS = {
+    "demo": Command(DemoConfig, "jemb demo"),
+    "prepare": Command(PrepareConfig, "jemb prepare input=raw output=shards"),
+    "train": Command(TrainConfig, "jemb train shards=shards output=runs/pairs model=t5_small max_steps=1000"),
+    "evaluate": Command(
+        EvaluateConfig, "jemb evaluate model=runs/pairs 'tasks=[sts:sts.jsonl,retrieval:beir]' output=scores.json"
+    ),
+    "export": Command(ExportConfig, "jemb export run=runs/pairs output=my-model"),
+    "inspect": Command(InspectConfig, "jemb inspect path=shards"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `jemb`. Returns the exit code: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments == ["--version"]:
+        print(f"jemb {__version__}")
+        return DONE
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(general_help())
+        return DONE if arguments else WRONG_INPUT
+    name = arguments[0]
+    if name not in COMMANDS:
+        print(f"jemb: no command '{name}'{suggest(name, COMMANDS)} There are: {', '.join(COMMANDS)}", file=sys.stderr)
+        return WRONG_INPUT
+    return run_command(name, arguments[1:])
+
+
+def run_command(name: str, arguments: Sequence[str]) -> int:
+    """Run one command. `--help` shows its options; `--debug` shows tracebacks; `--flag` means flag=true."""
+    if "-h" in arguments or "--help" in arguments:
+        print(command_help(name))
+        return DONE
+    debug = "--debug" in arguments
+    is_first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING, format="%(message)s", stream=sys.stderr, force=True
+    )
+    logging.getLogger("jemb").setLevel((logging.DEBUG if debug else logging.INFO) if is_first else logging.ERROR)
+    try:
+        overrides = [a.removeprefix("--") + "=true" if a.startswith("--") and "=" not in a else a for a in arguments]
+        overrides = [override for override in overrides if override != "debug=true"]
+        config = compose_config(name, COMMANDS[name].config, overrides)
+        run: Any = importlib.import_module(f"jemb.app.{name}").run
+        return int(run(config) or DONE)
+    except (InputError, Failure, OSError) as error:
+        if debug:
+            raise
+        if is_first or not isinstance(error, InputError):
+            print(f"jemb {name}: {error}", file=sys.stderr)
+        return WRONG_INPUT if isinstance(error, InputError) else FAILED
+    except KeyboardInterrupt:
+        print(f"jemb {name}: interrupted; the same command continues", file=sys.stderr)
+        return INTERRUPTED
+
+
+def general_help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: jemb COMMAND [option=value …] [--debug]",
+            "",
+            *lines,
+            "",
+            "jemb COMMAND --help lists a command's options. Options are Hydra overrides: nested ones with a dot",
+            "(consistency.top_k=3), lists in brackets ('stages=[exact,language]', quoted for the shell).",
+        ]
+    )
+
+
+def command_help(name: str) -> str:
+    command = COMMANDS[name]
+    lines = [f"usage: jemb {name} option=value …", "", *textwrap.wrap(command.config.__doc__ or "", 100), ""]
+    lines += [f"example: {command.example}", "", "options:"]
+    for option, kind, default, meaning in describe(command.config):
+        shown = _show(default)
+        lines.append(f"  {option}={kind}" + ("  (required)" if shown == "required" else f"  (default: {shown})"))
+        lines += textwrap.wrap(meaning, 92, initial_indent="      ", subsequent_indent="      ")
+    if name == "train":
+        lines += [
+            "",
+            "model=NAME sets all of model.* at once: tiny, t5_small, t5_base, t5_large. objective=NAME sets the paper's",
+            "rates with it. experiment=NAME takes a whole recipe from conf/experiment, or from --config-dir=DIR.",
+        ]
+    return "\n".join(lines)
+
+
+def _show(default: Any) -> str:
+    if default is None:
+        return "null"
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, list):
+        return "[" + ",".join(map(str, default)) + "]"
+    return str(default)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

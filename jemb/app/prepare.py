@@ -1,0 +1,18 @@
+"""`jemb prepare`: gives the stages the encoder they must not know."""
+
+import sys
+
+from jemb.config import PrepareConfig
+
+
+def run(config: PrepareConfig) -> None:
+    from jemb.app.auxiliary import make_auxiliary_encoder
+    from jemb.prepare import prepare
+
+    prepare(config, make_auxiliary_encoder(config.consistency.batch_size))
+
+
+if __name__ == "__main__":
+    from jemb.app.cli import run_command
+
+    sys.exit(run_command("prepare", sys.argv[1:]))

@@ -1,0 +1,65 @@
+"""Samples to a `Batch`: token ids, padding, content hashes, and which of a sample's negatives are used."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jemb.data.permutation import mix, shuffled
+from jemb.errors import InputError
+from jemb.records import Batch, Sample, Tokens
+
+
+def content_hash(text: str) -> int:
+    """Signed 64-bit hash of a text after folding white space and case; equal on every machine."""
+    folded = " ".join(text.split()).casefold()
+    return int.from_bytes(hashlib.blake2b(folded.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Collate:
+    """Makes the batch of one step.
+
+    tokenize: texts -> padded Tokens. num_negatives: K, how many of each sample's negatives to use; 0 for pairs.
+    Which K is a function of (seed, step, key), so it is the same however often and on whatever rank it is asked.
+    """
+
+    tokenize: Callable[[Sequence[str]], Tokens]
+    num_negatives: int
+    seed: int
+
+    def __call__(self, step: int, dataset: str, samples: Sequence[Sample], keys: Sequence[str]) -> Batch:
+        """keys: what `Batch.keys` shall hold. Raises InputError for a sample with fewer than K negatives."""
+        queries = [sample.query for sample in samples]
+        positives = [sample.positive for sample in samples]
+        negatives = [text for sample in samples for text in self._negatives(step, dataset, sample)]
+        return Batch(
+            step=step,
+            dataset=dataset,
+            keys=tuple(keys),
+            query=self.tokenize(queries),
+            positive=self.tokenize(positives),
+            negatives=self.tokenize(negatives) if self.num_negatives else None,
+            query_hash=_hashes(queries),
+            positive_hash=_hashes(positives),
+            negative_hash=_hashes(negatives) if self.num_negatives else None,
+        )
+
+    def _negatives(self, step: int, dataset: str, sample: Sample) -> Sequence[str]:
+        have, wanted = sample.negatives, self.num_negatives
+        if len(have) < wanted:
+            raise InputError(
+                f"data set {dataset}, sample {sample.key}: {len(have)} negatives, num_negatives={wanted} wanted"
+            )
+        if len(have) == wanted or not wanted:
+            return have[:wanted]
+        order = shuffled(len(have), mix("negatives", self.seed, step, sample.key))
+        return [have[i] for i in order[:wanted]]
+
+
+def _hashes(texts: Sequence[str]) -> Tensor:
+    return torch.tensor([content_hash(text) for text in texts], dtype=torch.int64)

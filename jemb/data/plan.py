@@ -1,0 +1,213 @@
+"""The batch plan: which samples make up global batch t. A pure function: position is one integer, ranks need not talk.
+
+Before: the manifests' sizes and fingerprints. After: `dataset.py` reads the rows of this rank.
+
+Laws, each held by a test:
+- a batch holds samples of one data set, drawn by P(i) = |D_i| s_i / sum_j |D_j| s_j (arXiv 2307.11224, section 3.1);
+- a data set is used up once before any of its samples comes again, and each pass has a new order;
+- no batch holds a sample twice, also where one pass ends and the next begins inside it;
+- the plan depends on (names, sizes, fingerprints, weights, seed, global batch size) and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jemb.data.permutation import mix, permute, shuffled
+from jemb.errors import InputError
+
+PLAN_VERSION = 1
+BLOCK = 1024
+"""Steps over which each data set gets its exact share, in a keyed random order."""
+
+Rows = NDArray[np.int64]
+Patch = tuple[Rows, Rows]
+"""(positions in a pass, the rows to put there)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSource:
+    """A data set as the plan sees it. weight: quality factor s_i > 0."""
+
+    name: str
+    num_samples: int
+    fingerprint: str
+    weight: float = 1.0
+
+
+class BatchPlan:
+    """Global batches of `global_batch_size` rows each, by step = 0, 1, 2, …
+
+    Time for a batch is O(global_batch_size), memory O(number of data sets), whatever the number of samples. Only a
+    data set under three batches long needs its earlier passes, once, when one jumps to a far step.
+    Raises InputError for a data set smaller than the batch.
+    """
+
+    def __init__(self, sources: Sequence[PlanSource], *, seed: int, global_batch_size: int) -> None:
+        if not sources:
+            raise InputError("no data sets to plan over")
+        self.sources = sorted(sources, key=lambda source: source.name)
+        self.seed = seed
+        self.global_batch_size = global_batch_size
+        small = [s for s in self.sources if s.num_samples < global_batch_size]
+        if small:
+            sizes = ", ".join(f"{s.name} ({s.num_samples})" for s in small)
+            raise InputError(
+                f"global_batch_size={global_batch_size} is larger than data set {sizes}: a batch holds one data set "
+                f"and no sample twice. Use global_batch_size<={min(s.num_samples for s in small)}, join the data set "
+                "with another one, or leave it out"
+            )
+        exact = [Fraction(str(s.weight)) * s.num_samples for s in self.sources]
+        total = sum(exact)
+        self._shares = [max(1, round(2**40 * share / total)) for share in exact]
+        self._keys = [mix("order", seed, s.name) for s in self.sources]
+        self._schedule = lru_cache(maxsize=4)(self._make_schedule)
+        self._patch = lru_cache(maxsize=256)(self._make_patch)
+        self._furthest: dict[int, tuple[int, Patch]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(BatchPlan, seed=self.seed, global_batch_size=self.global_batch_size), (self.sources,)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of everything the plan depends on. Runs with equal fingerprints see equal batches."""
+        facts = {
+            "version": PLAN_VERSION,
+            "seed": self.seed,
+            "global_batch_size": self.global_batch_size,
+            "sources": [[s.name, s.num_samples, s.fingerprint, str(s.weight)] for s in self.sources],
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """P(i) of each data set; they sum to 1."""
+        total = sum(self._shares)
+        return {s.name: share / total for s, share in zip(self.sources, self._shares, strict=True)}
+
+    @property
+    def num_samples(self) -> int:
+        return sum(source.num_samples for source in self.sources)
+
+    def passes(self, steps: int) -> dict[str, float]:
+        """How often each data set has been gone through after `steps` steps."""
+        used = self._counts(steps)
+        return {
+            s.name: count * self.global_batch_size / s.num_samples for s, count in zip(self.sources, used, strict=True)
+        }
+
+    def batch(self, step: int) -> tuple[str, Rows]:
+        """(data set, its row numbers [global_batch_size], all different) of global batch `step` >= 0."""
+        source, occurrence = self._source_at(step)
+        first = occurrence * self.global_batch_size
+        return self.sources[source].name, self._stream(source, first, first + self.global_batch_size)
+
+    def _source_at(self, step: int) -> tuple[int, int]:
+        """(data set number, how many earlier batches it had)."""
+        block, inside = divmod(step, BLOCK)
+        order, occurrences = self._schedule(block)
+        return int(order[inside]), int(occurrences[inside])
+
+    def _make_schedule(self, block: int) -> tuple[Rows, Rows]:
+        before = self._counts(block * BLOCK)
+        quotas = [after - used for after, used in zip(self._counts((block + 1) * BLOCK), before, strict=True)]
+        order = np.repeat(np.arange(len(quotas)), quotas)[shuffled(BLOCK, mix("schedule", self.seed, block))]
+        occurrences = np.empty(BLOCK, dtype=np.int64)
+        for number, used in enumerate(before):
+            mine = np.flatnonzero(order == number)
+            occurrences[mine] = used + np.arange(mine.size)
+        return order, occurrences
+
+    def _counts(self, steps: int) -> list[int]:
+        """Batches of each data set among the first `steps` steps.
+
+        Divided down a binary tree by exact integer proportion, so that counts sum to `steps`, never fall as `steps`
+        grows, and stay within ceil(log2 D) + 1 of steps * P(i). (A floor per data set would not sum up.)
+        """
+        counts = [0] * len(self._shares)
+
+        def divide(low: int, high: int, amount: int) -> None:
+            if high - low == 1:
+                counts[low] = amount
+                return
+            middle = (low + high) // 2
+            left, total = sum(self._shares[low:middle]), sum(self._shares[low:high])
+            phase = mix("phase", self.seed, low, high) % total
+            to_left = (amount * left + phase) // total
+            divide(low, middle, to_left)
+            divide(middle, high, amount - to_left)
+
+        divide(0, len(counts), steps)
+        return counts
+
+    def _stream(self, source: int, start: int, stop: int) -> Rows:
+        """Positions [start, stop) of a data set's endless sequence of passes, as row numbers."""
+        n = self.sources[source].num_samples
+        parts = []
+        while start < stop:
+            number, inside = divmod(start, n)
+            length = min(stop - start, n - inside)
+            parts.append(self._pass(source, number, inside, inside + length))
+            start += length
+        return np.concatenate(parts)
+
+    def _pass(self, source: int, number: int, start: int, stop: int) -> Rows:
+        """Positions [start, stop) of one pass."""
+        return _patched(self._raw_pass(source, number, start, stop), start, self._patch(source, number))
+
+    def _raw_pass(self, source: int, number: int, start: int, stop: int) -> Rows:
+        n = self.sources[source].num_samples
+        return permute(np.arange(start, stop, dtype=np.int64), n, mix("pass", self._keys[source], number))
+
+    def _make_patch(self, source: int, number: int) -> Patch:
+        """The swaps that keep the batch in which pass `number` begins from repeating a row of the pass before."""
+        n, size = self.sources[source].num_samples, self.global_batch_size
+        if number == 0:
+            return _NOTHING
+        if n >= 3 * size:  # the end of the pass before is out of reach of its own patch
+            tail = (number * n) % size
+            return self._swaps(source, number, self._raw_pass(source, number - 1, n - tail, n))
+        # A short pass is patched up to its end, so each patch needs the one before: go on from the furthest one known.
+        at, patch = self._furthest.get(source, (0, _NOTHING))
+        if at > number:
+            at, patch = 0, _NOTHING
+        while at < number:
+            tail = ((at + 1) * n) % size
+            last = _patched(self._raw_pass(source, at, n - tail, n), n - tail, patch)
+            at += 1
+            patch = self._swaps(source, at, last)
+        self._furthest[source] = at, patch
+        return patch
+
+    def _swaps(self, source: int, number: int, last: Rows) -> Patch:
+        """Where the rows of pass `number` that share a batch with `last` repeat it, they change places with the next
+        rows that do not. There are always enough of them, for the data set is at least one batch long."""
+        if last.size == 0:
+            return _NOTHING
+        head = self.global_batch_size - last.size
+        reach = min(self.sources[source].num_samples, head + self.global_batch_size)
+        rows = self._raw_pass(source, number, 0, reach)
+        repeated = np.isin(rows, last)
+        wrong = np.flatnonzero(repeated[:head])
+        right = head + np.flatnonzero(~repeated[head:])[: wrong.size]
+        return np.concatenate([wrong, right]), np.concatenate([rows[right], rows[wrong]])
+
+
+def _patched(rows: Rows, start: int, patch: Patch) -> Rows:
+    """`rows`, which stand at positions start, start + 1, … of their pass, with the patch's values put in."""
+    positions, values = patch
+    inside = (positions >= start) & (positions < start + rows.size)
+    rows[positions[inside] - start] = values[inside]
+    return rows
+
+
+_NOTHING: Patch = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))

@@ -1,0 +1,94 @@
+"""Tars made by others become a data set in place: index and manifest are added, the tars stay untouched.
+
+After: `reader.py` reads them like jemb's own. Tars of another layout go through `prepare`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tqdm import tqdm
+
+from jemb.errors import InputError
+from jemb.files import write_atomic
+from jemb.records import Kind, Sample
+from jemb.shards.index import MAX_SIZE, encode_index
+from jemb.shards.manifest import MANIFEST, UNFINISHED, Manifest, ShardInfo, write_manifest
+from jemb.shards.member import BLOCK, decode_header, decode_payload, plain_name
+from jemb.shards.tar import Member, iter_members
+
+PREPARE = "use `jemb prepare`, which reads any WebDataset tars and writes shards"
+
+
+def adopt(folder: Path) -> Manifest:
+    """Build indexes and manifest for the `*.tar` in `folder`, in the order of their names.
+
+    Each sample must be one `KEY.json` member with strings query and positive; none or all have negatives.
+    Raises `InputError` for anything else, naming tar and member. A key keeps the folder of its member's name.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; wanted a folder of tars")
+    if (folder / MANIFEST).exists():
+        raise InputError(f"{folder}: has a {MANIFEST} already; remove it to index the tars again")
+    if (folder / UNFINISHED).exists():
+        raise InputError(f"{folder}: holds shards that jemb did not finish writing; write them again")
+    tars = sorted(path for path in folder.glob("*.tar") if path.is_file() and path.name[0] != ".")
+    if not tars:
+        raise InputError(f"{folder}: no *.tar in it; wanted WebDataset tars")
+    seen: set[str] = set()
+    kinds: dict[Kind, str] = {}
+    found = [_scan(tar, seen, kinds) for tar in tqdm(tars, desc="index", unit="tar", leave=False)]
+    if not seen:
+        raise InputError(f"{folder}: no samples in {len(tars)} tars; wanted KEY.json members")
+    if len(kinds) > 1:
+        raise InputError(f"{folder}: {kinds['pairs']} has no negatives, {kinds['triplets']} has; {PREPARE}")
+    for info, index in found:
+        write_atomic(folder / info.index_file, index)
+    shards = tuple(info for info, _ in found)
+    manifest = Manifest(folder.resolve().name, next(iter(kinds)), shards, (), {"format": "adopted"})
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def _scan(tar: Path, seen: set[str], kinds: dict[Kind, str]) -> tuple[ShardInfo, bytes]:
+    """The shard and its index's bytes. seen: all keys so far; kinds: where each kind was seen first."""
+    places: list[tuple[int, int]] = []
+    with tar.open("rb") as file:
+        for member, sample in _samples(tar, file):
+            if sample.key in seen:
+                raise InputError(f"{tar}: key {sample.key!r} comes twice in the data set; {PREPARE}")
+            seen.add(sample.key)
+            kinds.setdefault("triplets" if sample.negatives else "pairs", f"{tar.name}:{member.name}")
+            places.append((member.offset, member.size))
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return ShardInfo(tar.name, len(places), tar.stat().st_size, digest), encode_index(places)
+
+
+def _samples(tar: Path, file: BinaryIO) -> Iterator[tuple[Member, Sample]]:
+    for member in iter_members(tar):
+        place = f"{tar}: member {member.name!r} at byte {member.offset}"
+        if member.extension != "json" or member.sparse or member.size > MAX_SIZE:
+            raise InputError(f"{place}: wanted plain KEY.json members only; {PREPARE}")
+        file.seek(member.offset - BLOCK)
+        data = file.read(BLOCK + member.size)
+        try:
+            # pax and GNU tars keep a long name elsewhere, and the reader sees the plain header only.
+            if (plain := plain_name(data[:BLOCK])) != member.name:
+                raise ValueError(f"its name does not fit the plain header, which says {plain!r}")
+            sample = decode_payload(decode_header(data[:BLOCK], member.size), data[BLOCK:])
+            _check_text(sample)
+        except ValueError as error:
+            raise InputError(f"{place}: {error}; {PREPARE}") from None
+        yield member, sample
+
+
+def _check_text(sample: Sample) -> None:
+    """`ValueError` for half a surrogate pair, which JSON can carry and no tokenizer takes."""
+    texts: list[Any] = [sample.query, sample.positive, *sample.negatives]
+    for text in texts:
+        text.encode()

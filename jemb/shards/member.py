@@ -1,0 +1,108 @@
+"""One sample as bytes: its tar member (header and JSON payload) and back.
+
+Before: `writer.py` has a `Sample`, `reader.py` has bytes of a tar. JSON is decoded, nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import unicodedata
+from typing import Any
+
+from jemb.errors import InputError
+from jemb.records import Sample
+from jemb.shards.index import MAX_SIZE
+
+BLOCK = tarfile.BLOCKSIZE
+SUFFIX = ".json"
+MAX_KEY_BYTES = 90
+"""A key and `.json` must fit the 100 bytes of a plain ustar name, with room for another suffix."""
+
+# One header for all samples (constant time, owner and mode: reproducible, smaller than pax). Only name, size
+# and check sum change; the check sum counts its own field as spaces.
+_EMPTY = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
+_TEMPLATE = _EMPTY[:124] + bytes(12) + _EMPTY[136:148] + b" " * 8 + _EMPTY[156:]
+
+
+def check_key(key: str) -> None:
+    """Raise `InputError` unless `key` is a plain WebDataset key that fits the header."""
+    bad = "." in key or "/" in key or any(unicodedata.category(char) in ("Cc", "Cs") for char in key)
+    if not key or bad or len(key.encode()) > MAX_KEY_BYTES:
+        raise InputError(
+            f"key {key[:100]!r}: wanted 1 to {MAX_KEY_BYTES} bytes without '.', '/' and control characters"
+        )
+
+
+def encode_header(key: str, size: int) -> bytes:
+    """The 512-byte ustar header of member `<key>.json` with `size` bytes."""
+    header = bytearray(_TEMPLATE)
+    name = (key + SUFFIX).encode()
+    header[: len(name)] = name
+    header[124:136] = b"%011o\0" % size
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+def encode_payload(sample: Sample) -> bytes:
+    """UTF-8 JSON of `sample`; `InputError` naming the key when a field cannot be stored."""
+    value: dict[str, Any] = {"query": sample.query, "positive": sample.positive}
+    if sample.negatives:
+        value["negatives"] = list(sample.negatives)
+    taken = sorted({"query", "positive", "negatives"} & sample.extra.keys())
+    if taken:
+        raise InputError(f"key {sample.key!r}: extra fields {taken} are the names of the sample's own fields")
+    value.update(sample.extra)
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        payload = text.encode()
+    except (TypeError, ValueError) as error:  # also a lone surrogate, which UTF-8 has no bytes for
+        raise InputError(f"key {sample.key!r}: cannot be stored as UTF-8 JSON ({error})") from None
+    if len(payload) > MAX_SIZE:
+        raise InputError(f"key {sample.key!r}: {len(payload)} bytes; wanted at most {MAX_SIZE}")
+    return payload
+
+
+def decode_header(header: bytes, size: int | None = None) -> str:
+    """The key in a member's header; `ValueError` when it is not a whole ustar header of `size` bytes."""
+    if len(header) < BLOCK:
+        raise ValueError(f"{len(header)} bytes of header; wanted {BLOCK}")
+    if header[257:262] != b"ustar":
+        raise ValueError(f"no ustar header: magic is {header[257:262]!r}")
+    found = int(header[124:136].rstrip(b" \0") or b"0", 8)
+    if size is not None and found != size:
+        raise ValueError(f"the header says {found} bytes, the index {size}")
+    name = plain_name(header)
+    if not name.endswith(SUFFIX):
+        raise ValueError(f"member {name!r} is not {SUFFIX}")
+    return name.removesuffix(SUFFIX)
+
+
+def plain_name(header: bytes) -> str:
+    """The name in a ustar or GNU header itself; a longer real name may stand in headers before it."""
+    name = header[:100].rstrip(b"\0").decode()
+    # A long name is split in two; GNU tar has another magic and keeps other things in the second field.
+    if header[257:263] == b"ustar\0" and header[345]:
+        name = header[345:500].rstrip(b"\0").decode() + "/" + name
+    return name
+
+
+def decode_payload(key: str, payload: bytes) -> Sample:
+    """The sample in `payload`; `ValueError` saying what is wrong."""
+    try:
+        value = json.loads(payload.decode())
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"JSON is {type(value).__name__}; wanted an object")
+    query, positive = value.pop("query", None), value.pop("positive", None)
+    if not isinstance(query, str) or not isinstance(positive, str):
+        raise ValueError(f"query is {_short(query)}, positive is {_short(positive)}; wanted two strings")
+    negatives = value.pop("negatives", [])
+    if not isinstance(negatives, list) or not all(isinstance(text, str) for text in negatives):
+        raise ValueError(f"negatives is {_short(negatives)}; wanted a list of strings")
+    return Sample(key, query, positive, tuple(negatives), value)
+
+
+def _short(value: Any) -> str:
+    return "missing" if value is None else repr(value)[:60]

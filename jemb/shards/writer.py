@@ -1,0 +1,155 @@
+"""Samples into shards: tar, index, and at the end the manifest. All of it or no manifest.
+
+Before: `prepare/run.py` has the kept samples in their final order. After: `reader.py`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import tarfile
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from jemb.errors import InputError
+from jemb.files import sync_folder, write_atomic
+from jemb.records import Kind, Sample
+from jemb.shards.index import encode_index
+from jemb.shards.manifest import MANIFEST, UNFINISHED, Manifest, ShardInfo, StageCount, write_manifest
+from jemb.shards.member import BLOCK, check_key, encode_header, encode_payload
+
+
+class ShardWriter:
+    """Writes one data set; a context manager.
+
+    folder: made if need be; must not hold a data set or tars yet. What a killed writer left is removed.
+    shard_samples: samples in each shard but the last; > 0.
+    The same samples in the same order give the same bytes. Leaving the block without a finished `close`
+    removes all that was written. Memory: the keys (to find duplicates) and the places of one shard.
+    """
+
+    def __init__(self, folder: Path, name: str, kind: Kind, shard_samples: int) -> None:
+        if shard_samples < 1:
+            raise InputError(f"shard_samples is {shard_samples}; wanted at least 1")
+        self.folder, self.name, self.kind, self.shard_samples = folder, name, kind, shard_samples
+        self._keys: set[str] = set()
+        self._shards: list[ShardInfo] = []
+        self._open: _OpenShard | None = None
+        self._closed = False
+        self._lock = _claim(folder)
+
+    def write(self, sample: Sample) -> None:
+        """Add one sample. Raises `InputError` for a bad or repeated key, or negatives against the kind."""
+        check_key(sample.key)
+        if sample.key in self._keys:
+            raise InputError(f"{self.folder}: key {sample.key!r} comes twice; keys must be unique in a data set")
+        if bool(sample.negatives) != (self.kind == "triplets"):
+            wanted = "at least 1" if self.kind == "triplets" else "none"
+            raise InputError(
+                f"{self.folder}: sample {sample.key!r} has {len(sample.negatives)} negatives; {self.kind} need {wanted}"
+            )
+        payload = encode_payload(sample)
+        if self._open is None:
+            self._open = _OpenShard(self.folder, f"shard-{len(self._shards):06d}.tar")
+        self._open.add(sample.key, payload)
+        self._keys.add(sample.key)
+        if len(self._open.places) == self.shard_samples:
+            self._finish_shard()
+
+    def close(self, stages: Iterable[StageCount] = (), source: Mapping[str, Any] | None = None) -> Manifest:
+        """Finish the last shard and write the manifest. Raises `InputError` when no sample was written."""
+        self._finish_shard()
+        if not self._shards:
+            raise InputError(f"{self.folder}: data set {self.name!r} has no samples; wanted at least 1")
+        manifest = Manifest(self.name, self.kind, tuple(self._shards), tuple(stages), dict(source or {}))
+        write_manifest(self.folder, manifest)
+        self._closed = True
+        os.close(self._lock)
+        return manifest
+
+    def _finish_shard(self) -> None:
+        if self._open is not None:
+            self._shards.append(self._open.finish())
+            self._open = None
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._closed:
+            return
+        if self._open is not None:
+            with suppress(OSError):  # on a full disk the last flush fails again
+                self._open.file.close()
+        _remove_shards(self.folder)
+        (self.folder / UNFINISHED).unlink(missing_ok=True)
+        os.close(self._lock)
+        self._closed = True
+
+
+class _OpenShard:
+    """The shard being written, under a temporary name."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / name
+        self.temporary = folder / f".{name}.tmp"
+        self.file: BinaryIO = self.temporary.open("wb")
+        self.digest = hashlib.sha256()
+        self.places: list[tuple[int, int]] = []
+        self.position = 0
+
+    def add(self, key: str, payload: bytes) -> None:
+        self.places.append((self.position + BLOCK, len(payload)))
+        self._put(encode_header(key, len(payload)) + payload + bytes(-len(payload) % BLOCK))
+
+    def finish(self) -> ShardInfo:
+        """End mark, fsync, and the real names: index first, so that a tar is never without one."""
+        end = self.position + 2 * BLOCK
+        self._put(bytes(2 * BLOCK + -end % tarfile.RECORDSIZE))
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        info = ShardInfo(self.path.name, len(self.places), self.position, self.digest.hexdigest())
+        write_atomic(self.path.with_name(info.index_file), encode_index(self.places))
+        self.temporary.replace(self.path)
+        sync_folder(self.path.parent)
+        return info
+
+    def _put(self, data: bytes) -> None:
+        self.file.write(data)
+        self.digest.update(data)
+        self.position += len(data)
+
+
+def _claim(folder: Path) -> int:
+    """Make `folder` ours; the descriptor of its locked mark. The lock ends with the process, not the mark."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / UNFINISHED
+    if (folder / MANIFEST).exists():
+        raise InputError(f"{folder}: holds a data set already ({MANIFEST}); remove it or choose another folder")
+    # Without our mark these are not ours to delete.
+    if not mark.exists() and (tars := sorted(folder.glob("*.tar"))):
+        raise InputError(f"{folder}: holds {tars[0].name}, which this did not write; choose another folder")
+    descriptor = os.open(mark, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(f"{folder}: another process is writing this data set; wait for it or stop it") from None
+    except OSError:
+        pass  # a file system without locks
+    sync_folder(folder)
+    _remove_shards(folder)
+    return descriptor
+
+
+def _remove_shards(folder: Path) -> None:
+    for pattern in ("shard-*.tar", "shard-*.idx.npy", ".shard-*.tmp", f".{MANIFEST}.*.tmp"):
+        for path in folder.glob(pattern):
+            path.unlink()

@@ -1,0 +1,162 @@
+"""The Lightning module: one training step, from a batch of token ids to the loss. Wiring only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.checkpoint import checkpoint
+
+from jemb.config import TrainConfig
+from jemb.data.permutation import mix
+from jemb.distributed import gather_rows, gather_values, mean_over_ranks, rank, world_size
+from jemb.errors import Failure
+from jemb.loss import Rows, pair_loss, triplet_loss
+from jemb.model import Encoder
+from jemb.records import Batch, Tokens
+from jemb.train.optim import make_optimizer, make_schedule
+
+
+@dataclass(frozen=True, slots=True)
+class StepFacts:
+    """What one step measured, over the global batch. grad_norm: before clipping."""
+
+    step: int
+    dataset: str
+    keys: tuple[str, ...]
+    loss: float
+    negatives_per_query: float
+    hidden_candidates: int
+    tokens: int
+    padding_share: float
+    learning_rate: float
+    grad_norm: float = math.nan
+
+
+class EmbeddingModule(lightning.LightningModule):
+    """Encoder + objective. `facts` holds the latest step's measurements, `stop` whether any rank wants to stop."""
+
+    def __init__(self, encoder: Encoder, config: TrainConfig, *, max_steps: int, wants_to_stop: Callable[[], bool]):
+        super().__init__()
+        self.encoder = encoder
+        self.config = config
+        self.max_steps = max_steps
+        self.wants_to_stop = wants_to_stop
+        self.stop = False
+        self.facts: StepFacts | None = None
+        self.grad_norm = math.nan
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        # Dropout depends on (seed, step, rank) alone, so a resumed run draws what the undisturbed one drew.
+        torch.manual_seed(mix("dropout", self.config.seed, batch.step, rank()))
+        texts = [batch.query, batch.positive, *([batch.negatives] if batch.negatives is not None else [])]
+        vectors = [self._encode(tokens) for tokens in texts]
+        with torch.autocast(self.device.type, enabled=False):
+            loss, hidden = self._loss(batch, vectors)
+        self._measure(batch, loss, hidden, texts)
+        return loss
+
+    def _encode(self, tokens: Tokens) -> Tensor:
+        """[N, L] -> [N, D]. With `micro_batch_size`, in parts whose activations are computed again in backward:
+        the memory of one part, the gradient of the whole (gradient caching, arXiv 2101.06983)."""
+        size = self.config.micro_batch_size
+        if size is None or len(tokens.input_ids) <= size:
+            return self.encoder(tokens)  # type: ignore[no-any-return]
+        parts = []
+        for ids, mask in zip(tokens.input_ids.split(size), tokens.attention_mask.split(size), strict=True):
+            longest = max(1, int(mask.sum(1).max()))
+            part = Tokens(ids[:, :longest], mask[:, :longest])
+            parts.append(checkpoint(self.encoder, part, use_reentrant=False))
+        return torch.cat(parts)
+
+    def _loss(self, batch: Batch, vectors: list[Tensor]) -> tuple[Tensor, Tensor]:
+        config = self.config
+        hashes = [h for h in (batch.query_hash, batch.positive_hash, batch.negative_hash) if h is not None]
+        rows = [
+            Rows(local_BD=v, all_ND=gather_rows(v), hash_B=h, hash_N=gather_values(h))
+            for v, h in zip(vectors, hashes, strict=True)
+        ]
+        offset = rank() * len(batch.query_hash)
+        if config.objective == "pairs":
+            return pair_loss(
+                rows[0],
+                rows[1],
+                offset=offset,
+                temperature=config.temperature,
+                mask_equal_texts=config.mask_equal_texts,
+            )
+        return triplet_loss(
+            *rows,
+            offset=offset,
+            temperature=config.temperature,
+            margin=config.margin,
+            mask_equal_texts=config.mask_equal_texts,
+        )
+
+    def _measure(self, batch: Batch, loss: Tensor, hidden: Tensor, texts: list[Tokens]) -> None:
+        """One small collective: facts of the global batch. Raises `Failure` on every rank for a loss that is no
+        number, before it reaches the weights."""
+        tokens = sum(int(t.attention_mask.sum()) for t in texts)
+        slots = sum(t.attention_mask.numel() for t in texts)
+        local = torch.tensor(
+            [float(loss.detach()), float(hidden), tokens, slots, float(self.wants_to_stop())],
+            dtype=torch.float64,
+            device=loss.device if loss.device.type != "mps" else "cpu",
+        )
+        mean = mean_over_ranks(local).tolist()
+        global_batch_size = len(batch.query_hash) * world_size()
+        candidates = global_batch_size * (1 if batch.negatives is None else 1 + self.config.num_negatives)
+        self.stop = mean[4] > 0
+        self.facts = StepFacts(
+            step=batch.step + 1,
+            dataset=batch.dataset,
+            keys=batch.keys,
+            loss=mean[0],
+            negatives_per_query=candidates - 1 - mean[1] / len(batch.query_hash),
+            hidden_candidates=round(mean[1] * world_size()),
+            tokens=round(mean[2] * world_size()),
+            padding_share=1 - mean[2] / mean[3],
+            learning_rate=self.optimizers().param_groups[0]["lr"],  # type: ignore[union-attr]
+        )
+        if not math.isfinite(mean[0]):
+            raise self._not_a_number("loss", mean[0])
+
+    def _not_a_number(self, what: str, value: float) -> Failure:
+        facts = self.facts
+        assert facts is not None
+        shown = ", ".join(facts.keys[:8]) + (", …" if len(facts.keys) > 8 else "")
+        return Failure(
+            f"the {what} of step {facts.step} is {value} (data set {facts.dataset}, samples {shown}); the weights of "
+            f"the last checkpoint are kept. Often the cause: a learning_rate too high ({self.config.learning_rate:g}) "
+            f"or a temperature too low ({self.config.temperature:g})"
+        )
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Lightning's place between backward and the optimiser step: measures the gradient, clips it if asked to."""
+        limit = self.config.gradient_clip
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit if limit is not None else math.inf))
+        self.grad_norm = norm
+        if not math.isfinite(norm):
+            raise self._not_a_number("gradient norm", norm)
+
+    def configure_optimizers(self) -> Any:
+        config = self.config
+        optimizer = make_optimizer(self.encoder, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
+        warmup = config.warmup_steps if config.warmup_steps is not None else self.max_steps // 10
+        schedule = make_schedule(optimizer, config.schedule, warmup_steps=warmup, max_steps=self.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device)

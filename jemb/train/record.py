@@ -1,0 +1,149 @@
+"""run.json and config.yaml: what was trained on what, by which versions; and whether a run may be continued."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import jemb
+from jemb.config import TrainConfig
+from jemb.data import BatchPlan
+from jemb.errors import InputError
+from jemb.files import write_atomic, write_json
+from jemb.run_folder import RunFolder, is_run
+from jemb.shards import ShardReader
+
+FREE = {
+    "shards",
+    "output",
+    "strategy",
+    "device",
+    "precision",
+    "micro_batch_size",
+    "max_steps",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "log_samples",
+    "workers",
+    "timeout_minutes",
+}
+"""Options that may change from one start of a run to the next. (Other shards are caught by the plan's fingerprint.)"""
+PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "numpy")
+
+
+@contextmanager
+def locked(run: RunFolder) -> Iterator[None]:
+    """Hold the run folder, so that two trainers never write to it. Released by the system when the process dies."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(run.path / ".lock", os.O_CREAT | os.O_RDWR)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{run.path}: another `jemb train` is writing to this run") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def check_resumable(run: RunFolder, config: TrainConfig) -> None:
+    """Raises InputError where `output` holds something else, or a started run with other options."""
+    if not is_run(run.path):
+        strangers = (
+            sorted(p.name for p in run.path.iterdir() if not p.name.startswith(".")) if run.path.is_dir() else []
+        )
+        if strangers and strangers != ["start"]:
+            raise InputError(f"output={run.path}: holds {strangers[0]}, but no run of `jemb train`; use another folder")
+        return
+    if not run.checkpoints():
+        return
+    before = _flat(yaml.safe_load(run.config.read_text()))
+    now = _flat(asdict(config))
+    changed = [
+        f"  {name}: {before.get(name)} before, {now.get(name)} now"
+        for name in sorted(before.keys() | now.keys())
+        if name.partition(".")[0] not in FREE and before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise InputError(
+            f"output={run.path} holds a run with other options; restore them, or use another output:\n"
+            + "\n".join(changed)
+        )
+
+
+def write_start(
+    run: RunFolder,
+    config: TrainConfig,
+    plan: BatchPlan,
+    readers: Mapping[str, ShardReader],
+    *,
+    step: int,
+    max_steps: int,
+    layout: Mapping[str, Any],
+) -> None:
+    """Record that the run starts, or starts again, at `step`."""
+    before = run.read_record() if run.record.exists() and step else {}
+    record = {
+        "jemb": jemb.__version__,
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "git_commit": git_commit(Path(jemb.__file__).parent),
+        "objective": config.objective,
+        "init": config.init or config.model.path,
+        "plan_fingerprint": plan.fingerprint,
+        "datasets": {
+            name: {
+                "num_samples": len(reader),
+                "kind": reader.manifest.kind,
+                "weight": config.weights.get(name, 1.0),
+                "share": plan.shares[name],
+                "fingerprint": reader.manifest.fingerprint,
+                "stages": [asdict(stage) for stage in reader.manifest.stages],
+            }
+            for name, reader in readers.items()
+        },
+        "starts": [*before.get("starts", []), {"step": step, "time": time.time(), **layout}],
+        "status": "running",
+        "steps": step,
+        "max_steps": max_steps,
+    }
+    write_atomic(run.config, yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
+    write_json(run.record, record)
+
+
+def write_end(run: RunFolder, *, steps: int, status: str) -> None:
+    """Record how far this start came: `finished` or `stopped`."""
+    write_json(run.record, {**run.read_record(), "status": status, "steps": steps})
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit of the checkout that `folder` is in; None for an installed package."""
+    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    try:
+        tracked = subprocess.run(
+            ["git", "-C", str(folder), "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, timeout=10
+        )
+        if tracked.returncode:
+            return None
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            out |= _flat(value, f"{prefix}{name}.")
+        else:
+            out[prefix + name] = value
+    return out

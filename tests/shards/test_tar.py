@@ -1,0 +1,179 @@
+"""Tars made by others: grouped as webdataset groups them; damage never passes as the end of the tar."""
+
+import gzip
+import io
+import json
+import pickle
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import webdataset
+
+from jemb.errors import InputError
+from jemb.shards import UnreadableSample, read_tar_samples
+
+
+def make(path: Path, members: list[tuple[str, bytes]], form: int = tarfile.USTAR_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=form) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def pair(query: str, positive: str, **extra: Any) -> bytes:
+    return json.dumps({"query": query, "positive": positive, **extra}).encode()
+
+
+MIXED = [
+    ("a.json", pair("qa", "pa", id=1)),
+    ("a.lang.txt", b"en"),
+    ("a.jpg", b"\xff\xd8\xff\xe0\0"),
+    ("dir.v1/b.query.txt", "größe\n".encode()),
+    ("dir.v1/b.positive.txt", "日本".encode()),
+    ("dir.v1/b.negatives.json", b'["x", "y"]'),
+    ("c.TXT", b"upper"),
+    ("c.cls", b"7"),
+]
+
+
+def test_multi_member_samples(tmp_path):
+    found = list(read_tar_samples(make(tmp_path / "x.tar", MIXED)))
+    assert found == [
+        ("a", {"query": "qa", "positive": "pa", "id": 1, "lang": "en"}),
+        ("dir.v1/b", {"query": "größe\n", "positive": "日本", "negatives": ["x", "y"]}),
+        ("c", {"txt": "upper", "cls": "7"}),
+    ]
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_keys_are_those_of_webdataset(tmp_path, form):
+    long = "p" * 60 + "/" + "n" * 80 + ".json"
+    members = [
+        *MIXED,
+        (long, pair("q", "p")),
+        ("ünï.json", pair("q", "p")),
+        ("__meta__/x.json", b"{}"),
+        ("./dot.json", pair("q", "p")),
+        ("._hidden.json", b"\0\1"),
+        ("no-extension", b"x"),
+    ]
+    path = make(tmp_path / "x.tar", members, form)
+    reference = [sample["__key__"] for sample in webdataset.WebDataset(str(path), shardshuffle=False)]
+    assert [key for key, _ in read_tar_samples(path)] == reference
+    assert len(reference) == 6
+
+
+def test_webdataset_writer_is_read(tmp_path):
+    with webdataset.TarWriter(str(tmp_path / "x.tar")) as writer:
+        for i in range(5):
+            writer.write({"__key__": f"{i:03d}", "query.txt": f"q{i}", "json": {"positive": f"p{i}"}})
+    found = dict(read_tar_samples(tmp_path / "x.tar"))
+    assert found == {f"{i:03d}": {"query": f"q{i}", "positive": f"p{i}"} for i in range(5)}
+
+
+@pytest.mark.parametrize(
+    ("member", "data", "reason"),
+    [
+        ("b.json", b'{"query": ', "Expecting value"),
+        ("b.json", b"[1]", "JSON is list; wanted an object"),
+        ("b.json", b'{"query": "\xff"}', "utf-8"),
+        ("b.json", b"[" * 100_000, "recursion"),
+        ("b.x.json", b"{", "Expecting property name"),
+    ],
+)
+def test_one_bad_sample_does_not_end_the_tar(tmp_path, member, data, reason):
+    path = make(tmp_path / "x.tar", [("a.json", pair("q", "p")), (member, data), ("c.json", pair("q", "p"))])
+    first, bad, last = read_tar_samples(path)
+    assert first[0] == "a"
+    assert last[0] == "c"
+    assert isinstance(bad, UnreadableSample)
+    assert (bad.key, bad.member) == ("b", member)
+    assert reason in bad.reason
+    with tarfile.open(path) as tar:
+        assert bad.offset == tar.getmember(member).offset_data
+    assert len(bad.text) <= 200
+
+
+def test_field_given_twice_is_unreadable(tmp_path):
+    path = make(tmp_path / "x.tar", [("a.json", pair("q", "p")), ("a.query.txt", b"other")])
+    (bad,) = read_tar_samples(path)
+    assert isinstance(bad, UnreadableSample)
+    assert "'query' comes twice" in bad.reason
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("a.json", b"{}"), ("a.json", b"{}")],
+        [("a.json", b"{}"), ("b.json", b"{}"), ("a.json", b"{}")],
+        [("a.query.txt", b"x"), ("b.json", b"{}"), ("a.positive.txt", b"y")],
+    ],
+)
+def test_duplicate_keys(tmp_path, members):
+    with pytest.raises(InputError, match=r"x\.tar: .*'a.*comes twice, again at byte \d+"):
+        list(read_tar_samples(make(tmp_path / "x.tar", members)))
+
+
+def test_nothing_is_unpickled(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "exploded",)
+
+    members = [(f"{kind}.{kind}", pickle.dumps(Bomb())) for kind in ("pyd", "pickle", "pkl", "npy", "pth")]
+    assert [fields for _, fields in read_tar_samples(make(tmp_path / "x.tar", members))] == [{}] * 5
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_truncated_anywhere(tmp_path, form):
+    """Cut at every 100 bytes up to the end mark; tarfile alone accepts every cut between two members."""
+    members = [(f"{i}.json", pair("ü" * 300, "p")) for i in range(3)] + [("ü" * 70 + ".json", pair("q", "p"))]
+    if form == tarfile.USTAR_FORMAT:
+        members.pop()
+    whole = make(tmp_path / "x.tar", members, form).read_bytes()
+    end = len(whole.rstrip(b"\0")) // 512 * 512 + 512
+    cut = tmp_path / "cut.tar"
+    for size in {*range(0, end + 512, 100), *range(0, end + 512, 512)}:
+        cut.write_bytes(whole[:size])
+        with pytest.raises(InputError, match=r"cut\.tar: .*(cut off|damaged).* byte \d+"):
+            list(read_tar_samples(cut))
+    cut.write_bytes(whole[: end + 1024])
+    assert len(list(read_tar_samples(cut))) == len(members)
+
+
+def test_damaged_header_is_not_the_end(tmp_path):
+    whole = make(tmp_path / "x.tar", [(f"{i}.json", pair("q", "p")) for i in range(3)]).read_bytes()
+    second = 1024
+    for position in [*range(0, 512, 7), 124, 148, 156, 257]:
+        damaged = bytearray(whole)
+        damaged[second + position] ^= 0x11
+        (tmp_path / "x.tar").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"x\.tar: .*byte 1024"):
+            list(read_tar_samples(tmp_path / "x.tar"))
+
+
+def test_joined_tars_are_refused(tmp_path):
+    """`cat a.tar b.tar`: tarfile and webdataset both stop after the first without a word."""
+    first, second = (make(tmp_path / f"{n}.tar", [(f"{n}.json", pair("q", "p"))]).read_bytes() for n in "ab")
+    (tmp_path / "x.tar").write_bytes(first + second)
+    with pytest.raises(InputError, match="joined"):
+        list(read_tar_samples(tmp_path / "x.tar"))
+
+
+def test_compressed_and_foreign_files_are_refused(tmp_path):
+    plain = make(tmp_path / "x.tar", [("a.json", b"{}")]).read_bytes()
+    (tmp_path / "x.tar.gz").write_bytes(gzip.compress(plain))
+    with pytest.raises(InputError, match=r"x\.tar\.gz: compressed with gzip; wanted a plain tar"):
+        list(read_tar_samples(tmp_path / "x.tar.gz"))
+    for content in (b"", b"text " * 500):
+        (tmp_path / "x.tar").write_bytes(content)
+        with pytest.raises(InputError, match=r"x\.tar: damaged or cut off"):
+            list(read_tar_samples(tmp_path / "x.tar"))
+
+
+def test_tar_without_members_is_empty(tmp_path):
+    assert list(read_tar_samples(make(tmp_path / "x.tar", []))) == []
