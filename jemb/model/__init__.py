@@ -1,0 +1,13 @@
+"""The encoder: token ids in, unit vectors out; made on the spot, or loaded from a standard folder.
+
+Before: `data/collate.py` tokenises. After: `loss/` compares the vectors; `evaluate/` and `export/` encode.
+"""
+
+from jemb.model.auxiliary import find_auxiliary
+from jemb.model.encode import encode
+from jemb.model.encoder import Encoder
+from jemb.model.load import load_encoder
+from jemb.model.tiny import make_tiny
+from jemb.model.tokenize import Tokenize
+
+__all__ = ["Encoder", "Tokenize", "encode", "find_auxiliary", "load_encoder", "make_tiny"]

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from datasketch import MinHash
 
-from jemb.config import NearDuplicatesConfig, Sides
+from jemb.config import DuplicateSide, NearDuplicatesConfig
 from jemb.prepare.order import number
 from jemb.prepare.stage import Drop, Mapper, Outcome, by_key, chunked, in_process
 from jemb.records import Sample
@@ -59,16 +59,18 @@ def keep_representatives(
     return outcome
 
 
-def fold(row: Sample, side: Sides) -> str:
-    """The words that are compared: lower case, one space between, no punctuation.
+def fold(row: Sample, side: DuplicateSide) -> str:
+    """The words that are compared: lower case, one space between, no punctuation; the parts of a row split by NUL.
 
-    `both`: query and positive joined, so that a pair is a near duplicate of its reverse. A triplet adds its negatives
-    after NUL: they are kept apart, since the same texts in other roles teach something else.
+    `both` has a part for the query and one for the positive, `joined` one for the two together; a triplet adds its
+    negatives as a part, since the same texts in other roles teach something else.
     """
-    if side != "both":
+    if side in ("query", "positive"):
         return _words(str(getattr(row, side)))
-    pair = _words(f"{row.query} {row.positive}")
-    return "\0".join([pair, _words(" ".join(row.negatives))]) if row.negatives else pair
+    parts = [row.query, row.positive] if side == "both" else [f"{row.query} {row.positive}"]
+    if row.negatives:
+        parts.append(" ".join(row.negatives))
+    return "\0".join(map(_words, parts))
 
 
 def _words(text: str) -> str:
@@ -76,13 +78,9 @@ def _words(text: str) -> str:
     return " ".join(WORD.findall(text.lower())) or " ".join(text.replace("\0", " ").split())
 
 
-def shingles(folded: str, config: NearDuplicatesConfig) -> frozenset[str]:
-    """All runs of `ngram` characters or words; the text itself when it is shorter. Never empty."""
-    pair, _, negatives = folded.partition("\0")
-    runs = _runs(pair, config)
-    if negatives:
-        runs += ["\0" + run for run in _runs(negatives, config)]
-    return frozenset(runs)
+def shingles(folded: str, config: NearDuplicatesConfig) -> list[frozenset[str]]:
+    """For each part of the row all runs of `ngram` characters or words; the part itself when it is shorter."""
+    return [frozenset(_runs(part, config)) for part in folded.split("\0")]
 
 
 def _runs(text: str, config: NearDuplicatesConfig) -> list[str]:
@@ -93,6 +91,13 @@ def _runs(text: str, config: NearDuplicatesConfig) -> list[str]:
     return [text[start : start + n] for start in range(max(1, len(text) - n + 1))]
 
 
+def similarity(one: Sequence[frozenset[str]], other: Sequence[frozenset[str]]) -> float:
+    """Jaccard similarity of the least similar part; 0 for rows of other parts."""
+    if len(one) != len(other):
+        return 0.0
+    return min(jaccard(a, b) for a, b in zip(one, other, strict=True))
+
+
 def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
     """|a & b| / |a | b| of two sets that are not both empty."""
     common = len(a & b)
@@ -100,8 +105,15 @@ def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
 
 
 def signatures(folded: Sequence[str], config: NearDuplicatesConfig, seed: int) -> Signatures:
-    """datasketch's MinHash signature of each text: [N, num_perm], uint32."""
-    sets = ([shingle.encode() for shingle in shingles(text, config)] for text in folded)
+    """datasketch's MinHash signature of each text: [N, num_perm], uint32.
+
+    The parts of a row go into one set, the shingles of each marked as its own. Where every part reaches the threshold
+    so does the whole, so no pair is lost by it.
+    """
+    sets = (
+        [("\0" * part + run).encode() for part, runs in enumerate(shingles(text, config)) for run in runs]
+        for text in folded
+    )
     # datasketch seeds numpy's RandomState, which takes 32 bits.
     seed_32 = number(seed, "minhash") >> 32
     hashes = MinHash.generator(sets, num_perm=config.num_perm, seed=seed_32)
@@ -143,7 +155,7 @@ def _connect(texts: Sequence[str], signed: Signatures, config: NearDuplicatesCon
             rest = at + 1 + np.flatnonzero(group[at + 1 :] != group[at])
             equal = (signed[bucket[rest]] == signed[index]).sum(axis=1)
             for other in rest[equal >= least]:
-                if group[other] != group[at] and jaccard(sets(index), sets(bucket[other])) >= config.threshold:
+                if group[other] != group[at] and similarity(sets(index), sets(bucket[other])) >= config.threshold:
                     joined = groups.join(index, bucket[other])
                     group[(group == group[at]) | (group == group[other])] = joined
     return groups

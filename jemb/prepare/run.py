@@ -90,6 +90,7 @@ def _stages(config: PrepareConfig, make_encoder: Callable[[str], Encode], worker
             identify=identifier(options.allowed, options.model),
             threshold=options.threshold,
             sides=options.sides,
+            keep_unsure=options.unsure == "keep",
             mapper=partial(workers.map, what="language"),
         )
     if "consistency" in config.stages:

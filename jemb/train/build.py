@@ -32,8 +32,8 @@ def open_shards(config: TrainConfig) -> dict[str, ShardReader]:
     for name in config.weights:
         if name not in readers:
             raise InputError(
-                f"weights.{name}: no such data set in {config.shards}{suggest(name, readers)} "
-                f"There are: {', '.join(readers)}"
+                f"weights.{name}: no such data set in {config.shards}{suggest(name, readers)}; "
+                f"there are: {', '.join(readers)}"
             )
     if config.objective == "triplets":
         pairs = [name for name, reader in readers.items() if reader.manifest.kind == "pairs"]
@@ -66,10 +66,6 @@ def count_steps(config: TrainConfig, plan: BatchPlan) -> int:
 
 def make_encoder(config: TrainConfig, readers: Mapping[str, ShardReader]) -> Encoder:
     """The encoder to start from: `init`, `model.path`, or one made on the spot."""
-    if config.init and config.model.path:
-        raise InputError(
-            f"init={config.init} and model.path={config.model.path}: give one of them (init replaces the model)"
-        )
     source = config.init or config.model.path
     if source is None:
         texts = tokenizer_texts(readers)

@@ -1,0 +1,18 @@
+"""`jemb demo`."""
+
+import sys
+
+from jemb.config import DemoConfig
+
+
+def run(config: DemoConfig) -> None:
+    from jemb.app.auxiliary import make_auxiliary_encoder
+    from jemb.demo import demo
+
+    demo(config, make_auxiliary_encoder)
+
+
+if __name__ == "__main__":
+    from jemb.app.cli import run_command
+
+    sys.exit(run_command("demo", sys.argv[1:]))

@@ -1,0 +1,94 @@
+"""A small BERT made on the spot: random weights, and a WordPiece tokenizer trained on the given texts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from jemb.config import ModelConfig
+from jemb.errors import InputError
+from jemb.model.dropout import set_dropout
+from jemb.model.encoder import Encoder
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+MAX_ALPHABET = 1000
+
+
+def make_tiny(texts: Iterable[str], config: ModelConfig, *, seed: int, max_length: int) -> Encoder:
+    """A BERT of the size `config` asks for; the same texts, config and seed give the same one in any process.
+
+    texts: what the tokenizer is trained on, held in memory: pass a sample where there are millions.
+    The weights depend on `seed` and the sizes alone; the global random state is left as it was.
+    """
+    trained = train_wordpiece(texts, config.vocab_size)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=trained,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=max_length,
+    )
+    shape = BertConfig(
+        vocab_size=trained.get_vocab_size(),
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        intermediate_size=4 * config.hidden_size,
+        max_position_embeddings=max_length,
+        pad_token_id=0,
+    )
+    own = set_dropout(shape, config.dropout) if config.dropout is not None else {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = BertModel(shape)
+    return Encoder(backbone, tokenizer, pooling=config.pooling or "mean", max_length=max_length, own_dropout=own)
+
+
+def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """BERT's lower-casing WordPiece tokenizer with at most `vocab_size` entries, the same for the same texts.
+
+    Raises `InputError` when the texts hold no character to learn from.
+    """
+    kept = list(texts)
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    counts: Counter[str] = Counter()
+    for text in kept:
+        counts.update(tokenizer.normalizer.normalize_str(text))
+    by_count = sorted((char for char in counts if not char.isspace()), key=lambda char: (-counts[char], char))
+    if not by_count:
+        raise InputError("no tokenizer can be trained: the texts are all empty")
+    alphabet = sorted(by_count[: min(MAX_ALPHABET, (vocab_size - len(SPECIAL)) // 3)])
+    # The trainer numbers the continuation pieces of single characters in the order of a hash table, which
+    # differs between processes, and breaks ties between merges by number. Named first, they are fixed.
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[*SPECIAL, *(f"##{char}" for char in alphabet)],
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(kept, trainer)
+    return _bert_tokenizer(tokenizer.get_vocab())
+
+
+def _bert_tokenizer(vocab: dict[str, int]) -> Tokenizer:
+    """The trained vocabulary in a fresh tokenizer: there the continuation pieces are not special."""
+    tokenizer = Tokenizer(models.WordPiece(dict(sorted(vocab.items(), key=lambda item: item[1])), unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[(token, vocab[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    tokenizer.add_special_tokens(SPECIAL)
+    return tokenizer

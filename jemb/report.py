@@ -1,0 +1,134 @@
+"""One HTML file that shows what was done: text, tables and pictures, readable without a network and on a phone.
+
+Before: `demo/` and `evaluate/` fill it. After: a browser.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from jemb.files import write_atomic
+
+Cell = str | float | bool | None
+"""A whole number is shown with thousands separators, another with two decimals, None as a dash, text as it is."""
+
+SVG_BYTES = 200_000
+"""A figure whose SVG is larger (tens of thousands of points) is embedded as a PNG of double resolution."""
+
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.3,
+}
+
+
+class Report:
+    """Collects the parts in order and writes the page.
+
+    All text is escaped, but for a `markupsafe.Markup`, which is HTML and taken as it is.
+    """
+
+    def __init__(self, title: str, subtitle: str = "") -> None:
+        self.title = title
+        self.subtitle = subtitle
+        self._parts: list[dict[str, Any]] = []
+
+    def heading(self, text: str) -> None:
+        """Starts a section, and a line of the contents where there are three or more."""
+        self._parts.append({"kind": "heading", "text": text})
+
+    def text(self, paragraph: str) -> None:
+        """A paragraph."""
+        self._parts.append({"kind": "text", "text": paragraph})
+
+    def table(self, headers: Sequence[str], rows: Sequence[Sequence[Cell]], caption: str = "") -> None:
+        """Rows as long as `headers`. A column of numbers stands right, another left."""
+        for row in rows:
+            if len(row) != len(headers):
+                raise ValueError(f"table '{caption}': {len(row)} cells for {len(headers)} headers in row {row!r}")
+        shown = [[_show(cell) for cell in row] for row in rows]
+        numeric = [_all_numbers([row[column] for row in shown]) for column in range(len(headers))]
+        table = {"kind": "table", "headers": headers, "rows": shown, "numeric": numeric, "caption": caption}
+        self._parts.append(table)
+
+    def figure(self, figure: Figure, alt: str, caption: str = "") -> None:
+        """A picture, best begun with `new_axes`. alt: what it shows, for those who do not see it."""
+        kind, data = draw(figure)
+        source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+        # Inches on paper are 96 pixels in a browser.
+        part = {"kind": "figure", "source": source, "width": round(96 * figure.get_figwidth())}
+        self._parts.append(part | {"alt": alt, "caption": caption})
+
+    def html(self) -> str:
+        """The whole page."""
+        template = Path(__file__).with_suffix(".html.j2").read_text(encoding="utf-8")
+        environment = jinja2.Environment(
+            autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        )
+        return environment.from_string(template).render(title=self.title, subtitle=self.subtitle, parts=self._parts)
+
+    def write(self, path: Path) -> None:
+        """Write the page to `path`, whole or not at all."""
+        write_atomic(path, self.html())
+
+
+def new_axes(width: float = 5.0, height: float = 2.9) -> tuple[Figure, Axes]:
+    """An empty figure (inches) and its axes. The default width is one whose letters can be read on a phone.
+
+    Without pyplot: nothing global is changed, no window opens.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure, figure.add_subplot()
+
+
+def draw(figure: Figure) -> tuple[str, bytes]:
+    """("svg+xml" or "png", file) of a figure on transparent ground; the same figure gives the same bytes.
+
+    A figure without a layout gets matplotlib's constrained one, so that no label is cut off.
+    """
+    if figure.get_layout_engine() is None:
+        figure.set_layout_engine("constrained")
+    file = io.BytesIO()
+    # Letters as paths: the reader's machine need not have our font.
+    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "jemb"}):
+        nothing = dict.fromkeys(["Date", "Creator", "Format", "Type"])
+        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    picture = file.getvalue()
+    picture = picture[picture.index(b"<svg") :]  # the document type names an address on the network
+    if len(picture) <= SVG_BYTES:
+        return "svg+xml", picture
+    file = io.BytesIO()
+    figure.savefig(file, format="png", transparent=True, dpi=2 * 96, metadata={"Software": None})
+    return "png", file.getvalue()
+
+
+def _show(cell: Cell) -> str:
+    if cell is None:
+        return "–"
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, Integral):
+        return f"{int(cell):,}"
+    if isinstance(cell, Real):
+        return f"{float(cell):.2f}"
+    return str(cell)
+
+
+def _all_numbers(cells: Sequence[str]) -> bool:
+    digits = any(re.search(r"\d", cell) for cell in cells)
+    return digits and all(re.fullmatch(r"[-+−±]?[\d,.]+([eE][-+]?\d+)?\s*%?|[–-]?|nan", cell) for cell in cells)

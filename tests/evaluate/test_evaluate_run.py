@@ -1,0 +1,188 @@
+"""The command: all input is checked first, results are whole, a run keeps its scores."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jemb.config import EvaluateConfig, ModelConfig, parse
+from jemb.errors import Failure, InputError
+from jemb.evaluate import Task, evaluate, load_task, score, table
+from jemb.evaluate import run as run_module
+from jemb.model import encode, load_encoder, make_tiny
+
+WORDS = [
+    "the",
+    "cat",
+    "dog",
+    "runs",
+    "sleeps",
+    "house",
+    "river",
+    "small",
+    "big",
+    "quickly",
+    "under",
+    "over",
+    "water",
+    "stone",
+]
+
+
+def sentence(seed: int) -> str:
+    return " ".join(np.random.default_rng(seed).choice(WORDS, 6))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """sts.jsonl, negation.jsonl and a BEIR folder `beir`, of random sentences."""
+    folder = tmp_path / "data"
+    (folder / "beir" / "qrels").mkdir(parents=True)
+    sts = [{"sentence1": sentence(i), "sentence2": sentence(i // 2), "score": i % 5} for i in range(30)]
+    negation = [{"anchor": sentence(i), "entailment": sentence(i // 2), "negative": sentence(i + 1)} for i in range(30)]
+    corpus = [{"_id": f"d{i}", "title": "", "text": sentence(i)} for i in range(130)]
+    queries = [{"_id": f"q{i}", "text": sentence(i)} for i in range(10)]
+    for name, rows in (("sts", sts), ("negation", negation), ("beir/corpus", corpus), ("beir/queries", queries)):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "beir/qrels/test.tsv").write_text("".join(f"q{i}\td{i}\t1\n" for i in range(10)))
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    config = parse(ModelConfig, {"hidden_size": 16, "num_layers": 1, "num_heads": 2})
+    make_tiny([sentence(i) for i in range(50)], config, seed=0, max_length=32).save(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def configure(model: object, tasks: list[str], output: Path, **more: object) -> EvaluateConfig:
+    return parse(EvaluateConfig, {"model": str(model), "tasks": tasks, "output": str(output), **more})
+
+
+def test_the_journey(data: Path, model: Path, tmp_path: Path) -> None:
+    tasks = [f"sts:{data}/sts.jsonl", f"retrieval:{data}/beir", f"negation:{data}/negation.jsonl"]
+    output = tmp_path / "new" / "folder" / "scores.json"
+    results = evaluate(configure(model, [*tasks, tasks[0]], output, device="cpu", batch_size=7))
+    assert json.loads(output.read_text()) == results
+    assert list(results) == tasks
+    assert [list(metrics) for metrics in results.values()] == [
+        ["spearman", "pearson"],
+        ["ndcg_at_10", "recall_at_10", "recall_at_100", "mrr_at_10"],
+        ["easy_negation", "hard_negation"],
+    ]
+    assert results[tasks[1]]["mrr_at_10"] == 100  # queries are passages: each finds its own text first
+    assert table(results).splitlines()[1].split()[0] == tasks[0]
+    assert [path.name for path in output.parent.iterdir()] == ["scores.json"]
+    encoder = load_encoder(str(model))
+    again = score(lambda texts: encode(encoder, texts, batch_size=64), load_task(tasks[0]))
+    assert again == pytest.approx(results[tasks[0]], abs=1e-3)
+
+
+def test_scores_stay_with_their_run(data: Path, model: Path, tmp_path: Path) -> None:
+    run, sts, negation = tmp_path / "run", f"sts:{data}/sts.jsonl", f"negation:{data}/negation.jsonl"
+    run.mkdir()
+    model.rename(run / "model")
+    (run / "run.json").write_text("{}")
+    (run / "config.yaml").write_text("")
+    os.utime(run / "model", (1000, 1000))
+    first = evaluate(configure(run, [sts], tmp_path / "a.json"))
+    second = evaluate(configure(run, [negation], tmp_path / "b.json"))
+    assert json.loads((tmp_path / "b.json").read_text()) == second
+    assert json.loads((run / "scores.json").read_text()) == first | second
+    os.utime(run / "scores.json", (500, 500))  # the model is newer: its training went on
+    evaluate(configure(run, [negation], tmp_path / "b.json"))
+    assert json.loads((run / "scores.json").read_text()) == second
+
+
+def test_bm25(data: Path, tmp_path: Path) -> None:
+    task = f"retrieval:{data}/beir"
+    results = evaluate(configure("bm25", [task], tmp_path / "out.json"))
+    assert results[task]["ndcg_at_10"] > 90
+    with pytest.raises(InputError, match=r"bm25 does retrieval only, so it cannot do 'sts:.*leave that task out"):
+        evaluate(configure("bm25", [task, f"sts:{data}/sts.jsonl"], tmp_path / "other.json"))
+    assert not (tmp_path / "other.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "wanted"),
+    [
+        ("stss:{data}/sts.jsonl", "unknown task 'stss:.*wanted sts:FILE.*did you mean 'sts'"),
+        ("{data}/sts.jsonl", "unknown task .*wanted sts:FILE"),
+        ("sts:", "unknown task 'sts:'"),
+        ("sts:{data}/absent.jsonl", "absent.jsonl: no such file"),
+        ("sts:{data}/negation.jsonl", "line 1: no field 'sentence1'; the fields there: anchor"),
+        ("retrieval:{data}", "no corpus.jsonl"),
+    ],
+)
+def test_every_task_is_read_before_anything_is_encoded(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, wanted: str
+) -> None:
+    def never(config: EvaluateConfig) -> Callable[[Task], dict[str, float]]:
+        raise AssertionError("the model was loaded before the tasks were read")
+
+    monkeypatch.setattr(run_module, "_model", never)
+    output = tmp_path / "made" / "out.json"
+    with pytest.raises(InputError, match=wanted):
+        evaluate(configure("any", [f"sts:{data}/sts.jsonl", task.format(data=data)], output))
+    assert not output.parent.exists()
+
+
+def test_finished_tasks_survive_a_failure(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = True
+
+    def breaks_on_negation(config: EvaluateConfig) -> Callable[[Task], dict[str, float]]:
+        def encode(texts: Sequence[str]) -> np.ndarray:
+            vectors = np.random.default_rng(0).normal(size=(len(texts), 4))
+            return vectors * np.nan if broken and len(texts) < 40 else vectors
+
+        return lambda task: task.score(encode)
+
+    monkeypatch.setattr(run_module, "_model", breaks_on_negation)
+    retrieval, sts = f"retrieval:{data}/beir", f"sts:{data}/sts.jsonl"
+    config = configure("any", [retrieval, sts], tmp_path / "out.json")
+    with pytest.raises(Failure, match="NaN"):
+        evaluate(config)
+    assert not (tmp_path / "out.json").exists()
+    kept = json.loads((tmp_path / "out.partial.json").read_text())
+    assert "out.partial.json" in caplog.text
+    broken = False
+    assert evaluate(config)[retrieval] == kept[retrieval]
+    assert list(kept) == [retrieval]
+    assert not (tmp_path / "out.partial.json").exists()
+
+
+def test_outputs_that_cannot_be(data: Path, tmp_path: Path) -> None:
+    task = f"retrieval:{data}/beir"
+    with pytest.raises(InputError, match="is a folder; wanted the name of a JSON file"):
+        evaluate(configure("bm25", [task], tmp_path))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="its folder cannot be made"):
+        evaluate(configure("bm25", [task], tmp_path / "file" / "out.json"))
+    with pytest.raises(InputError, match="tasks is empty"):
+        evaluate(configure("bm25", [], tmp_path / "out.json"))
+
+
+def test_results_are_finite(data: Path) -> None:
+    class Odd:
+        name = "odd"
+
+        def score(self, encode: object) -> dict[str, float]:
+            return {"metric": float("nan")}
+
+    with pytest.raises(Failure, match="odd: metric is nan"):
+        score(lambda texts: np.ones((len(texts), 1)), Odd())
+
+
+def test_table() -> None:
+    results = {"sts:a.jsonl": {"spearman": 86.716, "pearson": -1.0}, "x": {"ndcg_at_10": 100.0}}
+    assert table(results).splitlines() == [
+        "task         metric      percent",
+        "sts:a.jsonl  spearman      86.72",
+        "             pearson       -1.00",
+        "x            ndcg_at_10   100.00",
+    ]
