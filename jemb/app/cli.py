@@ -90,7 +90,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     try:
         overrides = [a.removeprefix("--") + "=true" if a.startswith("--") and "=" not in a else a for a in arguments]
         overrides = [override for override in overrides if override != "debug=true"]
-        config = compose_config(name, COMMANDS[name].config, overrides)
+        config: Any = compose_config(name, COMMANDS[name].config, overrides)
         run: Any = importlib.import_module(f"jemb.app.{name}").run
         return int(run(config) or DONE)
     except BrokenPipeError:

@@ -58,7 +58,7 @@ def _defaults(cls: type) -> dict[str, Any]:
     """The dataclass as plain values, which Hydra lays the YAML and the overrides over."""
     hints = get_type_hints(cls)
     out: dict[str, Any] = {}
-    for item in fields(cls):  # type: ignore[arg-type]
+    for item in fields(cls):
         if is_dataclass(hints[item.name]):
             out[item.name] = _defaults(hints[item.name])
         elif item.default_factory is not MISSING:

@@ -7,7 +7,7 @@ from jemb.config import DemoConfig
 
 def run(config: DemoConfig) -> None:
     from jemb.app.auxiliary import make_auxiliary_encoder
-    from jemb.demo import demo
+    from jemb.demo.journey import demo
 
     demo(config, make_auxiliary_encoder)
 

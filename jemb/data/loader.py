@@ -7,6 +7,7 @@ position is the step in the checkpoint, and the loader is built to begin there.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Mapping
 
 from torch.utils.data import DataLoader, Dataset
@@ -81,5 +82,8 @@ class StepLoader:
 
 
 def _start_worker(number: int) -> None:
+    # A signal to the whole process group (Ctrl-C, Slurm) is for the trainer, which still needs batches to stop well.
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(signum, signal.SIG_IGN)
     # The tokenizer's threads do not survive a fork, and this process is one thread of many already.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

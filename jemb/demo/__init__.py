@@ -1,5 +1,4 @@
-"""The whole journey on real data that every machine has: the docstrings of the installed Python packages."""
+"""The whole journey on real data that every machine has: the docstrings of the installed Python packages.
 
-from jemb.demo.journey import demo
-
-__all__ = ["demo"]
+Imports nothing: the processes that read docstrings need neither torch nor the journey.
+"""

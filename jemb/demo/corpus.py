@@ -50,7 +50,7 @@ _BYTES_PER_PAIR = 2_500
 _FEWEST_BYTES = 4_000_000
 _LARGEST_FILE = 400_000
 """Bytes of a source file above which it holds tables, not docstrings."""
-_FILES_AT_ONCE = 50
+_FILES_AT_ONCE = 100
 _SKIPPED = frozenset(("test", "tests", "testing", "__pycache__", "idlelib", "lib2to3"))
 
 

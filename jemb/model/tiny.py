@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import nn
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from jemb.config import ModelConfig
@@ -16,6 +17,10 @@ from jemb.model.encoder import Encoder
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 MAX_ALPHABET = 1000
+EMBEDDING_SCALE = 0.2
+"""Of the embedding tables to BERT's usual start. A norm follows them, so this leaves the first vectors as they are and
+makes Adam's steps on words five times larger: after 300 steps of 64 pairs held-out nDCG@10 was 43 instead of 36 at
+learning rate 2e-4, 45 instead of 42 at 5e-4, the same at 1e-3."""
 
 
 def make_tiny(texts: Iterable[str], config: ModelConfig, *, seed: int, max_length: int) -> Encoder:
@@ -47,6 +52,10 @@ def make_tiny(texts: Iterable[str], config: ModelConfig, *, seed: int, max_lengt
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = BertModel(shape)
+    with torch.no_grad():
+        for table in backbone.embeddings.modules():
+            if isinstance(table, nn.Embedding):
+                table.weight.mul_(EMBEDDING_SCALE)
     return Encoder(backbone, tokenizer, pooling=config.pooling or "mean", max_length=max_length, own_dropout=own)
 
 

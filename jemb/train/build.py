@@ -98,7 +98,7 @@ def make_trainer(
     num_processes = processes.per_node * processes.nodes
     return lightning.Trainer(
         accelerator="gpu" if processes.device.type == "cuda" else "cpu",
-        devices=[processes.device.index] if num_processes == 1 and processes.device.index else processes.per_node,
+        devices=processes.per_node,
         num_nodes=processes.nodes,
         strategy=make_strategy(config, processes),
         precision=choose_precision(config.precision, processes.device),

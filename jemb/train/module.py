@@ -67,7 +67,7 @@ class EmbeddingModule(lightning.LightningModule):
         the memory of one part, the gradient of the whole (gradient caching, arXiv 2101.06983)."""
         size = self.config.micro_batch_size
         if size is None or len(tokens.input_ids) <= size:
-            return self.encoder(tokens)  # type: ignore[no-any-return]
+            return self.encoder(tokens)
         parts = []
         for ids, mask in zip(tokens.input_ids.split(size), tokens.attention_mask.split(size), strict=True):
             longest = max(1, int(mask.sum(1).max()))
@@ -107,7 +107,7 @@ class EmbeddingModule(lightning.LightningModule):
         local = torch.tensor(
             [float(loss.detach()), float(hidden), tokens, slots, float(self.wants_to_stop())],
             dtype=torch.float64,
-            device=loss.device if loss.device.type != "mps" else "cpu",
+            device=loss.device,
         )
         mean = mean_over_ranks(local).tolist()
         global_batch_size = len(batch.query_hash) * world_size()

@@ -17,9 +17,7 @@ from jemb.shards import ShardReader, ShardWriter, adopt, open_datasets
 FORMS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
 
-def make(
-    path: Path, members: dict[str, object], form: int = tarfile.USTAR_FORMAT, **info_fields: object
-) -> Path:
+def make(path: Path, members: dict[str, object], form: int = tarfile.USTAR_FORMAT, **info_fields: object) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=form) as tar:
         for name, value in members.items():
@@ -33,10 +31,7 @@ def make(
 
 
 def pairs(first: int, count: int) -> dict[str, object]:
-    return {
-        f"{i}.json": {"query": f"größe {i}", "positive": "p" * i, "id": i}
-        for i in range(first, first + count)
-    }
+    return {f"{i}.json": {"query": f"größe {i}", "positive": "p" * i, "id": i} for i in range(first, first + count)}
 
 
 @pytest.mark.parametrize("form", FORMS)

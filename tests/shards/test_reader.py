@@ -73,9 +73,7 @@ def test_truncated_tar_is_found_on_opening(folder):
     path = folder / "shard-000001.tar"
     size = path.stat().st_size
     os.truncate(path, size - 512)
-    with pytest.raises(
-        InputError, match=rf"shard-000001\.tar: has {size - 512} bytes; .* wants {size}.*cut off"
-    ):
+    with pytest.raises(InputError, match=rf"shard-000001\.tar: has {size - 512} bytes; .* wants {size}.*cut off"):
         ShardReader(folder)
 
 
@@ -164,9 +162,7 @@ def test_index_entry_outside_the_tar(folder, entry):
     index = np.load(folder / "shard-000000.idx.npy")
     index[3] = entry
     np.save(folder / "shard-000000.idx.npy", index)
-    with pytest.raises(
-        InputError, match=rf"shard-000000\.tar: .* row 3 at byte {entry[0]} with {entry[1]} bytes"
-    ):
+    with pytest.raises(InputError, match=rf"shard-000000\.tar: .* row 3 at byte {entry[0]} with {entry[1]} bytes"):
         ShardReader(folder).read(3)
 
 
@@ -288,9 +284,7 @@ def test_open_datasets(tmp_path):
     (tmp_path / "all" / "notes.txt").write_text("not a data set")
     (tmp_path / "all" / ".work").mkdir()
     assert list(open_datasets(tmp_path / "all")) == ["a", "b", "c"]
-    assert {name: len(reader) for name, reader in open_datasets(tmp_path / "all" / "folder-b").items()} == {
-        "b": 3
-    }
+    assert {name: len(reader) for name, reader in open_datasets(tmp_path / "all" / "folder-b").items()} == {"b": 3}
 
 
 def test_open_datasets_refuses(tmp_path):

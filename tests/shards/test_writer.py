@@ -61,9 +61,7 @@ def test_triplets_round_trip(tmp_path):
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=600)
 extra = st.dictionaries(
     text.filter(lambda name: name not in ("query", "positive", "negatives")),
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | text, lambda value: st.lists(value), max_leaves=4
-    ),
+    st.recursive(st.none() | st.booleans() | st.integers() | text, lambda value: st.lists(value), max_leaves=4),
     max_size=3,
 )
 
@@ -101,9 +99,7 @@ def test_header_of_any_size(size):
 def test_webdataset_reads_the_tars(tmp_path):
     folder = write(tmp_path / "d")
     stream = webdataset.WebDataset([str(tar) for tar in tars(folder)], shardshuffle=False).decode()
-    found = [
-        Sample(s["__key__"], s["json"].pop("query"), s["json"].pop("positive"), (), s["json"]) for s in stream
-    ]
+    found = [Sample(s["__key__"], s["json"].pop("query"), s["json"].pop("positive"), (), s["json"]) for s in stream]
     assert found == SAMPLES
 
 
@@ -132,9 +128,7 @@ def test_fingerprint_follows_content_order_and_sharding(tmp_path):
 def test_fingerprint_by_hand(tmp_path):
     """sha256 of the canonical JSON, worked out with the system's sha256sum."""
     folder = write(tmp_path / "d", shard_samples=100)
-    sha = subprocess.run(["sha256sum", tars(folder)[0]], capture_output=True, text=True, check=True).stdout[
-        :64
-    ]
+    sha = subprocess.run(["sha256sum", tars(folder)[0]], capture_output=True, text=True, check=True).stdout[:64]
     canonical = f'["pairs",5,[[5,"{sha}"]]]'
     run = subprocess.run(["sha256sum"], input=canonical, capture_output=True, text=True, check=True)
     assert read_manifest(folder).fingerprint == run.stdout[:64]
@@ -226,9 +220,7 @@ def child(folder: Path, mode: str, at: int) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(
-    ("mode", "at"), [("sample", 0), ("sample", 2), ("sample", 3), ("sample", 7), ("manifest", 0)]
-)
+@pytest.mark.parametrize(("mode", "at"), [("sample", 0), ("sample", 2), ("sample", 3), ("sample", 7), ("manifest", 0)])
 def test_killed_writer_leaves_no_manifest_and_the_next_one_succeeds(tmp_path, mode, at):
     folder = tmp_path / "all" / "d"
     assert child(folder, mode, at).returncode == -signal.SIGKILL
@@ -244,9 +236,7 @@ def test_killed_writer_leaves_no_manifest_and_the_next_one_succeeds(tmp_path, mo
     assert child(folder, "none", 0).returncode == 0
     assert child(tmp_path / "undisturbed", "none", 0).returncode == 0
     assert names(folder) == names(tmp_path / "undisturbed")
-    assert all(
-        path.read_bytes() == (tmp_path / "undisturbed" / path.name).read_bytes() for path in folder.iterdir()
-    )
+    assert all(path.read_bytes() == (tmp_path / "undisturbed" / path.name).read_bytes() for path in folder.iterdir())
 
 
 def test_full_disk_leaves_nothing(tmp_path):

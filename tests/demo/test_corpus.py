@@ -1,0 +1,450 @@
+"""The demo's data sets from a package tree whose docstrings are known, and a small run on what is installed."""
+
+import csv
+import gzip
+import hashlib
+import json
+import textwrap
+from collections import Counter
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+from jemb.demo import corpus
+from jemb.demo.corpus import CorpusCounts, build_corpus, find_modules, fold, parse_docstring, read_module, readable
+from jemb.demo.negate import words
+from jemb.errors import InputError
+
+NOUNS = [
+    "".join(syllables) for syllables in product(("ba", "ki", "mo"), ("lur", "tes", "dov"), ("an", "er", "ol", "im"))
+]
+BOILERPLATE = (
+    "Release what is held.",
+    "Calling this twice does no harm, and nothing is read from the object after it.",
+)
+
+
+def source_of(noun: str) -> str:
+    """A module with one class of two methods (numpy and boiler-plate) and one function (Google style)."""
+    return textwrap.dedent(f'''
+        """Tools for the {noun} family."""
+
+        class {noun.title()}Store:
+            """Keep every {noun} in a store.
+
+            The store forgets a {noun} when the same {noun} was asked for more than twelve times in a day.
+            """
+
+            def scale(self, value, factor=1):
+                """Return the scaled {noun} of a value. No {noun} has a unit.
+
+                Each part of the {noun} is multiplied, then the parts that fell below the limit are dropped again.
+
+                Parameters
+                ----------
+                value : float
+                    What the {noun} is taken of.
+
+                Returns
+                -------
+                float
+                    The {noun} after scaling.
+
+                Raises
+                ------
+                ValueError
+                    If the {noun} is negative.
+                """
+
+            def close(self):
+                """{BOILERPLATE[0]}
+
+                {BOILERPLATE[1]}
+                """
+
+        def count_{noun}(path):
+            """Count each {noun} in a file.
+
+            The file is read line by line, so that a {noun} which is longer than memory can be counted as well.
+
+            Args:
+                path: Where the {noun} is kept.
+            """
+        ''')
+
+
+def expected_pairs(noun: str) -> dict[str, dict[str, list[tuple[str, str]]]]:
+    """{object: {data set: [(query, positive)]}} for `source_of(noun)`, written by hand."""
+    place, store = f"alpha {noun}", f"{noun} store"
+    keep, scale, count = (
+        f"Keep every {noun} in a store.",
+        f"Return the scaled {noun} of a value.",
+        f"Count each {noun} in a file.",
+    )
+    parts = f"Each part of the {noun} is multiplied, then the parts that fell below the limit are dropped again."
+    forgets = f"The store forgets a {noun} when the same {noun} was asked for more than twelve times in a day."
+    lines = f"The file is read line by line, so that a {noun} which is longer than memory can be counted as well."
+    return {
+        f"alpha.{noun}": {"module_summary": [(place, f"Tools for the {noun} family.")]},
+        f"alpha.{noun}.{noun.title()}Store": {
+            "name_summary": [(f"{place} store", keep)],  # `moluran moluran store`: the word is said once
+            "summary_details": [(keep, forgets)],
+        },
+        f"alpha.{noun}.{noun.title()}Store.scale": {
+            "name_summary": [(f"{place} store scale (value, factor)", scale)],
+            "summary_details": [(scale, f"No {noun} has a unit. {parts}")],
+            "parameter_description": [(f"value of {store} scale: {scale}", f"What the {noun} is taken of.")],
+            "returns_description": [(f"result of {store} scale: {scale}", f"The {noun} after scaling.")],
+            "raises": [(f"ValueError in {store} scale", f"If the {noun} is negative.")],
+            "class_method": [(f"{keep} scale", scale)],
+        },
+        f"alpha.{noun}.{noun.title()}Store.close": {
+            "name_summary": [(f"{place} store close", BOILERPLATE[0])],
+            "summary_details": [BOILERPLATE],
+            "class_method": [(f"{keep} close", BOILERPLATE[0])],
+        },
+        f"alpha.{noun}.count_{noun}": {
+            "name_summary": [(f"{place} count {noun} (path)", count)],
+            "summary_details": [(count, lines)],
+            "parameter_description": [(f"path of {noun} count {noun}: {count}", f"Where the {noun} is kept.")],
+        },
+    }
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        return pyarrow.parquet.read_table(path).to_pylist()
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return [json.loads(line) for line in text.decode().splitlines()]
+
+
+def training_rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    files = [*sorted((folder / "raw").iterdir()), *sorted((folder / "raw_triplets").iterdir())]
+    return {f"{path.parent.name}/{path.name.partition('.')[0]}": read_rows(path) for path in files}
+
+
+def texts_of(rows: dict[str, list[dict[str, Any]]]) -> set[str]:
+    every = [row for group in rows.values() for row in group]
+    return {fold(text) for row in every for text in (row["query"], row["positive"], *row.get("negatives", []))}
+
+
+def bytes_of(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Package `alpha` with a module for each noun; `beta` copies a third of it under other names."""
+    root = tmp_path_factory.mktemp("site")
+    for package, nouns in (("alpha", NOUNS), ("beta", NOUNS[::3])):
+        (root / package).mkdir()
+        (root / package / "__init__.py").write_text("")
+        for noun in nouns:
+            (root / package / f"{noun}.py").write_text(source_of(noun))
+    return root
+
+
+@pytest.fixture(scope="module")
+def built(site: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CorpusCounts]:
+    folder = tmp_path_factory.mktemp("built") / "corpus"
+    return folder, build_corpus(folder, max_pairs=100_000, seed=0, roots=[site])
+
+
+def test_pairs_are_those_of_the_objects_that_are_not_held_out(built: tuple[Path, CorpusCounts]) -> None:
+    folder, counts = built
+    held_out = {row["_id"].split(".", 1)[1] for row in read_rows(folder / "retrieval" / "corpus.jsonl")}
+    assert len(held_out) >= 5
+    open_objects = {
+        name: pairs
+        for noun in NOUNS
+        for name, pairs in expected_pairs(noun).items()
+        if name.removeprefix("alpha.") not in held_out
+    }
+    # A method is paired with its class only where neither is held out.
+    wanted: dict[str, list[tuple[str, str]]] = {name: [] for name in counts.pairs}
+    for name, pairs in open_objects.items():
+        for dataset, rows in pairs.items():
+            if dataset != "class_method" or name.rpartition(".")[0] in open_objects:
+                wanted[dataset] += rows
+    rows = training_rows(folder)
+    for dataset, pairs in wanted.items():
+        # `beta` says the same with another first word in names; it is compared by the test of copies below.
+        seen = [(row["query"], row["positive"]) for row in rows[f"raw/{dataset}"]]
+        assert {pair for pair in seen if not pair[0].startswith("beta ")} == set(pairs), dataset
+        assert len(seen) == counts.pairs[dataset]
+    assert all(len(pairs) >= 10 for pairs in wanted.values())
+
+
+def test_held_out_texts_are_in_no_training_row(built: tuple[Path, CorpusCounts]) -> None:
+    folder, counts = built
+    held_out = {row["_id"]: row["text"] for row in read_rows(folder / "retrieval" / "corpus.jsonl")}
+    assert len(held_out) == counts.documents
+    secret = set(map(fold, held_out.values()))
+    secret |= {fold(row["text"]) for row in read_rows(folder / "retrieval" / "queries.jsonl")}
+    secret |= {fold(row["entailment"]) for row in read_rows(folder / "negation.jsonl")}
+    assert texts_of(training_rows(folder)).isdisjoint(secret)
+    # The rule has work to do: some held-out text is also the text of another object, which is then left out.
+    copied = [name for name in held_out if name.split(".")[1] in NOUNS[::3]]
+    assert copied
+    assert {name.rpartition(".")[2].partition("_")[0] for name in held_out} >= {"scale", "count"}
+    assert counts.held_out < counts.objects / 4
+
+
+def test_boilerplate_keeps_its_copies_and_is_never_held_out(built: tuple[Path, CorpusCounts]) -> None:
+    folder, _ = built
+    details = Counter(row["query"] for row in training_rows(folder)["raw/summary_details"])
+    assert details[BOILERPLATE[0]] > len(NOUNS) / 2
+    assert not [row for row in read_rows(folder / "retrieval" / "corpus.jsonl") if row["_id"].endswith(".close")]
+
+
+def test_retrieval_folder_is_beir(built: tuple[Path, CorpusCounts]) -> None:
+    folder, counts = built
+    documents = {row["_id"]: row for row in read_rows(folder / "retrieval" / "corpus.jsonl")}
+    queries = {row["_id"]: row for row in read_rows(folder / "retrieval" / "queries.jsonl")}
+    header, *lines = (folder / "retrieval" / "qrels" / "test.tsv").read_text().splitlines()
+    judged = [line.split("\t") for line in lines]
+    assert header == "query-id\tcorpus-id\tscore"
+    assert (len(documents), len(queries)) == (counts.documents, counts.queries)
+    assert Counter(query for query, _, _ in judged) == Counter(list(queries))
+    assert {document for _, document, _ in judged} <= set(documents)
+    assert {score for _, _, score in judged} == {"1"}
+    for query, document, _ in judged:
+        noun = document.split(".")[1]
+        summaries = {
+            pairs["summary_details"][0] for pairs in expected_pairs(noun).values() if "summary_details" in pairs
+        }
+        assert (queries[query]["text"], documents[document]["text"]) in summaries
+
+
+def test_sibling_negatives_are_details_of_the_same_class_or_module(built: tuple[Path, CorpusCounts]) -> None:
+    folder, _ = built
+    rows = training_rows(folder)["raw_triplets/siblings"]
+    details = {}
+    for noun in NOUNS:
+        for name, pairs in expected_pairs(noun).items():
+            for _, text in pairs.get("summary_details", []):
+                details.setdefault(text, set()).add(name.rpartition(".")[0])
+    assert len(rows) > len(NOUNS) / 2
+    for row in rows:
+        assert row["negatives"]
+        for negative in row["negatives"]:
+            assert negative != row["positive"]
+            assert details[negative] & details[row["positive"]]
+
+
+def test_counting_words_cannot_solve_the_negation_task(built: tuple[Path, CorpusCounts]) -> None:
+    folder, counts = built
+    rows = read_rows(folder / "negation.jsonl")
+    assert len(rows) == counts.negations > 0
+    assert_hard(rows)
+
+
+def assert_hard(rows: list[dict[str, str]]) -> None:
+    """The negation has more words in common with the entailment than the anchor has (Jaccard of multisets)."""
+    for row in rows:
+        anchor, entailment, negative = (Counter(words(row[name])) for name in ("anchor", "entailment", "negative"))
+        same = (anchor & entailment).total() / (anchor | entailment).total()
+        wrong = (negative & entailment).total() / (negative | entailment).total()
+        assert 0 < same < wrong < 1, row
+
+
+def test_same_seed_same_bytes_other_seed_other_split(
+    site: Path, built: tuple[Path, CorpusCounts], tmp_path: Path
+) -> None:
+    folder, counts = built
+    assert build_corpus(tmp_path / "again", max_pairs=100_000, seed=0, roots=[site]) == counts
+    assert bytes_of(tmp_path / "again") == bytes_of(folder)
+    build_corpus(tmp_path / "other", max_pairs=100_000, seed=1, roots=[site])
+    first, second = (
+        {row["_id"] for row in read_rows(path / "retrieval" / "corpus.jsonl")} for path in (folder, tmp_path / "other")
+    )
+    assert len(first & second) < len(first) / 2
+
+
+def test_max_pairs_is_kept_and_spread(site: Path, tmp_path: Path) -> None:
+    counts = build_corpus(tmp_path / "small", max_pairs=60, seed=0, roots=[site])
+    assert sum(counts.pairs.values()) == 60
+    assert min(counts.pairs.values()) >= 2
+    assert counts.pairs["summary_details"] > counts.pairs["raises"]
+    assert max(counts.triplets.values()) <= 12
+
+
+def test_too_little_says_so_and_leaves_the_old_folder(site: Path, tmp_path: Path) -> None:
+    old = tmp_path / "corpus"
+    old.mkdir()
+    (old / "mine").write_text("kept")
+    lone = tmp_path / "lone"
+    lone.mkdir()
+    (lone / "one.py").write_text('"""A module without anything."""\n')
+    with pytest.raises(InputError, match=r"1 found in 1 files.*summary_details.*max_pairs \(now 1000\)"):
+        build_corpus(old, max_pairs=1000, seed=0, roots=[lone])
+    assert [path.name for path in old.iterdir()] == ["mine"]
+
+
+def test_a_failure_while_writing_leaves_nothing(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = corpus._write_rows
+
+    def fail(path: Path, rows: list[dict[str, Any]]) -> None:
+        if path.name == "queries.jsonl":
+            raise OSError("disk full")
+        whole(path, rows)
+
+    monkeypatch.setattr(corpus, "_write_rows", fail)
+    with pytest.raises(OSError, match="disk full"):
+        build_corpus(tmp_path / "out" / "corpus", max_pairs=1000, seed=0, roots=[site])
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_sources_are_read_never_run(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text('"""Broken."""\ndef (:\n')
+    (tmp_path / "evil.py").write_text(f'"""Looks fine."""\nopen({str(tmp_path / "ran")!r}, "w")\nraise SystemExit\n')
+    (tmp_path / "half.py").write_text('"""Half a pair: \\ud800."""\n')
+    (tmp_path / "fast.so").write_bytes(b"\x7fELF")
+    for folder in ("pkg/tests", "pkg-1.0.dist-info", "pkg/sub"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "inside.py").write_text('"""Inside."""\n')
+    modules = find_modules([tmp_path, tmp_path], 1_000_000)
+    assert [name for name, _ in modules] == ["bad", "evil", "half", "pkg.sub.inside"]
+    found = [item for module in modules for item in read_module(module)]
+    assert [(item.name, item.doc.summary) for item in found] == [
+        ("evil", "Looks fine."),
+        ("half", "Half a pair: ?."),
+        ("pkg.sub.inside", "Inside."),
+    ]
+    assert not (tmp_path / "ran").exists()
+
+
+def test_bytes_are_shared_fairly_between_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "_FEWEST_BYTES", 0)
+    for package, num_files in (("huge", 50), ("large", 20), ("small", 2)):
+        (tmp_path / package).mkdir()
+        for number in range(num_files):
+            (tmp_path / package / f"m{number}.py").write_text("#" * 100)
+    taken = Counter(name.partition(".")[0] for name, _ in find_modules([tmp_path], 2_200))
+    assert taken == {"huge": 10, "large": 10, "small": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("sklearn.linear_model._ridge.RidgeCV", "sklearn linear model ridge cv"),
+        ("json.decoder.JSONDecoder.raw_decode", "json decoder jsondecoder raw decode"),
+        ("numpy.linalg.norm", "numpy linalg norm"),
+    ],
+)
+def test_readable(name: str, text: str) -> None:
+    assert readable(name) == text
+
+
+NUMPY = """Compute the norm, e.g. the length. Works on arrays.
+
+Larger arrays are cut.
+
+.. versionadded:: 1.2
+
+Parameters
+----------
+x, y : array_like
+    Input of :func:`~numpy.norm`, of any
+    size.
+
+    More about it.
+axis : {int, None}, optional
+    Axis of ``x``.
+*args
+    Passed on.
+
+Returns
+-------
+n : float
+    The norm.
+
+See Also
+--------
+sum : Not wanted.
+
+Notes
+-----
+Slow for *large* input.
+"""
+GOOGLE = """Load a model
+from a file.
+
+Args:
+    path (str, *optional*, defaults to `None`):
+        Where the [`Model`] is,
+        or a name.
+    **kwargs: Passed on.
+
+Returns:
+    `bool`: Whether it worked.
+
+Raises:
+    OSError: If it is not there.
+
+Example:
+    >>> load("x")
+"""
+SPHINX = """Send it.
+
+:param str path: Where to,
+    or the name.
+:param force: Do not ask.
+:type force: bool
+:returns: What came
+    back.
+:rtype: int
+:raises ValueError: If lost.
+"""
+
+
+def test_numpy_style() -> None:
+    doc = parse_docstring(NUMPY)
+    assert doc.summary == "Compute the norm, e.g. the length."
+    assert doc.details == ("Works on arrays.", "Larger arrays are cut.", "Slow for *large* input.")
+    assert doc.parameters == (
+        ("x, y", "Input of numpy.norm, of any size."),
+        ("axis", "Axis of x."),
+        ("args", "Passed on."),
+    )
+    assert (doc.returns, doc.raises) == ("The norm.", ())
+
+
+def test_google_style() -> None:
+    doc = parse_docstring(GOOGLE)
+    assert (doc.summary, doc.details) == ("Load a model from a file.", ())
+    assert doc.parameters == (("path", "Where the Model is, or a name."), ("kwargs", "Passed on."))
+    assert (doc.returns, doc.raises) == ("Whether it worked.", (("OSError", "If it is not there."),))
+
+
+def test_sphinx_style() -> None:
+    doc = parse_docstring(SPHINX)
+    assert (doc.summary, doc.details) == ("Send it.", ())
+    assert doc.parameters == (("path", "Where to, or the name."), ("force", "Do not ask."))
+    assert (doc.returns, doc.raises) == ("What came back.", (("ValueError", "If lost."),))
+
+
+def test_what_is_installed_gives_every_data_set(tmp_path: Path) -> None:
+    counts = build_corpus(tmp_path / "corpus", max_pairs=300, seed=0)
+    assert sum(counts.pairs.values()) == 300
+    assert len(counts.pairs) >= 5
+    assert counts.objects > 1000
+    assert counts.queries >= 20
+    assert counts.negations >= 20
+    rows = training_rows(tmp_path / "corpus")
+    assert {name: len(group) for name, group in rows.items()} == {
+        **{f"raw/{name}": number for name, number in counts.pairs.items()},
+        **{f"raw_triplets/{name}": number for name, number in counts.triplets.items()},
+    }
+    held_out = read_rows(tmp_path / "corpus" / "negation.jsonl")
+    assert_hard(held_out)
+    assert texts_of(rows).isdisjoint(fold(row["entailment"]) for row in held_out)
+    documents = read_rows(tmp_path / "corpus" / "retrieval" / "corpus.jsonl")
+    assert texts_of(rows).isdisjoint(fold(row["text"]) for row in documents)
