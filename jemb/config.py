@@ -188,7 +188,8 @@ class TrainConfig:
     global_batch_size: Annotated[int, Field(gt=1)] = 256
     """Samples in one optimiser step over all processes: what every query is contrasted with."""
     micro_batch_size: Positive | None = None
-    """Samples a process encodes at once (gradient caching); null: its whole share. Changes memory, not the result."""
+    """Texts a process encodes at once, all being computed again in backward (gradient caching): any global batch in the
+    memory of this many texts. null: no such saving. Changes memory and time, not the result."""
     max_steps: Positive | None = None
     """Optimiser steps; null: one pass over the samples."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
@@ -291,7 +292,7 @@ class DemoConfig:
     """Optimiser steps on pairs."""
     triplet_steps: Positive = 150
     """Optimiser steps on triplets."""
-    max_pairs: Positive = 20_000
+    max_pairs: Positive = 12_000
     """Raw pairs to start from, over all data sets."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of everything."""

@@ -477,13 +477,13 @@ class _PairSet(NamedTuple):
 
 
 _PAIR_SETS = {
-    "name_summary": _PairSet(_name_summary, 0.26, ".jsonl"),
-    "summary_details": _PairSet(_summary_details, 0.32, ".jsonl"),
-    "parameter_description": _PairSet(_parameter_description, 0.18, ".parquet"),
+    "name_summary": _PairSet(_name_summary, 0.24, ".jsonl"),
+    "summary_details": _PairSet(_summary_details, 0.30, ".jsonl"),
+    "parameter_description": _PairSet(_parameter_description, 0.16, ".parquet"),
     "returns_description": _PairSet(_returns_description, 0.08, ".jsonl"),
-    "class_method": _PairSet(_class_method, 0.08, ".csv"),
-    "raises": _PairSet(_raises, 0.04, ".jsonl"),
-    "module_summary": _PairSet(_module_summary, 0.04, ".jsonl.gz"),
+    "class_method": _PairSet(_class_method, 0.07, ".csv"),
+    "raises": _PairSet(_raises, 0.09, ".jsonl"),
+    "module_summary": _PairSet(_module_summary, 0.06, ".jsonl.gz"),
 }
 _TRIPLET_SETS = {"siblings": (_siblings, 0.2), "negation": (_negations, 0.2)}
 

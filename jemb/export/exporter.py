@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from pathlib import Path
-
-import torch
 
 from jemb.config import ExportConfig
 from jemb.errors import InputError
 from jemb.export.card import write_card
 from jemb.export.check import check_same_vectors
 from jemb.files import whole_folder
-from jemb.model import Encoder, load_encoder
+from jemb.model import Encoder, load_encoder, read_weights
 from jemb.run_folder import RunFolder, is_run
 
 log = logging.getLogger(__name__)
-
-STATE = "state.ckpt"
-PREFIX = "encoder."
 
 
 def export(config: ExportConfig) -> Path:
@@ -54,15 +48,5 @@ def _trained_encoder(run: RunFolder) -> tuple[Encoder, str]:
         )
     step, folder = checkpoints[-1]
     encoder = load_encoder(str(run.start))
-    encoder.load_state_dict(_encoder_weights(folder / STATE))
+    encoder.load_state_dict(read_weights(folder))
     return encoder, f"the weights of the checkpoint at step {step}"
-
-
-def _encoder_weights(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, so this checkpoint cannot be exported")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    except (RuntimeError, OSError, KeyError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__}: {error})") from None
-    return {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}

@@ -8,6 +8,17 @@ from jemb.model.encode import encode
 from jemb.model.encoder import Encoder
 from jemb.model.load import load_encoder
 from jemb.model.tiny import make_tiny
+from jemb.model.together import encode_together
 from jemb.model.tokenize import Tokenize
+from jemb.model.weights import read_weights
 
-__all__ = ["Encoder", "Tokenize", "encode", "find_auxiliary", "load_encoder", "make_tiny"]
+__all__ = [
+    "Encoder",
+    "Tokenize",
+    "encode",
+    "encode_together",
+    "find_auxiliary",
+    "load_encoder",
+    "make_tiny",
+    "read_weights",
+]

@@ -95,7 +95,6 @@ def make_trainer(
         logging.getLogger(name).setLevel(logging.WARNING)
     # Lightning's advice about worker counts, and its own uses of functions that torch renamed.
     warnings.filterwarnings("ignore", module="lightning.*")
-    num_processes = processes.per_node * processes.nodes
     return lightning.Trainer(
         accelerator="gpu" if processes.device.type == "cuda" else "cpu",
         devices=processes.per_node,

@@ -21,12 +21,12 @@ import lightning
 
 from jemb.errors import InputError
 from jemb.files import read_json, sync_folder, write_json
+from jemb.model.weights import STATE
 from jemb.run_folder import RunFolder
 from jemb.train.module import EmbeddingModule
 
 log = logging.getLogger(__name__)
 
-STATE = "state.ckpt"
 POSITION = "position.json"
 
 
@@ -106,7 +106,7 @@ class Checkpoints(lightning.Callback):
 
 
 def find_start(run: RunFolder, plan: str) -> tuple[int, Path | None]:
-    """(steps done, state to load) of the newest checkpoint; (0, None) where there is none.
+    """(steps done, folder) of the newest checkpoint; (0, None) where there is none.
 
     Raises InputError when the checkpoint was made with another batch plan: other data, seed, weights or batch size.
     """
@@ -120,4 +120,4 @@ def find_start(run: RunFolder, plan: str) -> tuple[int, Path | None]:
             f"{folder}: made with batch plan {position['plan'][:16]}…, but these shards, seed, weights and "
             f"global_batch_size give {plan[:16]}…. Restore them, or start anew with another output"
         )
-    return step, folder / STATE
+    return step, folder

@@ -11,14 +11,13 @@ import lightning
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.checkpoint import checkpoint
 
 from jemb.config import TrainConfig
 from jemb.data.permutation import mix
 from jemb.distributed import gather_rows, gather_values, mean_over_ranks, rank, world_size
 from jemb.errors import Failure
 from jemb.loss import Rows, pair_loss, triplet_loss
-from jemb.model import Encoder
+from jemb.model import Encoder, encode_together
 from jemb.records import Batch, Tokens
 from jemb.train.optim import make_optimizer, make_schedule
 
@@ -56,24 +55,11 @@ class EmbeddingModule(lightning.LightningModule):
         # Dropout depends on (seed, step, rank) alone, so a resumed run draws what the undisturbed one drew.
         torch.manual_seed(mix("dropout", self.config.seed, batch.step, rank()))
         texts = [batch.query, batch.positive, *([batch.negatives] if batch.negatives is not None else [])]
-        vectors = [self._encode(tokens) for tokens in texts]
+        vectors, slots = encode_together(self.encoder, texts, self.config.micro_batch_size)
         with torch.autocast(self.device.type, enabled=False):
             loss, hidden = self._loss(batch, vectors)
-        self._measure(batch, loss, hidden, texts)
+        self._measure(batch, loss, hidden, texts, slots)
         return loss
-
-    def _encode(self, tokens: Tokens) -> Tensor:
-        """[N, L] -> [N, D]. With `micro_batch_size`, in parts whose activations are computed again in backward:
-        the memory of one part, the gradient of the whole (gradient caching, arXiv 2101.06983)."""
-        size = self.config.micro_batch_size
-        if size is None or len(tokens.input_ids) <= size:
-            return self.encoder(tokens)
-        parts = []
-        for ids, mask in zip(tokens.input_ids.split(size), tokens.attention_mask.split(size), strict=True):
-            longest = max(1, int(mask.sum(1).max()))
-            part = Tokens(ids[:, :longest], mask[:, :longest])
-            parts.append(checkpoint(self.encoder, part, use_reentrant=False))
-        return torch.cat(parts)
 
     def _loss(self, batch: Batch, vectors: list[Tensor]) -> tuple[Tensor, Tensor]:
         config = self.config
@@ -99,11 +85,10 @@ class EmbeddingModule(lightning.LightningModule):
             mask_equal_texts=config.mask_equal_texts,
         )
 
-    def _measure(self, batch: Batch, loss: Tensor, hidden: Tensor, texts: list[Tokens]) -> None:
+    def _measure(self, batch: Batch, loss: Tensor, hidden: Tensor, texts: list[Tokens], slots: int) -> None:
         """One small collective: facts of the global batch. Raises `Failure` on every rank for a loss that is no
         number, before it reaches the weights."""
         tokens = sum(int(t.attention_mask.sum()) for t in texts)
-        slots = sum(t.attention_mask.numel() for t in texts)
         local = torch.tensor(
             [float(loss.detach()), float(hidden), tokens, slots, float(self.wants_to_stop())],
             dtype=torch.float64,

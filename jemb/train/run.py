@@ -9,13 +9,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from jemb.config import TrainConfig
 from jemb.data import BatchPlan, Collate, StepDataset, StepLoader
 from jemb.distributed import rank, world_size
 from jemb.files import whole_folder
-from jemb.model import Encoder, load_encoder
+from jemb.model import Encoder, load_encoder, read_weights
+from jemb.model.weights import STATE
 from jemb.run_folder import RunFolder
 from jemb.shards import ShardReader
 from jemb.train.build import count_steps, make_encoder, make_plan, make_trainer, open_shards
@@ -70,7 +69,7 @@ def train(config: TrainConfig) -> RunFolder:
 
 
 def _prepare_folder(job: Job) -> tuple[int, Path | None]:
-    """Make or check the run folder; returns (steps done, checkpoint state to load)."""
+    """Make or check the run folder; returns (steps done, checkpoint to load)."""
     check_resumable(job.run, job.config)
     step, state = find_start(job.run, job.plan.fingerprint)
     if state is None:
@@ -87,9 +86,9 @@ def _prepare_folder(job: Job) -> tuple[int, Path | None]:
 
 
 def _fit(job: Job, encoder: Encoder, request: StopRequest, start: int, state: Path | None) -> int:
-    """Do steps `start` to `max_steps`, beginning with the weights in `state`; returns the steps done."""
+    """Do steps `start` to `max_steps`, beginning with the checkpoint `state`; returns the steps done."""
     if start >= job.max_steps and state is not None:
-        encoder.load_state_dict(encoder_weights(state))
+        encoder.load_state_dict(read_weights(state))
         return start
     config, is_first = job.config, rank() == 0
     _announce(job, start)
@@ -118,14 +117,8 @@ def _fit(job: Job, encoder: Encoder, request: StopRequest, start: int, state: Pa
         request=request,
     )
     trainer = make_trainer(config, job.processes, max_steps=job.max_steps, callbacks=[run_log, checkpoints])
-    trainer.fit(module, loader, ckpt_path=state)
+    trainer.fit(module, loader, ckpt_path=state / STATE if state else None)
     return trainer.global_step
-
-
-def encoder_weights(state: Path) -> dict[str, torch.Tensor]:
-    """The encoder's state dict out of a checkpoint."""
-    weights = torch.load(state, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    return {name.removeprefix("encoder."): value for name, value in weights.items()}
 
 
 def _announce(job: Job, start: int) -> None:
