@@ -96,6 +96,8 @@ class ConsistencyConfig:
     """Keep a pair whose positive ranks among the first `top_k` of pool + itself."""
     pool_size: Positive = 1_000_000
     """Passages drawn from the same data set to rank against; a smaller data set is its own pool."""
+    max_length: Annotated[int, Field(ge=2)] | None = None
+    """Tokens a text is cut at for the encoder; null: the encoder's own limit."""
     batch_size: Positive = 64
     """Texts encoded at once."""
 
@@ -288,11 +290,11 @@ class DemoConfig:
 
     output: str = "demo"
     """Folder for everything the demo makes."""
-    pair_steps: Positive = 400
+    pair_steps: Positive = 300
     """Optimiser steps on pairs."""
     triplet_steps: Positive = 150
     """Optimiser steps on triplets."""
-    max_pairs: Positive = 12_000
+    max_pairs: Positive = 16_000
     """Raw pairs to start from, over all data sets."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of everything."""

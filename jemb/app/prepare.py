@@ -9,7 +9,7 @@ def run(config: PrepareConfig) -> None:
     from jemb.app.auxiliary import make_auxiliary_encoder
     from jemb.prepare import prepare, summary_table
 
-    print(summary_table(prepare(config, make_auxiliary_encoder(config.consistency.batch_size))))
+    print(summary_table(prepare(config, make_auxiliary_encoder(config.consistency))))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 MARK = ".jemb-demo"
 MODEL = ModelConfig(hidden_size=256, num_layers=1, num_heads=4, vocab_size=16_000)
 MAX_LENGTH = 96
+CONSISTENCY = ConsistencyConfig(max_length=64)
+
+MakeEncoder = Callable[[ConsistencyConfig], Callable[[str], Encode]]
 
 
 @dataclass(slots=True)
@@ -57,10 +60,10 @@ class Journey:
         return {name: RunFolder(self.folder / "runs" / name) for name in ("pairs", "triplets")}
 
 
-def demo(config: DemoConfig, make_encoder: Callable[[int], Callable[[str], Encode]]) -> Journey:
+def demo(config: DemoConfig, make_encoder: MakeEncoder) -> Journey:
     """Run the whole journey in `config.output`; prints its table and writes report.html, model/ and results.json.
 
-    make_encoder: batch size -> what `prepare` takes to load the auxiliary encoder.
+    make_encoder: settings -> what `prepare` takes to load the auxiliary encoder.
     Raises InputError when the folder holds something else.
     """
     folder = Path(config.output)
@@ -74,9 +77,10 @@ def demo(config: DemoConfig, make_encoder: Callable[[int], Callable[[str], Encod
 
     log.info("2/6 prepare: from %d raw pairs to shards", sum(corpus.pairs.values()))
     stages = _stages(journey, make_encoder)
-    journey.pairs = prepare(_prepare_config(journey, config, "raw", "pairs", stages), make_encoder(64))
+    journey.pairs = prepare(_prepare_config(journey, config, "raw", "pairs", stages), make_encoder(CONSISTENCY))
     journey.triplets = prepare(
-        _prepare_config(journey, config, "raw_triplets", "triplets", ["exact", "near_duplicates"]), make_encoder(64)
+        _prepare_config(journey, config, "raw_triplets", "triplets", ["exact", "near_duplicates"]),
+        make_encoder(CONSISTENCY),
     )
     clock.lap("prepare")
 
@@ -145,10 +149,10 @@ def _claim(folder: Path) -> None:
     (folder / MARK).touch()
 
 
-def _stages(journey: Journey, make_encoder: Callable[[int], Callable[[str], Encode]]) -> list[StageName]:
+def _stages(journey: Journey, make_encoder: MakeEncoder) -> list[StageName]:
     """All stages; without the consistency filter, and with a note in the table, where its model is missing."""
     try:
-        make_encoder(64)(ConsistencyConfig().encoder)(["a test"])
+        make_encoder(CONSISTENCY)(CONSISTENCY.encoder)(["a test"])
     except InputError as error:
         journey.notes.append(f"the consistency filter did not run: {error}")
         return ["exact", "near_duplicates", "language"]
@@ -162,6 +166,7 @@ def _prepare_config(
         input=str(journey.folder / "corpus" / raw),
         output=str(journey.folder / "shards" / shards),
         stages=stages,
+        consistency=CONSISTENCY,
         seed=config.seed,
         overwrite=True,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from jemb.prepare import funnel
+from jemb.prepare import drop_reasons, funnel
 from jemb.report import Report
 from jemb.run_folder import RunFolder
 
@@ -75,7 +75,7 @@ def write_report(journey: Journey, path: Path) -> None:
 
 def _funnel_table(report: Report, journey: Journey) -> None:
     funnels = {manifest.name: funnel(manifest) for manifest in [*journey.pairs, *journey.triplets]}
-    reasons = [r for r in dict.fromkeys(r for counts in funnels.values() for r in counts) if r not in ("read", "kept")]
+    reasons = drop_reasons(funnels.values())
     rows = [
         [name, *(f"{counts.get(column, 0):,}" for column in ["read", *reasons, "kept"])]
         for name, counts in funnels.items()
@@ -94,14 +94,14 @@ def _score_bars(results: Mapping[str, Mapping[str, float]]) -> Figure:
         axes.bar_label(bars, fmt="%.0f", fontsize=8)
     axes.set_xticks([i + 0.4 - width / 2 for i in range(len(COLUMNS))], list(COLUMNS.values()))
     axes.set_ylabel("percent")
-    axes.set_ylim(0, 108)
-    axes.legend(fontsize=8, ncols=2)
+    axes.set_ylim(0, 130)
+    axes.legend(fontsize=8, ncols=2, loc="upper left")
     return figure
 
 
 def _funnel_bars(journey: Journey) -> Figure:
     funnels = {manifest.name: funnel(manifest) for manifest in reversed([*journey.pairs, *journey.triplets])}
-    reasons = ["kept", *dict.fromkeys(r for counts in funnels.values() for r in counts if r not in ("read", "kept"))]
+    reasons = ["kept", *drop_reasons(funnels.values())]
     figure = Figure(figsize=(5, 0.8 + 0.35 * len(funnels)), layout="constrained")
     axes = figure.subplots()
     left = np.zeros(len(funnels))

@@ -5,6 +5,6 @@ The filters of arXiv 2307.11224 in its order, one a file; `run.py` owns files, w
 
 from jemb.prepare.consistency import Encode
 from jemb.prepare.run import prepare
-from jemb.prepare.summary import funnel, summary_table
+from jemb.prepare.summary import drop_reasons, funnel, summary_table
 
-__all__ = ["Encode", "funnel", "prepare", "summary_table"]
+__all__ = ["Encode", "drop_reasons", "funnel", "prepare", "summary_table"]

@@ -6,7 +6,7 @@ Before: `run.py` gives the manifests. After: `app/` prints it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from jemb.shards import Manifest
 
@@ -25,14 +25,19 @@ def funnel(manifest: Manifest) -> dict[str, int]:
     return {"read": manifest.num_samples + sum(drops.values()), **drops, "kept": manifest.num_samples}
 
 
+def drop_reasons(funnels: Iterable[Mapping[str, int]]) -> list[str]:
+    """The reasons that occur, in the order of the stages."""
+    found = {reason for counts in funnels for reason in counts} - {"read", "kept"}
+    return sorted(found, key=lambda reason: (ORDER.index(reason) if reason in ORDER else len(ORDER), reason))
+
+
 def summary_table(manifests: Iterable[Manifest]) -> str:
     """One line a data set and one for the total; a column for each reason that occurs. Counts are rows."""
     funnels = {manifest.name: funnel(manifest) for manifest in manifests}
     total: Counter[str] = Counter()
     for counts in funnels.values():
         total.update(counts)
-    reasons = [reason for reason in total if reason not in ("read", "kept")]
-    reasons.sort(key=lambda reason: (ORDER.index(reason) if reason in ORDER else len(ORDER), reason))
+    reasons = drop_reasons(funnels.values())
     header = ["data set", "read", *reasons, "kept", "kept %"]
     if len(funnels) > 1:
         funnels = {**funnels, "total": dict(total)}
