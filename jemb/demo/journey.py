@@ -95,7 +95,7 @@ def demo(config: DemoConfig, make_encoder: MakeEncoder) -> Journey:
             max_length=MAX_LENGTH,
             global_batch_size=_batch_size(256, journey.pairs),
             max_steps=config.pair_steps,
-            learning_rate=2e-3,
+            learning_rate=5e-4,
             checkpoint_every=100,
             seed=config.seed,
         )

@@ -102,7 +102,14 @@ class Checkpoints(lightning.Callback):
             partial.rename(final)
             sync_folder(final.parent)
             for _, old in self.run.checkpoints()[: -self.keep]:
-                shutil.rmtree(old, ignore_errors=True)
+                # Renamed first: a half-removed folder must not look like a checkpoint.
+                shutil.rmtree(old.rename(old.with_name(f".{old.name}.partial")), ignore_errors=True)
+
+
+def remove_leftovers(run: RunFolder) -> None:
+    """Delete what a killed process left of checkpoints it was writing or removing."""
+    for path in run.checkpoint_folder.glob(".*.partial"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def find_start(run: RunFolder, plan: str) -> tuple[int, Path | None]:

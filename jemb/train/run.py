@@ -18,7 +18,7 @@ from jemb.model.weights import STATE
 from jemb.run_folder import RunFolder
 from jemb.shards import ShardReader
 from jemb.train.build import count_steps, make_encoder, make_plan, make_trainer, open_shards
-from jemb.train.checkpoints import Checkpoints, StopRequest, find_start, stop_request
+from jemb.train.checkpoints import Checkpoints, StopRequest, find_start, remove_leftovers, stop_request
 from jemb.train.module import EmbeddingModule
 from jemb.train.processes import Processes, joined_processes, on_rank_zero
 from jemb.train.record import check_resumable, locked, write_end, write_start
@@ -71,6 +71,7 @@ def train(config: TrainConfig) -> RunFolder:
 def _prepare_folder(job: Job) -> tuple[int, Path | None]:
     """Make or check the run folder; returns (steps done, checkpoint to load)."""
     check_resumable(job.run, job.config)
+    remove_leftovers(job.run)
     step, state = find_start(job.run, job.plan.fingerprint)
     if state is None:
         with whole_folder(job.run.start) as folder:
