@@ -19,6 +19,8 @@ _STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+PositiveReal = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Strings = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 StageName = Literal["exact", "near_duplicates", "language", "consistency"]
 Stages = Annotated[list[StageName], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
@@ -125,7 +127,7 @@ class PrepareConfig:
     """Also write the dropped rows with their reasons, to `dropped.jsonl.gz` beside the shards."""
     shard_samples: Positive = 50_000
     """Samples in a shard."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the shuffle, the MinHash permutations and the consistency pool."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Worker processes for reading, signing and language identification; 0: one per core."""
@@ -194,19 +196,19 @@ class TrainConfig:
     memory of this many texts. null: no such saving. Changes memory and time, not the result."""
     max_steps: Positive | None = None
     """Optimiser steps; null: one pass over the samples."""
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    learning_rate: PositiveReal = 2e-4
     """Peak learning rate of AdamW."""
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
     """Steps of linear warm-up; null: a tenth of `max_steps`."""
     schedule: Literal["constant", "linear"] = "linear"
     """Learning rate after the warm-up: constant, or linear down to 0 at `max_steps`."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
     """AdamW's decoupled weight decay; not applied to biases and norms."""
-    gradient_clip: Annotated[float, Field(gt=0)] | None = 1.0
+    gradient_clip: PositiveReal | None = 1.0
     """Largest L2 norm of the gradient; null: no clipping."""
-    temperature: Annotated[float, Field(gt=0)] = 0.05
+    temperature: PositiveReal = 0.05
     """tau of the contrastive losses."""
-    margin: Annotated[float, Field(ge=0)] = 0.05
+    margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
     """epsilon of the triplet objective's margin term."""
     mask_equal_texts: bool = True
     """Do not count a text as a negative of a row whose query or positive it equals, on any process."""
@@ -214,10 +216,10 @@ class TrainConfig:
     """Tokens a text is cut at; null: the model's own limit (512 for one made on the spot, as in the paper)."""
     num_negatives: Positive = 1
     """Hard negatives of each sample in a step of the triplet objective; drawn anew each time from a sample's list."""
-    weights: dict[str, Annotated[float, Field(gt=0)]] = field(default_factory=dict)
+    weights: dict[str, PositiveReal] = field(default_factory=dict)
     """Quality s_i of a data set, `weights.NAME=2.0`; 1 where not given. A batch comes from data set i with probability
     |D_i| s_i / sum_j |D_j| s_j."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the batch plan, the made-on-the-spot weights and the dropout."""
     checkpoint_every: Positive = 500
     """Steps between checkpoints. One is also written at the end, and on SIGINT, SIGTERM and SIGUSR1."""
@@ -227,7 +229,7 @@ class TrainConfig:
     """Write `samples.jsonl`: the keys of every global batch."""
     workers: Annotated[int, Field(ge=0)] = 1
     """Loader processes for each training process, which read and tokenise ahead; 0: none."""
-    timeout_minutes: Annotated[float, Field(gt=0)] = 30
+    timeout_minutes: PositiveReal = 30
     """How long a process waits for the others in a collective before it stops with an error."""
 
 
@@ -296,7 +298,7 @@ class DemoConfig:
     """Optimiser steps on triplets."""
     max_pairs: Positive = 16_000
     """Raw pairs to start from, over all data sets."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of everything."""
 
 
@@ -315,6 +317,16 @@ def parse(cls: type[T], values: Mapping[str, Any]) -> T:
 def option_names(cls: type) -> list[str]:
     """Dotted names of all options of a config class, nested ones included."""
     return [name for name, _ in _walk(cls)]
+
+
+def option_kinds(cls: type) -> dict[str, Literal["text", "texts", "mapping", "other"]]:
+    """Dotted name -> what its value is: free text, a list of texts, NAME=value pairs, or a number, choice or flag."""
+    schema = {name: kind for name, kind, _, _ in describe(cls)}
+    words = {"text": "text", "text|null": "text", "NAME=number": "mapping"}
+    return {
+        name: "texts" if kind.startswith("list of") else words.get(kind, "other")  # type: ignore[misc]
+        for name, kind in schema.items()
+    }
 
 
 def describe(cls: type) -> list[tuple[str, str, Any, str]]:

@@ -65,6 +65,15 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def names(self) -> set[str]:
+        """All names that a run may have in its folder, hidden ones apart."""
+        known = (
+            self.config, self.record, self.metrics, self.metrics_csv, self.tensorboard, self.samples, self.scores,
+            self.start, self.model, self.checkpoint_folder,
+        )  # fmt: skip
+        return {path.name for path in known}
+
+    @property
     def checkpoint_folder(self) -> Path:
         return self.path / "checkpoints"
 

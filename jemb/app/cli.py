@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import textwrap
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,19 +55,12 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `jemb`. Returns the exit code: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
-    try:
-        return _main(list(sys.argv[1:] if arguments is None else arguments))
-    except BrokenPipeError:  # `jemb … | head`: the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
-
-
-def _main(arguments: list[str]) -> int:
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments == ["--version"]:
         print(f"jemb {__version__}")
         return DONE
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(general_help())
+        _print_help(general_help())
         return DONE if arguments else WRONG_INPUT
     name = arguments[0]
     if name not in COMMANDS:
@@ -78,8 +72,7 @@ def _main(arguments: list[str]) -> int:
 def run_command(name: str, arguments: Sequence[str]) -> int:
     """Run one command. `--help` shows its options; `--debug` shows tracebacks; `--flag` means flag=true."""
     if "-h" in arguments or "--help" in arguments:
-        print(command_help(name))
-        sys.stdout.flush()
+        _print_help(command_help(name))
         return DONE
     debug = "--debug" in arguments
     is_first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
@@ -93,17 +86,22 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         config: Any = compose_config(name, COMMANDS[name].config, overrides)
         run: Any = importlib.import_module(f"jemb.app.{name}").run
         return int(run(config) or DONE)
-    except BrokenPipeError:
-        raise
     except (InputError, Failure, OSError) as error:
         if debug:
-            raise
-        if is_first or not isinstance(error, InputError):
+            traceback.print_exc()
+        elif is_first or isinstance(error, OSError):  # what all processes find is said once
             print(f"jemb {name}: {error}", file=sys.stderr)
         return WRONG_INPUT if isinstance(error, InputError) else FAILED
     except KeyboardInterrupt:
         print(f"jemb {name}: interrupted; the same command continues", file=sys.stderr)
         return INTERRUPTED
+
+
+def _print_help(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # `jemb … --help | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def general_help() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from importlib.resources import files
@@ -11,18 +12,14 @@ from typing import Any, TypeVar, get_type_hints
 from hydra import compose, initialize, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from jemb.config import option_names, parse, suggest
+from jemb.config import option_kinds, parse, suggest
 from jemb.errors import InputError
 
 T = TypeVar("T")
-
-MAPPINGS = ("weights",)
-"""Options whose keys the user chooses."""
 
 
 def compose_config(name: str, cls: type[T], overrides: Sequence[str]) -> T:
@@ -33,25 +30,72 @@ def compose_config(name: str, cls: type[T], overrides: Sequence[str]) -> T:
     folder = Path(str(files("jemb_conf")))
     config_dir, overrides = _take_config_dir(overrides)
     folders = [folder, *([config_dir] if config_dir else [])] if name == "train" else []
-    prepared = [_prepare(cls, override, folders) for override in overrides]
+    for_hydra, texts = _split(cls, overrides, folders)
     if config_dir:
-        prepared.append(f"hydra.searchpath=[file://{config_dir.resolve()}]")
+        for_hydra.append(f"hydra.searchpath=[file://{config_dir.resolve()}]")
     ConfigStore.instance().store(name=f"{name}_defaults", node=_defaults(cls))
     GlobalHydra.instance().clear()
     try:
-        # `model` chooses a group of values for train, but is a plain option of evaluate: only train sees the groups.
+        # Only train has YAML files and groups of values to choose from.
         start = initialize_config_dir(str(folder), version_base="1.3") if folders else initialize(version_base="1.3")
         with start:
-            raw = compose(config_name=name if folders else f"{name}_defaults", overrides=prepared)
+            raw = compose(config_name=name if folders else f"{name}_defaults", overrides=for_hydra)
         values = OmegaConf.to_container(raw, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_readable(str(error))) from None
     assert isinstance(values, dict)
-    given: dict[str, Any] = {str(key): value for key, value in values.items() if value != "???"}
-    for key in MAPPINGS:
-        if key in given:
-            given[key] = _flatten(given[key])
-    return parse(cls, given)
+    for path, value in texts:
+        inner = values
+        for part in path[:-1]:
+            inner = inner[part]
+        inner[path[-1]] = value
+    return parse(cls, {str(key): value for key, value in values.items() if value != "???"})
+
+
+def _split(
+    cls: type, overrides: Sequence[str], folders: Sequence[Path]
+) -> tuple[list[str], list[tuple[list[str], Any]]]:
+    """(overrides for Hydra, (path of keys, value) of those that hold text).
+
+    Text is taken as it stands: Hydra's grammar has uses of its own for =, ~, (, \\ and letters beyond ASCII, and makes
+    numbers of names like 2024. Keys are checked here, where a near miss can be named.
+    """
+    kinds = option_kinds(cls)
+    groups = sorted({path.parent.name for folder in folders for path in folder.glob("*/*.yaml")})
+    for_hydra: list[str] = []
+    texts: list[tuple[list[str], Any]] = []
+    for override in overrides:
+        name, sign, value = override.partition("=")
+        if not sign:
+            raise InputError(f"'{override}': wanted option=value")
+        mapping, dot, key = name.partition(".")
+        if kinds.get(mapping) == "mapping" and dot:
+            texts.append(([mapping, key], value))
+        elif name in groups:
+            _check_choice(name, value, folders)
+            for_hydra.append(f"+{override}" if name == "experiment" else override)
+        elif name not in kinds:
+            raise InputError(f"unknown option '{name}'{suggest(name, [*kinds, *groups])}; --help lists all options")
+        elif kinds[name] == "text":
+            texts.append((name.split("."), None if value == "null" else _unquoted(value)))
+        elif kinds[name] == "texts":
+            texts.append((name.split("."), _as_list(value)))
+        else:
+            for_hydra.append(override)
+    return for_hydra, texts
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
+def _as_list(text: str) -> list[str]:
+    """`[a, b]` -> ["a", "b"]; without brackets one text. A comma inside an item needs quotes around the item."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return [_unquoted(text)]
+    quote = '"' if '"' in text else "'"
+    (items,) = csv.reader([text[1:-1]], quotechar=quote, skipinitialspace=True)
+    return [item.strip() for item in items if item.strip()]
 
 
 def _defaults(cls: type) -> dict[str, Any]:
@@ -78,58 +122,11 @@ def _take_config_dir(overrides: Sequence[str]) -> tuple[Path | None, list[str]]:
     return Path(given[-1]), rest
 
 
-def _prepare(cls: type, override: str, folders: Sequence[Path]) -> str:
-    """An override that Hydra can read, with its key checked here, where a near miss can be named."""
-    key, sign, value = override.partition("=")
-    if not sign:
-        raise InputError(f"'{override}': wanted option=value")
-    name = key.lstrip("+~")
-    known = option_names(cls)
-    groups = _groups(folders)
-    # `model=tiny` and `objective=pairs` choose a group of values; `model.path=…` sets one.
-    if name not in known and name not in groups and name.partition(".")[0] not in MAPPINGS:
-        raise InputError(f"unknown option '{name}'{suggest(name, [*known, *groups])}; --help lists all options")
-    if name in groups:
-        _check_choice(name, value, folders)
-    if name.partition(".")[0] in MAPPINGS and "." in name:
-        key = "++" + name
-    elif name == "experiment":
-        key = "+experiment"
-    prepared = f"{key}={value}"
-    try:
-        parsed = OverridesParser.create().parse_override(prepared)
-        if not parsed.is_sweep_override():
-            return prepared
-    except HydraException:
-        pass
-    # A value that Hydra's grammar has other uses for (=, ~, a comma, letters beyond ASCII) is meant as it stands.
-    quoted = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{quoted}'"
-
-
-def _groups(folders: Sequence[Path]) -> list[str]:
-    """Groups of values to choose from: the sub-folders with YAML files."""
-    return sorted({path.parent.name for folder in folders for path in folder.glob("*/*.yaml")})
-
-
 def _check_choice(group: str, value: str, folders: Sequence[Path]) -> None:
     choices = sorted(path.stem for folder in folders for path in (folder / group).glob("*.yaml"))
     if value not in choices:
         hint = suggest(value, choices)
         raise InputError(f"{group}={value}: there is no such {group}{hint}; there are: {', '.join(choices)}")
-
-
-def _flatten(values: Any, prefix: str = "") -> Any:
-    """{"a": {"b": 1}} -> {"a.b": 1}: a data set's name may hold dots, which Hydra reads as levels."""
-    if not isinstance(values, dict):
-        return values
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            out |= _flatten(value, f"{prefix}{key}.")
-        else:
-            out[f"{prefix}{key}"] = value
-    return out
 
 
 def _readable(message: str) -> str:

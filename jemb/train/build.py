@@ -95,7 +95,7 @@ def make_trainer(
         logging.getLogger(name).setLevel(logging.WARNING)
     # Lightning's advice about worker counts, and its own uses of functions that torch renamed.
     warnings.filterwarnings("ignore", module="lightning.*")
-    return lightning.Trainer(
+    trainer = lightning.Trainer(
         accelerator="gpu" if processes.device.type == "cuda" else "cpu",
         devices=processes.per_node,
         num_nodes=processes.nodes,
@@ -110,6 +110,10 @@ def make_trainer(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+    # Its own SIGTERM handler ends training without a checkpoint, and hangs where several processes train. There is no
+    # public way to do without it.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 def make_strategy(config: TrainConfig, processes: Processes) -> Strategy:

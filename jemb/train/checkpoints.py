@@ -41,10 +41,9 @@ class StopRequest:
         return self.signal is not None
 
     def listen(self) -> None:
-        """Install the handlers. Called again when training starts, because Lightning puts its own in between."""
+        """Install the handlers, and remember the former ones."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            self.handlers.setdefault(number, signal.getsignal(number))
-            signal.signal(number, self._request)
+            self.handlers[number] = signal.signal(number, self._request)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         if self.signal == signal.SIGINT == number:  # a second Ctrl-C: at once
@@ -67,13 +66,9 @@ def stop_request() -> Iterator[StopRequest]:
 class Checkpoints(lightning.Callback):
     """Saves every `every` steps, when a stop is agreed, and at the last step; keeps the newest `keep`."""
 
-    def __init__(self, run: RunFolder, *, plan: str, every: int, keep: int, stop: int, request: StopRequest) -> None:
+    def __init__(self, run: RunFolder, *, plan: str, every: int, keep: int, stop: int) -> None:
         self.run, self.plan = run, plan
         self.every, self.keep, self.stop = every, keep, stop
-        self.request = request
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.request.listen()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int

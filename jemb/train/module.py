@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import lightning
 import torch
@@ -19,7 +18,7 @@ from jemb.errors import Failure
 from jemb.loss import Rows, pair_loss, triplet_loss
 from jemb.model import Encoder, encode_together
 from jemb.records import Batch, Tokens
-from jemb.train.optim import make_optimizer, make_schedule
+from jemb.train.optim import learning_rate_at, make_optimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +53,23 @@ class EmbeddingModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # Dropout depends on (seed, step, rank) alone, so a resumed run draws what the undisturbed one drew.
         torch.manual_seed(mix("dropout", self.config.seed, batch.step, rank()))
+        rate = self._set_learning_rate(batch.step)
         texts = [batch.query, batch.positive, *([batch.negatives] if batch.negatives is not None else [])]
         vectors, slots = encode_together(self.encoder, texts, self.config.micro_batch_size)
         with torch.autocast(self.device.type, enabled=False):
             loss, hidden = self._loss(batch, vectors)
-        self._measure(batch, loss, hidden, texts, slots)
+        self._measure(batch, loss, hidden, texts, slots, rate)
         return loss
+
+    def _set_learning_rate(self, step: int) -> float:
+        config = self.config
+        warmup = config.warmup_steps if config.warmup_steps is not None else self.max_steps // 10
+        rate = learning_rate_at(
+            step, config.schedule, peak=config.learning_rate, warmup_steps=warmup, max_steps=self.max_steps
+        )
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = rate
+        return rate
 
     def _loss(self, batch: Batch, vectors: list[Tensor]) -> tuple[Tensor, Tensor]:
         config = self.config
@@ -85,7 +95,9 @@ class EmbeddingModule(lightning.LightningModule):
             mask_equal_texts=config.mask_equal_texts,
         )
 
-    def _measure(self, batch: Batch, loss: Tensor, hidden: Tensor, texts: list[Tokens], slots: int) -> None:
+    def _measure(
+        self, batch: Batch, loss: Tensor, hidden: Tensor, texts: list[Tokens], slots: int, rate: float
+    ) -> None:
         """One small collective: facts of the global batch. Raises `Failure` on every rank for a loss that is no
         number, before it reaches the weights."""
         tokens = sum(int(t.attention_mask.sum()) for t in texts)
@@ -107,7 +119,7 @@ class EmbeddingModule(lightning.LightningModule):
             hidden_candidates=round(mean[1] * world_size()),
             tokens=round(mean[2] * world_size()),
             padding_share=1 - mean[2] / mean[3],
-            learning_rate=self.optimizers().param_groups[0]["lr"],  # type: ignore[union-attr]
+            learning_rate=rate,
         )
         if not math.isfinite(mean[0]):
             raise self._not_a_number("loss", mean[0])
@@ -136,12 +148,9 @@ class EmbeddingModule(lightning.LightningModule):
         if not math.isfinite(norm):
             raise self._not_a_number("gradient norm", norm)
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> Optimizer:
         config = self.config
-        optimizer = make_optimizer(self.encoder, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
-        warmup = config.warmup_steps if config.warmup_steps is not None else self.max_steps // 10
-        schedule = make_schedule(optimizer, config.schedule, warmup_steps=warmup, max_steps=self.max_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return make_optimizer(self.encoder, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)

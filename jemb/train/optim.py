@@ -1,12 +1,9 @@
-"""The optimiser and its learning rate."""
+"""The optimiser, and the learning rate of each step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import nn
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 
 def make_optimizer(model: nn.Module, *, learning_rate: float, weight_decay: float) -> Optimizer:
@@ -19,21 +16,14 @@ def make_optimizer(model: nn.Module, *, learning_rate: float, weight_decay: floa
     return AdamW([group for group in groups if group["params"]], lr=learning_rate)
 
 
-def rate_factor(schedule: str, *, warmup_steps: int, max_steps: int) -> Callable[[int], float]:
-    """step (0-based) -> share of the peak learning rate: linear warm-up, then `constant` or `linear` down to 0.
+def learning_rate_at(step: int, schedule: str, *, peak: float, warmup_steps: int, max_steps: int) -> float:
+    """Learning rate of `step` (0-based): linear warm-up to `peak`, then `constant`, or `linear` down to 0.
 
-    The first step already moves: its factor is 1 / warmup_steps, the last step's is 1 / (max_steps - warmup_steps).
+    A function of the step alone, so nothing of it is saved or restored. The first step already moves: it has
+    peak / warmup_steps; the last one has peak / (max_steps - warmup_steps).
     """
-
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        if schedule == "constant":
-            return 1.0
-        return max(0.0, (max_steps - step) / max(1, max_steps - warmup_steps))
-
-    return factor
-
-
-def make_schedule(optimizer: Optimizer, schedule: str, *, warmup_steps: int, max_steps: int) -> LambdaLR:
-    return LambdaLR(optimizer, rate_factor(schedule, warmup_steps=warmup_steps, max_steps=max_steps))
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    if schedule == "constant":
+        return peak
+    return peak * max(0, max_steps - step) / max(1, max_steps - warmup_steps)

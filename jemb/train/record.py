@@ -20,7 +20,7 @@ from jemb.config import TrainConfig
 from jemb.data import BatchPlan
 from jemb.errors import InputError
 from jemb.files import write_atomic, write_json
-from jemb.run_folder import RunFolder, is_run
+from jemb.run_folder import RunFolder
 from jemb.shards import ShardReader
 
 FREE = {
@@ -44,12 +44,16 @@ PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "numpy")
 @contextmanager
 def locked(run: RunFolder) -> Iterator[None]:
     """Hold the run folder, so that two trainers never write to it. Released by the system when the process dies."""
-    run.path.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(run.path / ".lock", os.O_CREAT | os.O_RDWR)
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(run.path / ".lock", os.O_CREAT | os.O_RDWR)
+    except OSError as error:
+        raise InputError(f"output={run.path}: cannot be used as a run folder ({error.strerror})") from None
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            # Not flock: its locks outlive a killed trainer for as long as its loader processes live.
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             raise InputError(f"{run.path}: another `jemb train` is writing to this run") from None
         yield
     finally:
@@ -58,13 +62,9 @@ def locked(run: RunFolder) -> Iterator[None]:
 
 def check_resumable(run: RunFolder, config: TrainConfig) -> None:
     """Raises InputError where `output` holds something else, or a started run with other options."""
-    if not is_run(run.path):
-        strangers = (
-            sorted(p.name for p in run.path.iterdir() if not p.name.startswith(".")) if run.path.is_dir() else []
-        )
-        if strangers and strangers != ["start"]:
-            raise InputError(f"output={run.path}: holds {strangers[0]}, but no run of `jemb train`; use another folder")
-        return
+    strangers = sorted(path.name for path in run.path.iterdir() if path.name[0] != "." and path.name not in run.names)
+    if strangers:
+        raise InputError(f"output={run.path}: holds {strangers[0]}, which is no part of a run; use another folder")
     if not run.checkpoints():
         return
     before = _flat(yaml.safe_load(run.config.read_text()))
@@ -115,14 +115,18 @@ def write_start(
         "status": "running",
         "steps": step,
         "max_steps": max_steps,
+        "model_step": before.get("model_step"),
     }
     write_atomic(run.config, yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
     write_json(run.record, record)
 
 
 def write_end(run: RunFolder, *, steps: int, status: str) -> None:
-    """Record how far this start came: `finished` or `stopped`."""
-    write_json(run.record, {**run.read_record(), "status": status, "steps": steps})
+    """Record how far this start came: `finished`, and then the model is that of this step, or `stopped`."""
+    record = {**run.read_record(), "status": status, "steps": steps}
+    if status == "finished":
+        record["model_step"] = steps
+    write_json(run.record, record)
 
 
 def git_commit(folder: Path) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from jemb.config import TrainConfig
 from jemb.data import BatchPlan, Collate, StepDataset, StepLoader
 from jemb.distributed import rank, world_size
+from jemb.errors import InputError
 from jemb.files import whole_folder
 from jemb.model import Encoder, load_encoder, read_weights
 from jemb.model.weights import STATE
@@ -115,10 +116,15 @@ def _fit(job: Job, encoder: Encoder, request: StopRequest, start: int, state: Pa
         every=config.checkpoint_every,
         keep=config.keep_checkpoints,
         stop=job.max_steps,
-        request=request,
     )
     trainer = make_trainer(config, job.processes, max_steps=job.max_steps, callbacks=[run_log, checkpoints])
-    trainer.fit(module, loader, ckpt_path=state / STATE if state else None)
+    encoder.train()
+    try:
+        trainer.fit(module, loader, ckpt_path=state / STATE if state else None)
+    except InputError as error:
+        if not is_first:  # a damaged sample is met by one process, and the first prints only its own errors
+            log.error("jemb train: process %d: %s", rank(), error)
+        raise
     return trainer.global_step
 
 
@@ -144,7 +150,7 @@ def _finish(job: Job, encoder: Encoder, done: int, *, did_nothing: bool) -> None
         write_end(run, steps=done, status="stopped")
         log.warning("stopped after step %d of %d; the same command continues there", done, job.max_steps)
         return
-    if not (did_nothing and run.model.is_dir()):
+    if not (did_nothing and run.model.is_dir() and run.read_record()["model_step"] == done):
         with whole_folder(run.model) as folder:
             encoder.cpu().save(folder)
     write_end(run, steps=done, status="finished")

@@ -87,7 +87,15 @@ class RunLog(lightning.Callback):
         self.bar.set_postfix_str(f"{facts.dataset} loss={facts.loss:.4f}", refresh=False)
         self.bar.update()
 
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        self._close()  # ends the bar's line before the message
+
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        self._close()
+
+    def _close(self) -> None:
         for name in ("metrics", "table", "samples", "board", "bar"):
             if (file := getattr(self, name, None)) is not None:
                 file.close()

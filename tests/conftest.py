@@ -1,0 +1,107 @@
+"""What several areas share: small data sets, written as shards."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# Before torch is imported, here and in every process a test starts: small sums gain nothing from threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from jemb.records import Sample
+from jemb.shards import ShardWriter
+
+WORDS = [
+    "amber",
+    "birch",
+    "cedar",
+    "delta",
+    "ember",
+    "fjord",
+    "grove",
+    "heron",
+    "iris",
+    "jade",
+    "koala",
+    "lotus",
+    "maple",
+    "north",
+    "ocean",
+    "pearl",
+]
+
+
+def make_samples(name: str, size: int, negatives: int = 0) -> list[Sample]:
+    """Samples with keys `NAME-0`, …; every seventh has the positive of the one before it, as real data do."""
+    draw = random.Random(name)
+    samples: list[Sample] = []
+    for number in range(size):
+        words = draw.choices(WORDS, k=draw.randint(2, 6))
+        positive = samples[-1].positive if number % 7 == 6 else f"{name} " + " ".join(words + draw.choices(WORDS, k=3))
+        wrong = tuple(f"no {number} " + " ".join(draw.choices(WORDS, k=draw.randint(1, 8))) for _ in range(negatives))
+        key = f"{name}-{number}".replace(".", "_")
+        samples.append(Sample(key, " ".join(words), positive, wrong))
+    return samples
+
+
+def write_shards(folder: Path, name: str, samples: list[Sample], shard_samples: int = 16) -> Path:
+    with ShardWriter(folder, name, "triplets" if samples[0].negatives else "pairs", shard_samples) as writer:
+        for sample in samples:
+            writer.write(sample)
+        writer.close()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_dataset() -> Callable[..., Path]:
+    """make_dataset(parent, "name", 40, negatives=0): a data set of that many samples in parent/name."""
+
+    def make(parent: Path, name: str, size: int, negatives: int = 0) -> Path:
+        return write_shards(parent / name, name, make_samples(name, size, negatives))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pair_shards(tmp_path_factory: pytest.TempPathFactory, make_dataset: Callable[..., Path]) -> Path:
+    """Two data sets of pairs: `answers` with 50 and `all-titles.v2` with 27 samples. Not to be written to."""
+    folder = tmp_path_factory.mktemp("pairs")
+    make_dataset(folder, "answers", 50)
+    make_dataset(folder, "all-titles.v2", 27)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def triplet_shards(tmp_path_factory: pytest.TempPathFactory, make_dataset: Callable[..., Path]) -> Path:
+    """One data set of 40 triplets with three negatives each. Not to be written to."""
+    return make_dataset(tmp_path_factory.mktemp("triplets"), "nli", 40, negatives=3)
+
+
+@pytest.fixture(scope="session")
+def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole T5 (encoder, decoder, head) with random weights and a Unigram tokenizer, as the Hub has them."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+
+    folder = tmp_path_factory.mktemp("t5")
+    unigram = Tokenizer(models.Unigram())
+    unigram.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=120, special_tokens=special, unk_token="<unk>", show_progress=False)
+    unigram.train_from_iterator([" ".join(WORDS), " ".join(reversed(WORDS)), "abcdefghijklmnopqrstuvwxyz"] * 9, trainer)
+    unigram.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=unigram, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=64
+    )
+    config = T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        T5ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,131 @@
+"""Batches of a rank from the shards: every row once across ranks, from any step on, with any number of workers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from jemb.data import BatchPlan, Collate, PlanSource, StepDataset, StepLoader
+from jemb.errors import InputError
+from jemb.records import Batch, Tokens
+from jemb.shards import open_datasets
+
+STEPS = 30
+
+
+def letters(texts: Sequence[str]) -> Tokens:
+    longest = max(1, max(map(len, texts)))
+    ids = torch.tensor([[ord(c) for c in text] + [0] * (longest - len(text)) for text in texts])
+    return Tokens(ids, (ids > 0).long())
+
+
+class WithPid:
+    """The same, with the process that did it in the last column."""
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        tokens = letters(texts)
+        return Tokens(torch.nn.functional.pad(tokens.input_ids, (0, 1), value=os.getpid()), tokens.attention_mask)
+
+
+def dataset(
+    shards: Path, rank: int = 0, world_size: int = 1, global_keys: bool = False, negatives: int = 0
+) -> StepDataset:
+    readers = open_datasets(shards)
+    sources = [PlanSource(name, len(reader), reader.manifest.fingerprint) for name, reader in readers.items()]
+    plan = BatchPlan(sources, seed=1, global_batch_size=12)
+    collate = Collate(letters, negatives, seed=1)
+    return StepDataset(plan, readers, collate, rank=rank, world_size=world_size, global_keys=global_keys)
+
+
+def at(data: StepDataset, step: int) -> Batch:
+    batch = data[step]
+    assert isinstance(batch, Batch)
+    return batch
+
+
+def facts(batches: Iterator[Batch] | StepLoader) -> list[tuple[object, ...]]:
+    return [(b.step, b.dataset, b.keys, b.query.input_ids.tolist(), b.positive_hash.tolist()) for b in batches]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 12])
+def test_the_ranks_slices_are_the_batch(pair_shards: Path, world_size: int) -> None:
+    whole = dataset(pair_shards)
+    ranks = [dataset(pair_shards, rank, world_size) for rank in range(world_size)]
+    for step in range(STEPS):
+        name, rows = whole.plan.batch(step)
+        expected = [whole.readers[name].read(int(row)) for row in rows]
+        parts = [at(data, step) for data in ranks]
+        assert {part.dataset for part in parts} == {name}
+        assert {len(part.keys) for part in parts} == {12 // world_size}
+        assert [key for part in parts for key in part.keys] == [sample.key for sample in expected]
+        assert torch.equal(torch.cat([part.query_hash for part in parts]), at(whole, step).query_hash)
+
+
+def test_global_keys(pair_shards: Path) -> None:
+    half = at(dataset(pair_shards, 1, 2, global_keys=True), 5)
+    assert half.keys == at(dataset(pair_shards), 5).keys
+    assert len(half.query_hash) == 6
+
+
+def test_negatives_are_the_same_on_any_number_of_ranks(triplet_shards: Path) -> None:
+    whole = at(dataset(triplet_shards, negatives=2), 3)
+    parts = [at(dataset(triplet_shards, rank, 3, negatives=2), 3) for rank in range(3)]
+    hashes = [part.negative_hash for part in (whole, *parts)]
+    assert all(hashed is not None for hashed in hashes)
+    assert torch.equal(hashes[0], torch.cat(hashes[1:]))
+
+
+def test_a_batch_that_cannot_be_divided(pair_shards: Path) -> None:
+    with pytest.raises(InputError, match="global_batch_size=12 cannot be divided among 5 processes"):
+        dataset(pair_shards, 0, 5)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("start", [0, 1, 17, STEPS])
+def test_from_any_step_on_with_any_workers(pair_shards: Path, workers: int, start: int) -> None:
+    data = dataset(pair_shards, 1, 2)
+    loader = StepLoader(data, start=start, stop=STEPS, workers=workers)
+    assert len(loader) == STEPS, "counts from step 0, as Lightning does"
+    assert facts(loader) == facts(iter([at(data, step) for step in range(start, STEPS)]))
+    assert facts(loader) == facts(loader), "can be gone through again"
+
+
+def test_workers_do_the_work(pair_shards: Path) -> None:
+    data = dataset(pair_shards)
+    data.collate = Collate(WithPid(), 0, seed=1)
+    processes = {int(batch.query.input_ids[0, -1]) for batch in StepLoader(data, start=0, stop=8, workers=2)}
+    assert len(processes) == 2
+    assert os.getpid() not in processes
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_sample_is_reported_clearly(tmp_path: Path, pair_shards: Path, workers: int) -> None:
+    """As InputError with the reader's words, not as a worker's traceback; the batches before it come whole."""
+    folder = shutil.copytree(pair_shards / "answers", tmp_path / "answers")
+    clean = dataset(pair_shards / "answers")
+    row = int(clean.plan.batch(3)[1][0])
+    good = [step for step in range(3) if row not in clean.plan.batch(step)[1]]
+    tar = folder / f"shard-{row // 16:06d}.tar"
+    data = bytearray(tar.read_bytes())
+    place = data.index(clean.readers["answers"].key(row).encode() + b".json") + 512
+    data[place : place + 2] = b"]]"
+    tar.write_bytes(data)
+    batches = iter(StepLoader(dataset(folder), start=0, stop=9, workers=workers))
+    assert facts(iter([next(batches) for _ in good])) == facts(iter([at(clean, step) for step in good]))
+    with pytest.raises(InputError, match=rf"{tar}: damaged sample") as caught:
+        list(batches)
+    assert "Traceback" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_bug_is_not_swallowed(pair_shards: Path) -> None:
+    """Only errors of the input are carried over as values."""
+    data = dataset(pair_shards)
+    data.collate = Collate(lambda texts: 1 / 0, 0, seed=1)
+    with pytest.raises(ZeroDivisionError):
+        data[0]

@@ -1,0 +1,179 @@
+"""What goes wrong while a run goes on: one message that names the cause, the right exit code, and nothing lost."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from training_runs import Training, read_lines
+
+from jemb.app.cli import run_command
+from jemb.data import BatchPlan, PlanSource
+from jemb.run_folder import RunFolder
+from jemb.shards import open_datasets
+
+Start = Callable[..., Training]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_loss_that_is_no_number(tmp_path: Path, start: Start, pair_options: list[str], processes: int) -> None:
+    """Huge steps: the message names step, data set and samples; the last checkpoint is whole and good."""
+    options = [*pair_options, "learning_rate=1e18", "checkpoint_every=1", "warmup_steps=0"]
+    training = start(tmp_path / "run", options, processes=processes)
+    assert training.wait() == [1] * processes
+    assert "Traceback" not in training.output
+    found = re.findall(r"^jemb train: the (?:loss|gradient norm) of step (\d+) is (?:nan|inf)", training.output, re.M)
+    assert len(found) == training.output.count(" too low (0.05)") == 1, f"one message:\n{training.output}"
+    step = int(found[0])
+    assert f"learning_rate too high ({1e18:g})" in training.output
+    samples = [name for name in ("answers", "all-titles_v2") if f"samples {name}-" in training.output]
+    assert len(samples) == 1
+    assert len(read_lines(training.run.metrics)) == step - 1
+    assert [done for done, _ in training.run.checkpoints()] == list(range(max(1, step - 2), step))
+    again = start(tmp_path / "run", options, processes=processes)
+    assert again.wait() == [1] * processes
+    assert f"of step {step} is" in again.output
+
+
+@pytest.fixture
+def damaged(tmp_path: Path, pair_shards: Path) -> tuple[Path, int]:
+    """Shards of which one sample's bytes were overwritten, and the step (from 0) of which it is in the second half."""
+    folder = shutil.copytree(pair_shards / "answers", tmp_path / "answers")
+    reader = open_datasets(folder)["answers"]
+    plan = BatchPlan([PlanSource("answers", len(reader), reader.manifest.fingerprint)], seed=0, global_batch_size=8)
+    step = 3
+    row = int(plan.batch(step)[1][6])
+    shard, inside = divmod(row, 16)
+    offset = int(np.load(folder / f"shard-{shard:06d}.idx.npy")["offset"][inside])
+    with (folder / f"shard-{shard:06d}.tar").open("r+b") as tar:
+        tar.seek(offset)
+        tar.write(b"\xff\xff\xff\xff")
+    return folder, step
+
+
+@pytest.mark.parametrize(("processes", "workers"), [(1, 0), (1, 1), (2, 1)])
+def test_a_damaged_sample(
+    tmp_path: Path,
+    start: Start,
+    pair_options: list[str],
+    pair_run: RunFolder,
+    damaged: tuple[Path, int],
+    processes: int,
+    workers: int,
+) -> None:
+    """The message reaches the user whichever process reads it: the loader's, or the second rank's."""
+    folder, step = damaged
+    options = [option for option in pair_options if not option.startswith(("model.", "max_length"))]
+    # From a finished model: to train a tokenizer, the first process would read the sample before the first step.
+    options += [f"init={pair_run.path}", f"shards={folder}", f"workers={workers}"]
+    training = start(tmp_path / "run", options, processes=processes)
+    assert training.wait()[-1] == 2
+    assert re.search(r"shard-00000\d\.tar: damaged sample 'answers-\d+' at byte \d+", training.output), training.output
+    assert len(read_lines(training.run.metrics)) == step
+    if processes == 1:
+        assert "Traceback" not in training.output
+
+
+def test_two_trainers_on_one_folder(
+    tmp_path: Path, start: Start, pair_options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = start(tmp_path / "run", [*pair_options, "max_steps=3000"])
+    training.wait_for_step(2)
+    assert run_command("train", [f"output={tmp_path / 'run'}", *pair_options]) == 2
+    assert "another `jemb train` is writing" in capsys.readouterr().err
+    assert training.processes[0].is_alive()
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory, pair_options: list[str]) -> RunFolder:
+    """A run of 20 steps that was killed after a checkpoint."""
+    training = Training(tmp_path_factory.mktemp("stopped") / "run", [*pair_options, "checkpoint_every=4"])
+    training.wait_for_step(6)
+    training.kill()
+    return training.run
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (["temperature=0.1"], ["temperature", "0.05", "0.1"]),
+        (["seed=1"], ["seed", ": 0 before, 1 now"]),
+        (["global_batch_size=16"], ["global_batch_size", ": 8 before, 16 now"]),
+        (["weights.answers=2.5"], ["weights.answers", "None before, 2.5 now"]),
+        (["learning_rate=1e-3", "margin=0.1"], ["learning_rate", "0.0002", "0.001", "margin"]),
+        (["model.dropout=0.1"], ["model.dropout", "0.0", "0.1"]),
+        (["model.hidden_size=64"], ["model.hidden_size", "32", "64"]),
+    ],
+)
+def test_a_run_is_not_continued_with_other_options(
+    stopped: RunFolder,
+    pair_options: list[str],
+    changes: list[str],
+    expected: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = {path: path.read_bytes() for path in stopped.path.rglob("*") if path.is_file()}
+    assert run_command("train", [f"output={stopped.path}", *pair_options, *changes]) == 2
+    message = capsys.readouterr().err
+    for part in expected:
+        assert part in message
+    assert {path: path.read_bytes() for path in stopped.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_is_not_continued_on_other_shards(
+    tmp_path: Path,
+    stopped: RunFolder,
+    pair_options: list[str],
+    pair_shards: Path,
+    make_dataset: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Same names and sizes, other contents: the fingerprints of both plans are shown."""
+    make_dataset(tmp_path, "other", 50)
+    manifest = tmp_path / "other" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"other"', '"answers"'))
+    shutil.copytree(pair_shards / "all-titles.v2", tmp_path / "all-titles.v2")
+    assert run_command("train", [f"output={stopped.path}", *pair_options, f"shards={tmp_path}"]) == 2
+    message = capsys.readouterr().err
+    assert stopped.read_record()["plan_fingerprint"][:16] in message
+    assert len(set(re.findall(r"[0-9a-f]{16}(?=…)", message))) == 2
+
+
+def test_a_run_goes_on_where_its_shards_have_moved_to(
+    tmp_path: Path, start: Start, pair_options: list[str], pair_shards: Path, pair_run: RunFolder
+) -> None:
+    training = start(tmp_path / "run", [*pair_options, "checkpoint_every=2"])
+    training.wait_for_step(5)
+    training.kill()
+    moved = shutil.copytree(pair_shards, tmp_path / "moved")
+    run = start(tmp_path / "run", [*pair_options, f"shards={moved}"]).succeed()
+    assert run.samples.read_bytes() == pair_run.samples.read_bytes()
+
+
+def test_a_folder_with_something_else_is_left_alone(
+    tmp_path: Path, pair_options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    assert run_command("train", [f"output={tmp_path}", *pair_options]) == 2
+    assert "thesis.tex" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] != ".") == ["thesis.tex"]
+
+
+def test_too_few_negatives(tmp_path: Path, start: Start, triplet_options: list[str]) -> None:
+    training = start(tmp_path / "run", [*triplet_options, "num_negatives=4", "workers=1"])
+    assert training.wait() == [2]
+    assert re.search(r"nli, sample nli-\d+: 3 negatives, num_negatives=4 wanted", training.output)
+    assert "Traceback" not in training.output
+
+
+def test_exit_code_0_means_done(tmp_path: Path, start: Start, pair_options: list[str]) -> None:
+    """`jemb train 2>&1 | head` takes the command's output away: it may go on or fail, but not claim to be done."""
+    training = start(tmp_path / "run", [*pair_options, "max_steps=200"], pipe=True)
+    training.wait_for_step(3)
+    training.close_pipe()
+    (code,) = training.wait()
+    assert (code == 0) == (training.run.read_record()["status"] == "finished")

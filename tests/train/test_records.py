@@ -1,0 +1,178 @@
+"""What a run leaves behind: logs, record, configuration, model folder."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from training_runs import Training, read_lines, weights
+
+import jemb
+from jemb.data import BatchPlan, PlanSource
+from jemb.model import load_encoder
+from jemb.run_folder import RunFolder, is_run
+from jemb.shards import open_datasets
+from jemb.train.optim import learning_rate_at, make_optimizer
+from jemb.train.run_log import COLUMNS, keep_steps
+
+Start = Callable[..., Training]
+
+
+def test_metrics_of_each_step(pair_run: RunFolder) -> None:
+    lines = read_lines(pair_run.metrics)
+    assert pair_run.read_metrics() == lines
+    assert [line["step"] for line in lines] == list(range(1, 21))
+    assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
+    assert {line["dataset"] for line in lines} == {"answers", "all-titles.v2"}
+    for line in lines:
+        assert set(line) == set(COLUMNS)
+        assert line["negatives_per_query"] == 7 - line["hidden_candidates"] / 8
+        assert 0 <= line["padding_share"] < 1
+        assert 0 < line["loss"] < 2 * 20 + 2 * math.log(8)
+        assert line["grad_norm"] > 0
+        assert 16 * 3 <= line["tokens"] <= 16 * 16
+        assert 0 <= line["loader_wait_seconds"] < 60
+        assert line["tokens_per_second"] > 0
+
+
+def test_token_counts_are_those_of_the_texts(pair_run: RunFolder, pair_shards: Path) -> None:
+    """Those of the first step, counted by the tokenizer of the finished model; at most padded to the longest text."""
+    keys = read_lines(pair_run.samples)[0]["ids"]
+    samples = {sample.key: sample for reader in open_datasets(pair_shards).values() for sample in reader}
+    tokenize = load_encoder(str(pair_run.path)).tokenize
+    sides = [tokenize([getattr(samples[key], side) for key in keys]) for side in ("query", "positive")]
+    line = read_lines(pair_run.metrics)[0]
+    tokens = sum(int(side.attention_mask.sum()) for side in sides)
+    assert line["tokens"] == tokens
+    longest = max(int(side.attention_mask.sum(1).max()) for side in sides)
+    assert 0 <= line["padding_share"] <= 1 - tokens / (16 * longest)
+
+
+def test_hidden_candidates_are_counted(pair_run: RunFolder, pair_shards: Path) -> None:
+    """A pair (i, j) is hidden when one's texts are among the other's; counted here by comparing the texts."""
+    samples = {sample.key: sample for reader in open_datasets(pair_shards).values() for sample in reader}
+    for batch, line in zip(read_lines(pair_run.samples), read_lines(pair_run.metrics), strict=True):
+        rows = [samples[key] for key in batch["ids"]]
+        texts = [{row.query, row.positive} for row in rows]
+        expected = sum(bool(texts[i] & texts[j]) for i in range(8) for j in range(8) if i != j)
+        assert line["hidden_candidates"] == expected
+
+
+def test_the_table_is_the_same(pair_run: RunFolder) -> None:
+    with pair_run.metrics_csv.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, line in zip(rows, read_lines(pair_run.metrics), strict=True):
+        assert row == {name: str(line[name]) for name in COLUMNS}
+
+
+def test_tensorboard(pair_run: RunFolder) -> None:
+    events = EventAccumulator(str(pair_run.tensorboard))
+    events.Reload()
+    shown = {event.step: event.value for event in events.Scalars("loss")}
+    expected = {line["step"]: line["loss"] for line in read_lines(pair_run.metrics)}
+    assert shown == pytest.approx(expected, rel=1e-6)
+    assert "loss/answers" in events.Tags()["scalars"]
+
+
+def test_samples_are_the_plans_batches(pair_run: RunFolder, pair_shards: Path) -> None:
+    readers = open_datasets(pair_shards)
+    sources = [PlanSource(name, len(reader), reader.manifest.fingerprint) for name, reader in readers.items()]
+    plan = BatchPlan(sources, seed=0, global_batch_size=8)
+    lines = read_lines(pair_run.samples)
+    for step, line in enumerate(lines):
+        name, rows = plan.batch(step)
+        assert line == {"step": step + 1, "dataset": name, "ids": [readers[name].key(int(row)) for row in rows]}
+    assert pair_run.read_record()["plan_fingerprint"] == plan.fingerprint
+
+
+def test_record_and_configuration(pair_run: RunFolder, pair_shards: Path) -> None:
+    assert is_run(pair_run.path)
+    record = pair_run.read_record()
+    assert record["jemb"] == jemb.__version__
+    assert record["versions"]["torch"] == torch.__version__.partition("+")[0] or torch.__version__
+    assert record["objective"] == "pairs"
+    assert (record["status"], record["steps"], record["max_steps"]) == ("finished", 20, 20)
+    assert [(entry["step"], entry["world_size"], entry["device"]) for entry in record["starts"]] == [(0, 1, "cpu")]
+    answers = record["datasets"]["answers"]
+    assert (answers["num_samples"], answers["kind"], answers["weight"]) == (50, "pairs", 1.0)
+    assert answers["share"] == pytest.approx(50 / 77)
+    assert answers["fingerprint"] == open_datasets(pair_shards)["answers"].manifest.fingerprint
+    config = yaml.safe_load(pair_run.config.read_text())
+    assert config["shards"] == str(pair_shards)
+    assert config["model"]["hidden_size"] == 32
+    assert config["temperature"] == 0.05
+
+
+def test_the_models_of_start_and_end(pair_run: RunFolder) -> None:
+    start, end = load_encoder(str(pair_run.start)), load_encoder(str(pair_run.path))
+    assert start.dim == end.dim == 32
+    changed = [name for name, value in end.state_dict().items() if not torch.equal(value, start.state_dict()[name])]
+    assert len(changed) > 10
+    state = torch.load(pair_run.checkpoints()[-1][1] / "state.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(state[f"encoder.{name}"], value) for name, value in end.state_dict().items())
+
+
+def test_learning_rate(pair_run: RunFolder) -> None:
+    """20 steps, a tenth of them warm-up: 1/2, 1, then down by 1/18 a step, the last step still moving."""
+    rates = [line["learning_rate"] / 2e-4 for line in read_lines(pair_run.metrics)]
+    assert rates == pytest.approx([1 / 2, 1, *(share / 18 for share in range(18, 0, -1))])
+    constant = [learning_rate_at(step, "constant", peak=6, warmup_steps=3, max_steps=9) for step in range(9)]
+    assert constant == pytest.approx([2, 4, 6, 6, 6, 6, 6, 6, 6])
+    assert learning_rate_at(0, "linear", peak=6, warmup_steps=0, max_steps=4) == 6
+    assert learning_rate_at(1, "linear", peak=6, warmup_steps=2, max_steps=2) == 6
+
+
+def test_biases_and_norms_do_not_decay() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
+    groups = make_optimizer(model, learning_rate=0.1, weight_decay=0.5).param_groups
+    shapes = {group["weight_decay"]: [tuple(p.shape) for p in group["params"]] for group in groups}
+    assert shapes == {0.5: [(4, 3)], 0.0: [(4,), (4,), (4,)]}
+
+
+def test_lines_after_a_checkpoint_are_cut(tmp_path: Path) -> None:
+    file = tmp_path / "lines.jsonl"
+    keep_steps(file, 3)
+    assert not file.exists()
+    whole = ['{"step": 1, "x": "ü"}\n', '{"step": 2}\n', '{"step": 3}\n']
+    for text, last, kept in (
+        ("".join(whole), 3, whole),
+        ("".join(whole), 2, whole[:2]),
+        ("".join(whole), 0, []),
+        ("".join(whole) + '{"step": 4, "lo', 9, whole),
+        ("", 5, []),
+    ):
+        file.write_text(text)
+        keep_steps(file, last)
+        assert file.read_text() == "".join(kept)
+
+
+def test_the_triplet_phase_starts_from_a_run(
+    tmp_path: Path, start: Start, pair_run: RunFolder, triplet_options: list[str]
+) -> None:
+    options = [option for option in triplet_options if not option.startswith(("model.", "max_length"))]
+    training = start(tmp_path / "run", [*options, f"init={pair_run.path}"])
+    run = training.succeed()
+    assert (run.start / "model.safetensors").read_bytes() == weights(pair_run)
+    assert (run.start / "tokenizer.json").read_bytes() == (pair_run.model / "tokenizer.json").read_bytes()
+    assert weights(run) != weights(pair_run)
+    assert run.read_record()["init"] == str(pair_run.path)
+    assert [line["learning_rate"] for line in read_lines(run.metrics)][1] == 2e-5
+    assert {line["negatives_per_query"] + line["hidden_candidates"] / 8 for line in read_lines(run.metrics)} == {7 + 16}
+
+
+def test_one_pass_when_no_number_of_steps_is_given(tmp_path: Path, start: Start, pair_options: list[str]) -> None:
+    """77 samples in batches of 8: ten steps."""
+    run = start(tmp_path / "run", [*pair_options, "max_steps=null"]).succeed()
+    assert len(read_lines(run.metrics)) == 10
+    assert run.read_record()["max_steps"] == 10
+
+
+def test_pairs_of_triplet_shards(tmp_path: Path, start: Start, pair_options: list[str], triplet_shards: Path) -> None:
+    run = start(tmp_path / "run", [*pair_options, f"shards={triplet_shards}", "max_steps=3"]).succeed()
+    assert {line["negatives_per_query"] + line["hidden_candidates"] / 8 for line in read_lines(run.metrics)} == {7}

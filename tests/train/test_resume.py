@@ -1,0 +1,276 @@
+"""A run that is killed or stopped, at whatever moment, ends as the undisturbed one: to the last byte."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_runs import Training, losses, read_lines, slowly, weights
+
+from jemb.model import Encoder, load_encoder
+from jemb.run_folder import RunFolder
+from jemb.train.checkpoints import Checkpoints
+
+Start = Callable[..., Training]
+
+
+@pytest.fixture
+def often(pair_options: list[str]) -> list[str]:
+    """The undisturbed run's options, but for a checkpoint every third step."""
+    return [*pair_options, "checkpoint_every=3"]
+
+
+def assert_undisturbed(run: RunFolder, reference: RunFolder) -> None:
+    assert run.samples.read_bytes() == reference.samples.read_bytes()
+    assert losses(run) == losses(reference)
+    assert weights(run) == weights(reference)
+    with run.metrics_csv.open(newline="") as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == [line["step"] for line in read_lines(run.metrics)]
+    assert run.read_record()["status"] == "finished"
+
+
+def test_killed_again_and_again(tmp_path: Path, start: Start, often: list[str], pair_run: RunFolder) -> None:
+    """SIGKILL at three random steps, by then with loader processes; then to the end."""
+    for step in sorted(random.choices(range(1, 19), k=3)):
+        print("killing at step", step)
+        training = start(tmp_path / "run", [*often, "workers=1"], prelude=slowly)
+        training.wait_for_step(step)
+        training.kill()
+    assert_undisturbed(start(tmp_path / "run", often).succeed(), pair_run)
+
+
+def test_killed_before_the_first_checkpoint(
+    tmp_path: Path, start: Start, pair_options: list[str], pair_run: RunFolder
+) -> None:
+    training = start(tmp_path / "run", pair_options, prelude=slowly)
+    training.wait_for_step(2)
+    training.kill()
+    assert not training.run.checkpoints()
+    assert_undisturbed(start(tmp_path / "run", pair_options).succeed(), pair_run)
+
+
+def test_killed_while_the_folder_is_made(
+    tmp_path: Path, start: Start, pair_options: list[str], pair_run: RunFolder
+) -> None:
+    """A kill between two files of the start must not leave a folder that the same command refuses."""
+    whole = start(tmp_path / "whole", pair_options).succeed()
+    for kept in (["start"], ["start", "config.yaml"]):
+        cut = tmp_path / "-".join(kept)
+        cut.mkdir()
+        for name in kept:
+            source = whole.path / name
+            shutil.copytree(source, cut / name) if source.is_dir() else shutil.copy(source, cut / name)
+        assert_undisturbed(start(cut, pair_options).succeed(), pair_run)
+
+
+def test_killed_while_writing(tmp_path: Path, start: Start, often: list[str], pair_run: RunFolder) -> None:
+    """A checkpoint without its name yet, half a log line, and lines of steps after the last checkpoint."""
+    training = start(tmp_path / "run", often, prelude=slowly)
+    training.wait_for_step(8)
+    training.kill()
+    run = training.run
+    step, folder = run.checkpoints()[-1]
+    partial = run.checkpoint_folder / f".step-{step + 1:08d}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    (partial / "state.ckpt").write_bytes((folder / "state.ckpt").read_bytes()[:1000])
+    for file in (run.metrics, run.samples, run.metrics_csv):
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join(lines) + lines[-1][:20])
+    finished = start(tmp_path / "run", often).succeed()
+    assert_undisturbed(finished, pair_run)
+    assert not list(run.checkpoint_folder.glob(".*")), "nothing half-written stays behind"
+
+
+def test_only_the_newest_checkpoints_stay(tmp_path: Path, start: Start, often: list[str]) -> None:
+    run = start(tmp_path / "run", [*often, "keep_checkpoints=3"]).succeed()
+    assert [step for step, _ in run.checkpoints()] == [15, 18, 20]
+
+
+def test_killed_alone_continued_by_two(tmp_path: Path, start: Start, often: list[str], pair_run: RunFolder) -> None:
+    """And back to one process after that."""
+    for processes, step in ((1, 5), (2, 11)):
+        training = start(tmp_path / "run", often, processes=processes, prelude=slowly)
+        training.wait_for_step(step)
+        training.kill()
+    run = start(tmp_path / "run", often).succeed()
+    assert run.samples.read_bytes() == pair_run.samples.read_bytes()
+    assert losses(run) == pytest.approx(losses(pair_run), abs=1e-5)
+    starts = run.read_record()["starts"]
+    assert [entry["world_size"] for entry in starts] == [1, 2, 1]
+    assert [entry["step"] for entry in starts] == sorted(entry["step"] for entry in starts)
+
+
+@pytest.mark.parametrize("to_group", [False, True], ids=["process", "group"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_asked_to_stop(
+    tmp_path: Path, start: Start, pair_options: list[str], pair_run: RunFolder, number: int, to_group: bool
+) -> None:
+    """One checkpoint, exit code 0, and the same command goes on. Slurm signals the loader processes, too."""
+    options = [*pair_options, "workers=1"]
+    training = start(tmp_path / "run", options, prelude=slowly)
+    training.wait_for_step(4)
+    os.killpg(training.pid, number) if to_group else os.kill(training.pid, number)
+    run = training.succeed()
+    done = len(read_lines(run.metrics))
+    assert done < 20, "the signal came too late for this test"
+    assert [step for step, _ in run.checkpoints()] == [done]
+    assert (run.read_record()["status"], run.read_record()["steps"]) == ("stopped", done)
+    assert "same command continues" in training.output
+    assert not run.model.exists()
+    assert_undisturbed(start(tmp_path / "run", options).succeed(), pair_run)
+
+
+def test_one_of_two_processes_asked_to_stop(
+    tmp_path: Path, start: Start, pair_options: list[str], pair_run: RunFolder
+) -> None:
+    """The processes agree on the step; none waits for another."""
+    training = start(tmp_path / "run", pair_options, processes=2, prelude=slowly)
+    training.wait_for_step(3)
+    assert training.processes[1].pid
+    os.kill(training.processes[1].pid, signal.SIGTERM)
+    run = training.succeed()
+    done = len(read_lines(run.metrics))
+    assert [step for step, _ in run.checkpoints()] == [done]
+    run = start(tmp_path / "run", pair_options, processes=2).succeed()
+    assert run.samples.read_bytes() == pair_run.samples.read_bytes()
+    assert losses(run) == pytest.approx(losses(pair_run), abs=1e-5)
+
+
+def terminate_just_before_training() -> None:
+    """Have the signal come when Lightning has set up its handlers, and training has not begun."""
+    begin = Checkpoints.on_train_start
+
+    def on_train_start(self: Checkpoints, *arguments: Any) -> None:
+        if os.environ.get("RANK", "0") == "0":
+            signal.raise_signal(signal.SIGTERM)
+        begin(self, *arguments)
+
+    Checkpoints.on_train_start = on_train_start
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_asked_to_stop_while_training_is_set_up(
+    tmp_path: Path, start: Start, pair_options: list[str], pair_run: RunFolder, processes: int
+) -> None:
+    run = start(tmp_path / "run", pair_options, processes, prelude=terminate_just_before_training).succeed()
+    done = len(read_lines(run.metrics))
+    assert done < 20
+    assert (run.read_record()["status"], run.read_record()["steps"]) == ("stopped", done)
+    run = start(tmp_path / "run", pair_options, processes).succeed()
+    assert run.samples.read_bytes() == pair_run.samples.read_bytes()
+
+
+def test_one_of_two_processes_killed(tmp_path: Path, start: Start, often: list[str], pair_run: RunFolder) -> None:
+    """The other one ends with an error instead of waiting, and the same command goes on."""
+    training = start(tmp_path / "run", [*often, "max_steps=20"], processes=2, prelude=slowly)
+    training.wait_for_step(5)
+    training.processes[1].kill()
+    codes = training.wait()
+    assert codes[1] == -signal.SIGKILL
+    assert codes[0] not in (0, 2)
+    run = start(tmp_path / "run", often, processes=2).succeed()
+    assert run.samples.read_bytes() == pair_run.samples.read_bytes()
+    assert losses(run) == pytest.approx(losses(pair_run), abs=1e-5)
+
+
+def test_interrupted_by_the_keyboard(
+    tmp_path: Path, start: Start, pair_options: list[str], pair_run: RunFolder
+) -> None:
+    training = start(tmp_path / "run", [*pair_options, "workers=1"], prelude=slowly)
+    training.wait_for_step(4)
+    os.killpg(training.pid, signal.SIGINT)  # a terminal signals the whole group
+    assert training.wait() == [130]
+    assert "Traceback" not in training.output
+    assert len(training.run.checkpoints()) == 1
+    assert_undisturbed(start(tmp_path / "run", pair_options).succeed(), pair_run)
+
+
+def test_dropout_is_drawn_as_in_the_undisturbed_run(
+    tmp_path: Path, start: Start, pair_options: list[str], pair_run: RunFolder
+) -> None:
+    options = [*pair_options, "model.dropout=0.2"]
+    undisturbed = start(tmp_path / "undisturbed", options).succeed()
+    assert losses(undisturbed) != losses(pair_run), "dropout acts"
+    training = start(tmp_path / "run", [*options, "checkpoint_every=3"], prelude=slowly)
+    training.wait_for_step(7)
+    training.kill()
+    run = start(tmp_path / "run", [*options, "checkpoint_every=3"]).succeed()
+    assert_undisturbed(run, undisturbed)
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path: Path, start: Start, pair_options: list[str]) -> None:
+    run = start(tmp_path / "run", pair_options).succeed()
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.path.rglob("*") if path.is_file()}
+    again = start(tmp_path / "run", pair_options)
+    again.succeed()
+    assert "already finished" in again.output
+    for path, (written, content) in before.items():
+        if path not in (run.record, run.config):
+            assert path.stat().st_mtime_ns == written, path
+            assert path.read_bytes() == content, path
+    assert run.read_record()["status"] == "finished"
+    run.model.rename(tmp_path / "kept")  # killed just before the model was written
+    run = start(tmp_path / "run", pair_options).succeed()
+    assert weights(run) == (tmp_path / "kept" / "model.safetensors").read_bytes()
+
+
+def test_more_steps_for_a_finished_run(
+    tmp_path: Path, start: Start, pair_options: list[str], pair_run: RunFolder
+) -> None:
+    """Steps 13 to 20 on top of a finished run of 12: same batches, and the new schedule's learning rates."""
+    short = start(tmp_path / "run", [*pair_options, "max_steps=12"]).succeed()
+    old = weights(short)
+    run = start(tmp_path / "run", pair_options).succeed()
+    assert run.samples.read_bytes() == pair_run.samples.read_bytes()
+    assert weights(run) != old
+    rates, expected = ([line["learning_rate"] for line in read_lines(r.metrics)] for r in (run, pair_run))
+    assert rates[12:] == pytest.approx(expected[12:])
+
+
+def kill_before_the_model_is_written() -> None:
+    """Where the run folder has its start already, the model of the end is all that is saved."""
+    Encoder.save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_killed_before_the_longer_run_wrote_its_model(tmp_path: Path, start: Start, pair_options: list[str]) -> None:
+    """The model of the shorter run must not pass for the longer one's, while that goes on or when it is done."""
+    short = weights(start(tmp_path / "run", [*pair_options, "max_steps=4"]).succeed())
+    longer = [*pair_options, "max_steps=6"]
+    training = start(tmp_path / "run", longer, prelude=kill_before_the_model_is_written)
+    assert training.wait() == [-signal.SIGKILL]
+    assert [step for step, _ in training.run.checkpoints()] == [4, 6]
+    run = start(tmp_path / "run", longer).succeed()
+    assert weights(run) != short
+    state = torch.load(run.checkpoints()[-1][1] / "state.ckpt", weights_only=True)["state_dict"]
+    for name, value in load_encoder(str(run.path)).state_dict().items():
+        assert torch.equal(state[f"encoder.{name}"], value)
+
+
+def test_a_killed_run_can_be_started_again_at_once(
+    tmp_path: Path, start: Start, pair_options: list[str], pair_run: RunFolder
+) -> None:
+    """Loader processes take seconds to notice that their trainer is dead; here they are held up, and never do."""
+    options = [*pair_options, "workers=2"]
+    training = start(tmp_path / "run", options, prelude=slowly)
+    training.wait_for_step(3)
+    loaders = [
+        int(pid) for file in Path(f"/proc/{training.pid}/task").glob("*/children") for pid in file.read_text().split()
+    ]
+    assert len(loaders) == 2
+    try:
+        for pid in loaders:
+            os.kill(pid, signal.SIGSTOP)
+        training.kill()
+        assert_undisturbed(start(tmp_path / "run", options).succeed(), pair_run)
+    finally:
+        for pid in loaders:
+            os.kill(pid, signal.SIGKILL)
