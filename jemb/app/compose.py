@@ -70,7 +70,7 @@ def _split(
             raise InputError(f"'{override}': wanted option=value")
         mapping, dot, key = name.partition(".")
         if kinds.get(mapping) == "mapping" and dot:
-            texts.append(([mapping, key], value))
+            texts.append(([mapping, key], _number(value)))
         elif name in groups:
             _check_choice(name, value, folders)
             for_hydra.append(f"+{override}" if name == "experiment" else override)
@@ -80,9 +80,18 @@ def _split(
             texts.append((name.split("."), None if value == "null" else _unquoted(value)))
         elif kinds[name] == "texts":
             texts.append((name.split("."), _as_list(value)))
+        elif "," in value and value[0] not in "[{":
+            raise InputError(f"option '{name}': got '{value}'; wanted one value")
         else:
             for_hydra.append(override)
     return for_hydra, texts
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _unquoted(text: str) -> str:

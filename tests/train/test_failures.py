@@ -154,6 +154,17 @@ def test_a_run_goes_on_where_its_shards_have_moved_to(
     assert run.samples.read_bytes() == pair_run.samples.read_bytes()
 
 
+def test_a_file_of_the_users_in_a_run_does_not_stop_it(
+    tmp_path: Path, start: Start, pair_options: list[str], pair_run: RunFolder
+) -> None:
+    """Notes, or the output of `jemb evaluate`."""
+    run = start(tmp_path / "run", [*pair_options, "max_steps=3"]).succeed()
+    (run.path / "sts.json").write_text("{}")
+    start(tmp_path / "run", pair_options).succeed()
+    assert run.samples.read_bytes() == pair_run.samples.read_bytes()
+    assert (run.path / "sts.json").read_text() == "{}"
+
+
 def test_a_folder_with_something_else_is_left_alone(
     tmp_path: Path, pair_options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
