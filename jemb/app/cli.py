@@ -91,10 +91,21 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
             traceback.print_exc()
         elif is_first or isinstance(error, OSError):  # what all processes find is said once
             print(f"jemb {name}: {error}", file=sys.stderr)
-        return WRONG_INPUT if isinstance(error, InputError) else FAILED
+        code = WRONG_INPUT if isinstance(error, InputError) else FAILED
+        if _is_one_of_many():
+            # gloo's threads can wait for ever for the interpreter that frees them while an error unwinds.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        return code
     except KeyboardInterrupt:
         print(f"jemb {name}: interrupted; the same command continues", file=sys.stderr)
         return INTERRUPTED
+
+
+def _is_one_of_many() -> bool:
+    """Whether this is one of several processes of a job (under torchrun or srun)."""
+    return int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1
 
 
 def _print_help(text: str) -> None:

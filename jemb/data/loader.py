@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator, Mapping
 
 from torch.utils.data import DataLoader, Dataset
@@ -74,6 +75,8 @@ class StepLoader:
             sampler=range(self.start, self.stop),
             num_workers=self.workers,
             worker_init_fn=_start_worker,
+            # Where another method is the default, each worker would import torch and Lightning first.
+            multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
         )
         for batch in loader:
             if isinstance(batch, InputError):

@@ -47,8 +47,8 @@ class PlanSource:
 class BatchPlan:
     """Global batches of `global_batch_size` rows each, by step = 0, 1, 2, …
 
-    Time for a batch is O(global_batch_size), memory O(number of data sets), whatever the number of samples. Only a
-    data set under three batches long needs its earlier passes, once, when one jumps to a far step.
+    Time for a batch is O(global_batch_size), memory O(number of data sets), whatever the number of samples. Only for
+    a data set under three batches long a far step needs all of its earlier passes, and so does a jump back.
     Raises InputError for a data set smaller than the batch.
     """
 

@@ -1,6 +1,6 @@
 """Facts about the processes of a job, and the only collectives jemb itself calls."""
 
 from jemb.distributed.gather import gather_rows, gather_values
-from jemb.distributed.ranks import any_rank, mean_over_ranks, rank, world_size
+from jemb.distributed.ranks import mean_over_ranks, rank, world_size
 
-__all__ = ["any_rank", "gather_rows", "gather_values", "mean_over_ranks", "rank", "world_size"]
+__all__ = ["gather_rows", "gather_values", "mean_over_ranks", "rank", "world_size"]

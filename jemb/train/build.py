@@ -127,6 +127,7 @@ def make_strategy(config: TrainConfig, processes: Processes) -> Strategy:
         cluster_environment=processes.environment,
         timeout=timedelta(minutes=config.timeout_minutes),
         gradient_as_bucket_view=True,
+        broadcast_buffers=False,  # ours are constants
     )
 
 

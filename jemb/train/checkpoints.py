@@ -102,9 +102,10 @@ class Checkpoints(lightning.Callback):
 
 
 def remove_leftovers(run: RunFolder) -> None:
-    """Delete what a killed process left of checkpoints it was writing or removing."""
-    for path in run.checkpoint_folder.glob(".*.partial"):
-        shutil.rmtree(path, ignore_errors=True)
+    """Delete what a killed process left of the checkpoints and folders it was writing or removing."""
+    for pattern in ("checkpoints/.*.partial", ".start.*", ".model.*"):
+        for path in run.path.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def find_start(run: RunFolder, plan: str) -> tuple[int, Path | None]:

@@ -62,7 +62,11 @@ def locked(run: RunFolder) -> Iterator[None]:
 
 def check_resumable(run: RunFolder, config: TrainConfig) -> None:
     """Raises InputError where `output` holds something else, or a started run with other options."""
-    strangers = sorted(path.name for path in run.path.iterdir() if path.name[0] != "." and path.name not in run.names)
+    strangers = (
+        []
+        if run.record.exists()
+        else sorted(path.name for path in run.path.iterdir() if path.name[0] != "." and path.name not in run.names)
+    )
     if strangers:
         raise InputError(f"output={run.path}: holds {strangers[0]}, which is no part of a run; use another folder")
     if not run.checkpoints():

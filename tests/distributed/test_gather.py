@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from gloo_ranks import on_ranks
 
-from jemb.distributed import any_rank, gather_rows, gather_values, mean_over_ranks, rank, world_size
+from jemb.distributed import gather_rows, gather_values, mean_over_ranks, rank, world_size
 from jemb.errors import InputError
 from jemb.train.processes import on_rank_zero
 
@@ -35,7 +35,6 @@ def facts() -> dict[str, Any]:
         "one_column": gather_rows(wide.float()[:, 1:2]),
         "values_need_grad": gather_values(x).requires_grad,
         "mean": mean_over_ranks(torch.tensor([float(me), 1.0])),
-        "any": (any_rank(me == 1, torch.device("cpu")), any_rank(False, torch.device("cpu"))),
         "zero": on_rank_zero(lambda: f"made by {me}"),
     }
     kept = torch.tensor([1.0])
@@ -85,7 +84,6 @@ def test_agreements(ranks: list[dict[str, Any]]) -> None:
     for seen in ranks:
         assert seen["mean"].tolist() == [(len(ranks) - 1) / 2, 1.0]
         assert seen["argument"].tolist() == [1.0], "the argument is left alone"
-        assert seen["any"] == (True, False)
         assert seen["zero"] == "made by 0"
         assert seen["error"] == "no such file, says 0"
 
@@ -98,5 +96,4 @@ def test_one_process_needs_nothing(tmp_path: Path) -> None:
     assert x.grad.tolist() == [[1.0] * 3] * 2
     assert not gather_values(x).requires_grad
     assert mean_over_ranks(torch.tensor([3.0])).tolist() == [3.0]
-    assert any_rank(True, torch.device("cpu"))
     assert on_rank_zero(lambda: 5) == 5
