@@ -292,11 +292,11 @@ class DemoConfig:
 
     output: str = "demo"
     """Folder for everything the demo makes."""
-    pair_steps: Positive = 300
+    pair_steps: Positive = 250
     """Optimiser steps on pairs."""
     triplet_steps: Positive = 150
     """Optimiser steps on triplets."""
-    max_pairs: Positive = 16_000
+    max_pairs: Positive = 12_000
     """Raw pairs to start from, over all data sets."""
     seed: Seed = 0
     """Seed of everything."""

@@ -75,6 +75,8 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         _print_help(command_help(name))
         return DONE
     debug = "--debug" in arguments
+    # Before torch is imported: threads that wait actively for a core that somebody else uses cost up to 10 x the time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     is_first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING, format="%(message)s", stream=sys.stderr, force=True
