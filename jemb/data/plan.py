@@ -1,6 +1,6 @@
 """The batch plan: which samples make up global batch t. A pure function: position is one integer, ranks need not talk.
 
-Before: the manifests' sizes and fingerprints. After: `dataset.py` reads the rows of this rank.
+Before: the manifests' sizes and fingerprints. After: `loader.py` reads the rows of this rank.
 
 Laws, each held by a test:
 - a batch holds samples of one data set, drawn by P(i) = |D_i| s_i / sum_j |D_j| s_j (arXiv 2307.11224, section 3.1);

@@ -5,11 +5,12 @@ Each part is the same code as its own command, and skips what an earlier, interr
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from jemb.config import (
@@ -27,7 +28,7 @@ from jemb.demo.summary import scores_table, write_report
 from jemb.errors import Failure, InputError
 from jemb.evaluate import evaluate
 from jemb.export import export
-from jemb.files import write_json
+from jemb.files import write_atomic, write_json
 from jemb.prepare import Encode, prepare, summary_table
 from jemb.run_folder import RunFolder
 from jemb.shards import Manifest
@@ -82,6 +83,7 @@ def demo(config: DemoConfig, make_encoder: MakeEncoder) -> Journey:
         _prepare_config(journey, config, "raw_triplets", "triplets", ["exact", "near_duplicates"]),
         make_encoder(CONSISTENCY),
     )
+    _forget_other_runs(journey, config)
     clock.lap("prepare")
 
     log.info("3/6 train on pairs")
@@ -147,6 +149,19 @@ def _claim(folder: Path) -> None:
         raise InputError(f"output={folder}: there is something that is not a demo; use an empty or a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).touch()
+
+
+def _forget_other_runs(journey: Journey, config: DemoConfig) -> None:
+    """Runs on other data or settings than these are begun anew: other packages make another corpus."""
+    facts = {
+        "data": {m.name: m.fingerprint for m in [*journey.pairs, *journey.triplets]},
+        "config": {name: value for name, value in asdict(config).items() if name != "output"},
+        "model": asdict(MODEL),
+    }
+    mark, made = journey.folder / MARK, json.dumps(facts, sort_keys=True)
+    if mark.read_text() != made:
+        shutil.rmtree(journey.folder / "runs", ignore_errors=True)
+        write_atomic(mark, made)
 
 
 def _stages(journey: Journey, make_encoder: MakeEncoder) -> list[StageName]:

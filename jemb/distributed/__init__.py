@@ -1,4 +1,4 @@
-"""Facts about the processes of a job, and the only collectives jemb itself calls."""
+"""Facts about the processes of a job, and the collectives of a training step."""
 
 from jemb.distributed.gather import gather_rows, gather_values
 from jemb.distributed.ranks import mean_over_ranks, rank, world_size

@@ -96,6 +96,9 @@ def _find_folder(name_or_path: str) -> Path:
                 f"{path}: this run has not finished, so it has no model/ yet. Finish it with the same "
                 f"`jemb train` command, or take its last checkpoint: jemb export run={path} output=DIR"
             )
+        record = run.read_record()
+        if record.get("status") != "finished":
+            log.warning("%s: the run is not finished; this is its model of step %s", path, record.get("model_step"))
         return run.model
     if path.is_dir():
         if not any((path / name).is_file() for name in ("modules.json", "config.json")):

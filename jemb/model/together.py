@@ -25,6 +25,10 @@ def encode_together(
     `micro_batch_size` that many rows are a group, and their activations are computed again in backward: the memory of
     one group, the gradient of all (gradient caching, arXiv 2101.06983).
     """
+
+    def encode(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return encoder(Tokens(input_ids, attention_mask))
+
     device = texts[0].input_ids.device
     longest = max(t.input_ids.shape[1] for t in texts)
     ids = torch.cat([pad(t.input_ids, (0, longest - t.input_ids.shape[1])) for t in texts])
@@ -34,8 +38,9 @@ def encode_together(
     parts, slots = [], 0
     for rows, width in zip(order.split(size), lengths[::size].tolist(), strict=True):
         width = max(1, width)
-        group = Tokens(ids[rows, :width], mask[rows, :width])
-        parts.append(checkpoint(encoder, group, use_reentrant=False) if micro_batch_size else encoder(group))
+        group = ids[rows, :width], mask[rows, :width]
+        # Plain tensors: from them `checkpoint` learns on which device to restore the random state of the dropout.
+        parts.append(checkpoint(encode, *group, use_reentrant=False) if micro_batch_size else encode(*group))
         slots += len(rows) * width
     vectors = torch.cat(parts)[order.argsort()]
     return list(vectors.split([len(t.input_ids) for t in texts])), slots

@@ -29,7 +29,9 @@ class Workers:
     """A pool of `count` processes (0: one for each usable core), started when first needed. A context manager."""
 
     def __init__(self, count: int) -> None:
-        self.count = count or len(os.sched_getaffinity(0))
+        self.count = count or (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        )
         self._pool: ProcessPoolExecutor | None = None
 
     def map(self, function: Callable[[T], R], items: Sequence[T], /, what: str = "") -> Iterator[R]:

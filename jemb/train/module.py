@@ -23,7 +23,7 @@ from jemb.train.optim import learning_rate_at, make_optimizer
 
 @dataclass(frozen=True, slots=True)
 class StepFacts:
-    """What one step measured, over the global batch. grad_norm: before clipping."""
+    """What one step measured, over the global batch."""
 
     step: int
     dataset: str
@@ -34,7 +34,6 @@ class StepFacts:
     tokens: int
     padding_share: float
     learning_rate: float
-    grad_norm: float = math.nan
 
 
 class EmbeddingModule(lightning.LightningModule):

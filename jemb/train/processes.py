@@ -46,7 +46,7 @@ def joined_processes(device: str, timeout_minutes: float) -> Iterator[Processes]
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device=cuda: no CUDA device here; use device=cpu or device=auto")
     use_cuda = torch.cuda.is_available() and device != "cpu"
-    per_node = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", size)))
+    per_node = int(os.environ.get("LOCAL_WORLD_SIZE", size // int(os.environ.get("SLURM_NNODES", "1"))))
     if use_cuda:
         if local >= torch.cuda.device_count():
             raise InputError(

@@ -96,7 +96,7 @@ def write_start(
     layout: Mapping[str, Any],
 ) -> None:
     """Record that the run starts, or starts again, at `step`."""
-    before = run.read_record() if run.record.exists() and step else {}
+    before = run.read_record() if run.record.exists() else {}
     record = {
         "jemb": jemb.__version__,
         "versions": {name: metadata.version(name) for name in PACKAGES},
@@ -126,7 +126,7 @@ def write_start(
 
 
 def write_end(run: RunFolder, *, steps: int, status: str) -> None:
-    """Record how far this start came: `finished`, and then the model is that of this step, or `stopped`."""
+    """Record how far this start came: `finished` (then the model is that of this step), `stopped` or `failed`."""
     record = {**run.read_record(), "status": status, "steps": steps}
     if status == "finished":
         record["model_step"] = steps

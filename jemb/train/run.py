@@ -61,7 +61,12 @@ def train(config: TrainConfig) -> RunFolder:
 
         start, state = on_rank_zero(lock_and_prepare)
         encoder = load_encoder(str(run.start), dropout=config.model.dropout)
-        done = _fit(job, encoder, request, start, state)
+        try:
+            done = _fit(job, encoder, request, start, state)
+        except Exception:
+            if rank() == 0:
+                write_end(run, steps=run.checkpoints()[-1][0] if run.checkpoints() else 0, status="failed")
+            raise
         if rank() == 0:
             _finish(job, encoder, done, did_nothing=done == start)
         if done < job.max_steps and request.signal == signal.SIGINT:
@@ -77,6 +82,8 @@ def _prepare_folder(job: Job) -> tuple[int, Path | None]:
     if state is None:
         with whole_folder(job.run.start) as folder:
             make_encoder(job.config, job.readers).save(folder)
+    if step < job.max_steps:
+        job.run.scores.unlink(missing_ok=True)  # of a model that is about to be replaced
     layout = {
         "world_size": world_size(),
         "device": job.processes.device.type,
@@ -120,7 +127,7 @@ def _fit(job: Job, encoder: Encoder, request: StopRequest, start: int, state: Pa
     trainer = make_trainer(config, job.processes, max_steps=job.max_steps, callbacks=[run_log, checkpoints])
     encoder.train()
     try:
-        trainer.fit(module, loader, ckpt_path=state / STATE if state else None)
+        trainer.fit(module, loader, ckpt_path=state / STATE if state else None, weights_only=True)
     except InputError as error:
         if not is_first:  # a damaged sample is met by one process, and the first prints only its own errors
             log.error("jemb train: process %d: %s", rank(), error)

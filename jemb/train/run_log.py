@@ -32,7 +32,6 @@ class RunLog(lightning.Callback):
         self.run, self.start, self.stop = run, start, stop
         self.log_samples, self.write = log_samples, write
         self.waiting_since = self.loader_wait = 0.0
-        self.step_began = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self.write:
