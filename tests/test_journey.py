@@ -120,6 +120,9 @@ def test_the_demo_in_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*.tar")} == before
     assert len(json.loads((output / "runs" / "pairs" / "run.json").read_text())["starts"]) == 2
     assert json.loads((output / "results.json").read_text()) == results
+    # Other packages make another corpus: the runs on the old one are begun anew.
+    run("demo", f"output={output}", "max_pairs=700", "pair_steps=3", "triplet_steps=2")
+    assert len(json.loads((output / "runs" / "pairs" / "run.json").read_text())["starts"]) == 1
 
 
 def test_the_demo_leaves_a_foreign_folder_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
