@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import textwrap
+import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,6 +99,8 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
             # gloo's threads can wait for ever for the interpreter that frees them while an error unwinds.
             sys.stdout.flush()
             sys.stderr.flush()
+            if not is_first:
+                time.sleep(2)  # or torchrun ends the first process before it has said why
             os._exit(code)
         return code
     except KeyboardInterrupt:

@@ -78,6 +78,8 @@ def _split(
             raise InputError(f"unknown option '{name}'{suggest(name, [*kinds, *groups])}; --help lists all options")
         elif kinds[name] == "mapping":
             raise InputError(f"option '{name}': got {value}; give {name}.NAME=number for each NAME")
+        elif kinds[name] == "text" and not value:
+            raise InputError(f"option '{name}' is empty; wanted {name}=…")
         elif kinds[name] == "text":
             texts.append((name.split("."), None if value == "null" else _unquoted(value)))
         elif kinds[name] == "texts":

@@ -36,6 +36,8 @@ def evaluate(config: EvaluateConfig) -> Results:
     output = Path(config.output)
     if output.is_dir():
         raise InputError(f"output={output} is a folder; wanted the name of a JSON file")
+    if output.exists() and not _is_scores(output):
+        raise InputError(f"output={output} exists and holds no scores of `jemb evaluate`; wanted a new JSON file")
     if not config.tasks:
         raise InputError("tasks is empty; wanted e.g. 'tasks=[sts:FILE.jsonl]'")
     tasks = [load_task(name) for name in dict.fromkeys(config.tasks)]
@@ -61,6 +63,15 @@ def evaluate(config: EvaluateConfig) -> Results:
     if config.model != "bm25" and is_run(model):
         _keep_scores(RunFolder(model), results)
     return results
+
+
+def _is_scores(path: Path) -> bool:
+    """Whether a file may be replaced by new scores."""
+    try:
+        value = read_json(path)
+    except InputError:
+        return False
+    return isinstance(value, dict) and all(isinstance(scores, dict) for scores in value.values())
 
 
 def score(encode: Encode, task: Task | str) -> dict[str, float]:

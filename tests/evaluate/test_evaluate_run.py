@@ -186,3 +186,11 @@ def test_table() -> None:
         "             pearson       -1.00",
         "x            ndcg_at_10   100.00",
     ]
+
+
+def test_a_file_that_holds_no_scores_is_not_overwritten(data: Path, model: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "sts.jsonl"
+    victim.write_bytes((data / "sts.jsonl").read_bytes())
+    with pytest.raises(InputError, match="holds no scores"):
+        evaluate(configure(model, [f"sts:{victim}"], victim))
+    assert victim.read_bytes() == (data / "sts.jsonl").read_bytes()
