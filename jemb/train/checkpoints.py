@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ import lightning
 
 from jemb.errors import InputError
 from jemb.files import read_json, sync_folder, write_json
-from jemb.model.weights import STATE
+from jemb.model.weights import STATE, read_weights
 from jemb.run_folder import RunFolder
 from jemb.train.module import EmbeddingModule
 
@@ -109,18 +110,23 @@ def remove_leftovers(run: RunFolder) -> None:
 
 
 def find_start(run: RunFolder, plan: str) -> tuple[int, Path | None]:
-    """(steps done, folder) of the newest checkpoint; (0, None) where there is none.
+    """(steps done, folder) of the newest readable checkpoint; (0, None) where there is none.
 
-    Raises InputError when the checkpoint was made with another batch plan: other data, seed, weights or batch size.
+    A damaged one is put aside as `damaged-step-…`, and the one before it is taken. Raises InputError when the
+    checkpoint was made with another batch plan: other data, seed, weights or batch size.
     """
-    found = run.checkpoints()
-    if not found:
-        return 0, None
-    step, folder = found[-1]
-    position = read_json(folder / POSITION)
-    if position["plan"] != plan:
-        raise InputError(
-            f"{folder}: made with batch plan {position['plan'][:16]}…, but these shards, seed, weights and "
-            f"global_batch_size give {plan[:16]}…. Restore them, or start anew with another output"
-        )
-    return step, folder
+    for step, folder in reversed(run.checkpoints()):
+        try:
+            position = read_json(folder / POSITION)
+            read_weights(folder)
+        except InputError as error:
+            aside = folder.rename(folder.with_name(f"damaged-{folder.name}-{time.time_ns()}"))
+            log.warning("%s; put aside as %s, going on from the checkpoint before it", error, aside.name)
+            continue
+        if position["plan"] != plan:
+            raise InputError(
+                f"{folder}: made with batch plan {position['plan'][:16]}…, but these shards, seed, weights and "
+                f"global_batch_size give {plan[:16]}…. Restore them, or start anew with another output"
+            )
+        return step, folder
+    return 0, None

@@ -90,6 +90,18 @@ def test_killed_while_writing(tmp_path: Path, start: Start, often: list[str], pa
     assert not list(run.checkpoint_folder.glob(".*")), "nothing half-written stays behind"
 
 
+def test_a_damaged_checkpoint_is_put_aside(tmp_path: Path, start: Start, often: list[str], pair_run: RunFolder) -> None:
+    training = start(tmp_path / "run", often, prelude=slowly)
+    training.wait_for_step(8)
+    training.kill()
+    damaged = training.run.checkpoints()[-1][1]
+    (damaged / "state.ckpt").write_bytes((damaged / "state.ckpt").read_bytes()[:2000])
+    again = start(tmp_path / "run", often)
+    assert_undisturbed(again.succeed(), pair_run)
+    assert "not a readable checkpoint" in again.output
+    assert len(list(damaged.parent.glob("damaged-*"))) == 1
+
+
 def test_only_the_newest_checkpoints_stay(tmp_path: Path, start: Start, often: list[str]) -> None:
     run = start(tmp_path / "run", [*often, "keep_checkpoints=3"]).succeed()
     assert [step for step, _ in run.checkpoints()] == [15, 18, 20]
