@@ -1,6 +1,7 @@
 """One HTML file that shows what was done: text, tables and pictures, readable without a network and on a phone.
 
-Before: `demo/` and `evaluate/` fill it. After: a browser.
+Before: `demo/`, `prepare/` and `evaluate/` fill it. After: a browser. matplotlib and jinja2 are imported where they are
+used: each worker of prepare imports this file, and draws nothing.
 """
 
 from __future__ import annotations
@@ -8,20 +9,29 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from markupsafe import Markup
 
 from jemb.files import write_atomic
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 Cell = str | float | bool | None
 """A whole number is shown with thousands separators, another with two decimals, None as a dash, text as it is."""
+
+LONG = 40
+"""Characters from which on the text of a table's cell is wrapped, into lines that are not too short to read."""
+
+COLOURS = 11
+"""Series with colours of their own; the style sheet has `--s0`, `--s1`, … for them."""
 
 SVG_BYTES = 200_000
 """A figure whose SVG is larger (tens of thousands of points) is embedded as a PNG of double resolution."""
@@ -36,10 +46,22 @@ STYLE: dict[Any, Any] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A line of a bar chart. values: the length of each series, >= 0. shown: what stands beside the bar. anchor: of the
+    part of this page that the label leads to."""
+
+    label: str
+    values: Sequence[float]
+    shown: str
+    anchor: str = ""
+
+
 class Report:
     """Collects the parts in order and writes the page.
 
-    All text is escaped, but for a `markupsafe.Markup`, which is HTML and taken as it is.
+    All text is escaped, but for a `markupsafe.Markup`, which is HTML and taken as it is. Text may be anything: long
+    words are broken, each text has its own direction, and what no file can hold (half a character) becomes `?`.
     """
 
     def __init__(self, title: str, subtitle: str = "") -> None:
@@ -51,9 +73,42 @@ class Report:
         """Starts a section, and a line of the contents where there are three or more."""
         self._parts.append({"kind": "heading", "text": text})
 
+    def subheading(self, text: str) -> None:
+        """Starts a part of a section."""
+        self._parts.append({"kind": "subheading", "text": text})
+
     def text(self, paragraph: str) -> None:
         """A paragraph."""
         self._parts.append({"kind": "text", "text": paragraph})
+
+    @contextmanager
+    def details(self, summary: str, note: str = "", anchor: str = "") -> Iterator[None]:
+        """What is added inside is shown only when a reader opens it. note: stands beside the summary, in grey."""
+        self._parts.append({"kind": "open", "text": summary, "note": note, "anchor": anchor})
+        yield
+        self._parts.append({"kind": "close"})
+
+    def quote(self, head: str, texts: Sequence[tuple[str, str]]) -> None:
+        """Texts of the data as they are, each with a name, under a line that says what they are."""
+        self._parts.append({"kind": "quote", "text": head, "texts": texts})
+
+    def bars(self, series: Sequence[str], bars: Sequence[Bar], caption: str = "", full: float | None = None) -> None:
+        """Horizontal bars, the series of a bar end to end, in HTML: labels may be any text, and are links.
+
+        series: their names, at most `COLOURS` of different colour. full: length of a bar over the whole width; None:
+        the longest.
+        """
+        for bar in bars:
+            if len(bar.values) != len(series):
+                raise ValueError(f"bar '{bar.label}': {len(bar.values)} values for the series {series!r}")
+        length = full or max((sum(bar.values) for bar in bars), default=0) or 1
+        shown = [
+            {"label": bar.label, "shown": bar.shown, "anchor": bar.anchor,
+             "parts": [(i % COLOURS, f"{100 * value / length:.3g}") for i, value in enumerate(bar.values) if value > 0]}
+            for bar in bars
+        ]  # fmt: skip
+        legend = [(i % COLOURS, name) for i, name in enumerate(series)] if len(series) > 1 else []
+        self._parts.append({"kind": "bars", "legend": legend, "bars": shown, "caption": caption})
 
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[Cell]], caption: str = "") -> None:
         """Rows as long as `headers`. A column of numbers stands right, another left."""
@@ -62,7 +117,11 @@ class Report:
                 raise ValueError(f"table '{caption}': {len(row)} cells for {len(headers)} headers in row {row!r}")
         shown = [[_show(cell) for cell in row] for row in rows]
         numeric = [_all_numbers([row[column] for row in shown]) for column in range(len(headers))]
-        table = {"kind": "table", "headers": headers, "rows": shown, "numeric": numeric, "caption": caption}
+        columns = [
+            "number" if numeric[column] else "long" if any(len(row[column]) > LONG for row in shown) else ""
+            for column in range(len(headers))
+        ]
+        table = {"kind": "table", "headers": headers, "rows": shown, "columns": columns, "caption": caption}
         self._parts.append(table)
 
     def figure(self, figure: Figure, alt: str, caption: str = "") -> None:
@@ -75,11 +134,15 @@ class Report:
 
     def html(self) -> str:
         """The whole page."""
+        import jinja2
+
         template = Path(__file__).with_suffix(".html.j2").read_text(encoding="utf-8")
         environment = jinja2.Environment(
             autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
         )
-        return environment.from_string(template).render(title=self.title, subtitle=self.subtitle, parts=self._parts)
+        known = {"title": self.title, "subtitle": self.subtitle, "parts": self._parts, "colours": COLOURS}
+        page = environment.from_string(template).render(known)
+        return page.encode(errors="replace").decode()
 
     def write(self, path: Path) -> None:
         """Write the page to `path`, whole or not at all."""
@@ -91,6 +154,9 @@ def new_axes(width: float = 5.0, height: float = 2.9) -> tuple[Figure, Axes]:
 
     Without pyplot: nothing global is changed, no window opens.
     """
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.add_subplot()
@@ -101,11 +167,13 @@ def draw(figure: Figure) -> tuple[str, bytes]:
 
     A figure without a layout gets matplotlib's constrained one, so that no label is cut off.
     """
+    import matplotlib
+
     if figure.get_layout_engine() is None:
         figure.set_layout_engine("constrained")
     file = io.BytesIO()
-    # Letters as paths: the reader's machine need not have our font.
-    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "jemb"}):
+    # Letters as text, which is half the size. DejaVu is wide, so those of another sans-serif font fit in its place.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "jemb", "font.sans-serif": ["DejaVu Sans"]}):
         nothing = dict.fromkeys(["Date", "Creator", "Format", "Type"])
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     picture = file.getvalue()
@@ -118,6 +186,8 @@ def draw(figure: Figure) -> tuple[str, bytes]:
 
 
 def _show(cell: Cell) -> str:
+    if isinstance(cell, Markup):
+        return cell
     if cell is None:
         return "–"
     if isinstance(cell, bool):

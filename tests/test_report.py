@@ -1,6 +1,7 @@
 """The page needs no network, shows texts as they are, and its pictures are whole and small."""
 
 import base64
+import re
 import struct
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from jemb.report import SVG_BYTES, Report, draw, new_axes
+from jemb.report import COLOURS, LONG, SVG_BYTES, Bar, Report, draw, new_axes
 
 NASTY = "<script>alert('x')</script> & \"q\" é"
 
@@ -57,6 +58,11 @@ def report() -> Report:
     axes.plot([1, 2, 3], label="loss")
     axes.legend()
     report.figure(figure, NASTY, NASTY)
+    with report.details(NASTY, NASTY, "outer"):
+        report.subheading(NASTY)
+        with report.details("inner"):
+            report.quote(NASTY, [(NASTY, NASTY), ("empty", "")])
+    report.bars([NASTY, "b"], [Bar(NASTY, [3, 1], NASTY, "outer"), Bar("plain", [0, 2], "two")], NASTY)
     return report
 
 
@@ -66,7 +72,7 @@ def test_nothing_comes_from_the_network(report: Report) -> None:
     addresses = [
         value for _, fields, _ in page.tags for name, value in fields.items() if name in ("src", "href", "srcset")
     ]
-    assert len(addresses) == 4  # three lines of contents, one picture
+    assert len(addresses) == 5  # three lines of contents, one picture, one bar
     assert all(value and value.startswith(("data:image/", "#")) for value in addresses)
     assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _, _ in page.tags}
     picture = next(fields["src"] for tag, fields, _ in page.tags if tag == "img")
@@ -82,14 +88,65 @@ def test_texts_are_shown_as_they_are(report: Report) -> None:
     shown = {where.split(".")[0]: texts for where, texts in page.words.items()}
     assert shown["title"] == shown["h1"] == [NASTY]
     assert shown["h2"] == shown["a"] == [f"{NASTY} {i}" for i in range(3)]
-    assert page.words["p."] == [NASTY] * 3
+    assert shown["h3"] == page.words["span.note"] == page.words["span.shown"][:1] == [NASTY]
+    assert page.words["bdi."] == [NASTY, "inner", NASTY, "plain"]
+    assert shown["dt"] == [NASTY, "empty"]
+    assert shown["dd"] == [NASTY]
+    assert page.words["li."] == [NASTY, "b"]
+    assert page.words["p."] == [NASTY] * 4
     assert page.words["p.subtitle"] == [NASTY]
-    assert page.words["figcaption."] == [NASTY] * 2
+    assert page.words["figcaption."] == [NASTY] * 3
     assert page.words["td."] == [NASTY, "b"]
     assert [fields["alt"] for tag, fields, _ in page.tags if tag == "img"] == [NASTY]
     marked = Report("t")
     marked.text(Markup("see <code>{}</code>").format("<b>"))
+    marked.table(["h"], [[Markup("<i>1</i>")]])
     assert "<p>see <code>&lt;b&gt;</code></p>" in marked.html()
+    assert "<td><i>1</i></td>" in marked.html()
+
+
+def test_half_a_character_does_not_stop_the_report(tmp_path: Path) -> None:
+    report = Report("t")
+    report.text("\ud83d and \U0001f600")
+    report.write(tmp_path / "report.html")
+    assert "<p>? and \U0001f600</p>" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_details_are_closed_and_nest(report: Report) -> None:
+    page = Page(report.html())
+    assert [fields for tag, fields, _ in page.tags if tag == "details"] == [{"id": "outer"}, {}]
+    quote = next(above for tag, fields, above in page.tags if fields.get("class") == "quote")
+    assert [tag for tag in quote if tag == "details."] == ["details."] * 2
+    assert all(fields["dir"] == "auto" for tag, fields, _ in page.tags if tag == "dd")
+
+
+def segments(html: str) -> list[tuple[str | None, str | None]]:
+    """(class, style) of the segments of the bars."""
+    tags = Page(html).tags
+    return [(fields["class"], fields["style"]) for tag, fields, above in tags if tag == "i" and "span.track" in above]
+
+
+def test_bars_are_as_long_as_their_values(report: Report) -> None:
+    assert segments(report.html()) == [("s0", "width:75%"), ("s1", "width:25%"), ("s1", "width:50%")]
+    plain = Report("t")
+    plain.bars(["rows"], [Bar("a", [30], "30")], full=40)
+    plain.bars(["rows"], [Bar("a", [0], "0")])
+    plain.bars(["rows"], [])
+    assert segments(plain.html()) == [("s0", "width:75%")]
+    assert "legend" not in [fields.get("class") for _, fields, _ in Page(plain.html()).tags]
+    with pytest.raises(ValueError, match="'a': 1 values for the series"):
+        plain.bars(["x", "y"], [Bar("a", [1], "1")])
+
+
+def test_every_series_has_a_colour() -> None:
+    report = Report("t")
+    names = [f"series {number}" for number in range(COLOURS + 1)]
+    report.bars(names, [Bar("a", [1] * len(names), "")])
+    html = report.html()
+    assert [name for name, _ in segments(html)] == [*(f"s{number}" for number in range(COLOURS)), "s0"]
+    for number in range(COLOURS):
+        assert re.search(rf"--s{number}: #[0-9a-f]{{6}};", html)
+        assert f".s{number} {{ background: var(--s{number}); }}" in html
 
 
 def test_tables_fit_a_phone_and_numbers_stand_right(report: Report) -> None:
@@ -119,6 +176,12 @@ def test_cells(cells: list, shown: list[str], right: bool) -> None:
     report = Report("t")
     report.table(["h"], [[cell] for cell in cells])
     assert Page(report.html()).words["td.number" if right else "td."] == shown
+
+
+def test_long_texts_get_room_in_a_table() -> None:
+    report = Report("t")
+    report.table(["a", "b"], [["x" * (LONG + 1), "x" * LONG], ["y", "y"]])
+    assert Page(report.html()).words["td.long"] == ["x" * (LONG + 1), "y"]
 
 
 def test_a_table_has_as_many_cells_as_headers() -> None:

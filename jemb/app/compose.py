@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from jemb.config import option_kinds, parse, suggest
+from jemb.config.parse import find_option, suggest_option
 from jemb.errors import InputError
 
 T = TypeVar("T")
@@ -47,7 +48,7 @@ def compose_config(name: str, cls: type[T], overrides: Sequence[str]) -> T:
     for path, value in texts:
         inner = values
         for part in path[:-1]:
-            inner = inner[part]
+            inner = inner.setdefault(part, {})
         inner[path[-1]] = value
     return parse(cls, {str(key): value for key, value in values.items() if value != "???"})
 
@@ -68,22 +69,25 @@ def _split(
         name, sign, value = override.partition("=")
         if not sign:
             raise InputError(f"'{override}': wanted option=value")
-        mapping, dot, key = name.partition(".")
-        if kinds.get(mapping) == "mapping" and dot:
-            texts.append(([mapping, key], _number(value)))
-        elif name in groups:
+        if name in groups:
             _check_choice(name, value, folders)
             for_hydra.append(f"+{override}" if name == "experiment" else override)
-        elif name not in kinds:
-            raise InputError(f"unknown option '{name}'{suggest(name, [*kinds, *groups])}; --help lists all options")
-        elif kinds[name] == "mapping":
-            raise InputError(f"option '{name}': got {value}; give {name}.NAME=number for each NAME")
-        elif kinds[name] == "text" and not value:
-            raise InputError(f"option '{name}' is empty; wanted {name}=…")
-        elif kinds[name] == "text":
-            texts.append((name.split("."), None if value == "null" else _unquoted(value)))
-        elif kinds[name] == "texts":
-            texts.append((name.split("."), _as_list(value)))
+            continue
+        option, path = find_option(kinds, name) or (None, [])
+        if option is None:
+            if of_mapping := next((known for known in kinds if known.startswith(f"{name}.NAME")), None):
+                raise InputError(f"option '{name}': got {value}; give {of_mapping}=… for each NAME")
+            hint = suggest_option([*kinds, *groups], name)
+            raise InputError(f"unknown option '{name}'{hint}; --help lists all options")
+        kind = kinds[option]
+        if kind in ("text", "text|null"):
+            if not value:
+                raise InputError(f"option '{name}' is empty; wanted {name}=…")
+            texts.append((path, None if value == "null" and kind == "text|null" else _unquoted(value)))
+        elif kind.startswith("list of"):
+            texts.append((path, _as_list(value)))
+        elif "NAME" in option:
+            texts.append((path, _number(value)))
         elif "," in value and value[0] not in "[{":
             raise InputError(f"option '{name}': got '{value}'; wanted one value")
         else:
@@ -91,9 +95,10 @@ def _split(
     return for_hydra, texts
 
 
-def _number(text: str) -> float | str:
+def _number(text: str) -> float | str | None:
+    """A value that Hydra does not see, since its name holds the user's own words."""
     try:
-        return float(text)
+        return None if text == "null" else float(text)
     except ValueError:
         return text
 

@@ -6,10 +6,10 @@ from jemb.config import DemoConfig
 
 
 def run(config: DemoConfig) -> None:
-    from jemb.app.auxiliary import make_auxiliary_encoder
+    from jemb.app.models import make_tools
     from jemb.demo.journey import demo
 
-    demo(config, make_auxiliary_encoder)
+    demo(config, make_tools)
 
 
 if __name__ == "__main__":

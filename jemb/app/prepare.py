@@ -1,4 +1,4 @@
-"""`jemb prepare`: gives the stages the encoder they must not know."""
+"""`jemb prepare`: gives the stages the models they must not know."""
 
 import sys
 
@@ -6,10 +6,10 @@ from jemb.config import PrepareConfig
 
 
 def run(config: PrepareConfig) -> None:
-    from jemb.app.auxiliary import make_auxiliary_encoder
+    from jemb.app.models import make_tools
     from jemb.prepare import prepare, summary_table
 
-    print(summary_table(prepare(config, make_auxiliary_encoder(config.consistency))))
+    print(summary_table(prepare(config, make_tools(config))))
 
 
 if __name__ == "__main__":

@@ -6,22 +6,42 @@
 
 from jemb.config.commands import DemoConfig, EvaluateConfig, ExportConfig, InspectConfig
 from jemb.config.parse import describe, option_kinds, option_names, parse, suggest
-from jemb.config.prepare import ConsistencyConfig, FieldsConfig, LanguageConfig, NearDuplicatesConfig, PrepareConfig
+from jemb.config.prepare import (
+    ConsistencyConfig,
+    CrossEncoderConfig,
+    DecontaminateConfig,
+    ExactConfig,
+    FieldsConfig,
+    LanguageConfig,
+    MineConfig,
+    NearDuplicatesConfig,
+    NegationConfig,
+    OverlapConfig,
+    PrepareConfig,
+    RayConfig,
+)
 from jemb.config.train import ModelConfig, TrainConfig
 from jemb.config.types import DuplicateSide, Sides, StageName
 
 __all__ = [
     "ConsistencyConfig",
+    "CrossEncoderConfig",
+    "DecontaminateConfig",
     "DemoConfig",
     "DuplicateSide",
     "EvaluateConfig",
+    "ExactConfig",
     "ExportConfig",
     "FieldsConfig",
     "InspectConfig",
     "LanguageConfig",
+    "MineConfig",
     "ModelConfig",
     "NearDuplicatesConfig",
+    "NegationConfig",
+    "OverlapConfig",
     "PrepareConfig",
+    "RayConfig",
     "Sides",
     "StageName",
     "TrainConfig",

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
-from typing import Any, Literal, TypeVar, get_type_hints
+from dataclasses import fields
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from jemb.errors import InputError
 
 T = TypeVar("T")
+
+PLACEHOLDERS = ("NAME", "FIELD")
+"""Words of an option's name in whose place the user's own stand."""
 
 
 def parse(cls: type[T], values: Mapping[str, Any]) -> T:
@@ -24,35 +28,63 @@ def parse(cls: type[T], values: Mapping[str, Any]) -> T:
 
 
 def option_names(cls: type) -> list[str]:
-    """Dotted names of all options of a config class, nested ones included."""
-    return [name for name, _ in _walk(cls)]
+    """Dotted names of all options of a config class, nested ones included, as `describe` gives them."""
+    return [name for name, _, _, _ in describe(cls)]
 
 
-def option_kinds(cls: type) -> dict[str, Literal["text", "texts", "mapping", "other"]]:
-    """Dotted name -> what its value is: free text, a list of texts, NAME=value pairs, or a number, choice or flag."""
-    schema = {name: kind for name, kind, _, _ in describe(cls)}
-    words = {"text": "text", "text|null": "text", "NAME=number": "mapping"}
-    return {
-        name: "texts" if kind.startswith("list of") else words.get(kind, "other")  # type: ignore[misc]
-        for name, kind in schema.items()
-    }
+def option_kinds(cls: type) -> dict[str, str]:
+    """Dotted name -> type in words (`text`, `text|null`, `list of text`, `int`, …), as `describe` gives them."""
+    return {name: kind for name, kind, _, _ in describe(cls)}
+
+
+def find_option(names: Iterable[str], given: str) -> tuple[str, list[str]] | None:
+    """(option of `names`, path of keys) that a dotted name means, or None.
+
+    Where an option has NAME or FIELD (`sources.NAME.path`), any text may stand, also with dots in it; of several
+    readings the one with the shortest NAME counts.
+    """
+    found: list[tuple[int, str, list[str]]] = []
+    for option in names:
+        words = option.split(".")
+        pattern = r"\.".join("(.+?)" if word in PLACEHOLDERS else f"({re.escape(word)})" for word in words)
+        if match := re.fullmatch(pattern, given):
+            found.append((len(match.group(2)) if len(words) > 1 else 0, option, list(match.groups())))
+    return min(found)[1:] if found else None
+
+
+def suggest_option(names: Iterable[str], given: str) -> str:
+    """As `suggest`, with the NAME of `given` in the place of NAME."""
+    names = list(names)
+    words = given.split(".")
+    readings = [".".join(words[1:end]) for end in range(2, len(words) + 1)]
+    return suggest(given, [name.replace("NAME", reading) for name in names for reading in readings or ["NAME"]])
 
 
 def describe(cls: type) -> list[tuple[str, str, Any, str]]:
-    """(dotted name, type, default, meaning) of every option: the material of `--help`."""
+    """(dotted name, type, default, meaning) of every option: the material of `--help`.
+
+    A mapping is one option, or several, with NAME (or what its schema calls it) for the key: `weights.NAME`.
+    """
     schema = TypeAdapter(cls).json_schema()
-    rows = []
+    rows: list[tuple[str, str, Any, str]] = []
 
     def visit(properties: Mapping[str, Any], prefix: str, defaults: Any) -> None:
         for name, entry in properties.items():
             reference = entry.get("$ref", "").rpartition("/")[2]
             default = getattr(defaults, name, None) if defaults is not None else entry.get("default")
-            if reference:
+            if "additionalProperties" in entry:
+                key = f"{prefix}{name}.{entry.get('key', 'NAME')}"
+                inner = entry["additionalProperties"]
+                if "$ref" in inner:
+                    visit(schema["$defs"][inner["$ref"].rpartition("/")[2]]["properties"], f"{key}.", None)
+                else:
+                    rows.append((key, _type_words(inner), "none", _meaning(entry)))
+            elif reference:
                 visit(schema["$defs"][reference]["properties"], f"{prefix}{name}.", default)
             else:
                 required = name in schema.get("required", []) and not prefix
                 shown = "required" if required else default
-                rows.append((prefix + name, _type_words(entry), shown, " ".join(entry.get("description", "").split())))
+                rows.append((prefix + name, _type_words(entry), shown, _meaning(entry)))
 
     visit(schema["properties"], "", _Defaults(cls))
     return rows
@@ -74,14 +106,8 @@ class _Defaults:
                 setattr(self, item.name, factory() if callable(factory) else item.default)
 
 
-def _walk(cls: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    hints = get_type_hints(cls)
-    for item in fields(cls):
-        hint = hints[item.name]
-        if is_dataclass(hint):
-            yield from _walk(hint, f"{prefix}{item.name}.")
-        else:
-            yield prefix + item.name, hint
+def _meaning(entry: Mapping[str, Any]) -> str:
+    return " ".join(entry.get("description", "").split())
 
 
 def _type_words(entry: Mapping[str, Any]) -> str:
@@ -92,8 +118,6 @@ def _type_words(entry: Mapping[str, Any]) -> str:
     if entry.get("type") == "array":
         inner = entry["items"]
         return f"list of {_type_words(inner)}"
-    if entry.get("type") == "object":
-        return "NAME=number"
     return {"integer": "int", "number": "float", "string": "text", "boolean": "true|false"}.get(
         entry.get("type", ""), entry.get("type", "")
     )
@@ -103,7 +127,7 @@ def _explain(cls: type, item: Mapping[str, Any]) -> str:
     name = ".".join(str(part) for part in item["loc"])
     seen = item["input"]
     if item["type"] == "unexpected_keyword_argument":
-        return f"unknown option '{name}'{suggest(name, option_names(cls))}; --help lists all options"
+        return f"unknown option '{name}'{suggest_option(option_names(cls), name)}; --help lists all options"
     if item["type"] == "missing":
         return f"option '{name}' is missing: give {name}=…"
     wanted = str(item["msg"]).removeprefix("Value error, ")

@@ -25,6 +25,77 @@ class FieldsConfig:
     negatives: str = "negatives"
     """Field with a list of hard negatives, where there is one."""
 
+    def __post_init__(self) -> None:
+        named: dict[str, str] = {}
+        for option in ("query", "positive", "negative", "negatives"):
+            name = getattr(self, option)
+            if name in named:
+                raise ValueError(f"fields.{named[name]} and fields.{option} are both '{name}'; wanted different fields")
+            named[name] = option
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFieldsConfig:
+    """Which fields of one data set hold the texts."""
+
+    __pydantic_config__ = STRICT
+
+    query: str | None = None
+    """As `fields.query`, for this data set; null: as there."""
+    positive: str | None = None
+    """As `fields.positive`, for this data set; null: as there."""
+    negative: str | None = None
+    """As `fields.negative`, for this data set; null: as there."""
+    negatives: str | None = None
+    """As `fields.negatives`, for this data set; null: as there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One data set of the input: where it is, and what is particular to it."""
+
+    __pydantic_config__ = STRICT
+
+    path: str | None = None
+    """Where the data set NAME is: a file, a folder of such files, a URL, or `hf:NAME[:CONFIG[:SPLIT]]`. null: the one
+    of that name in `input`, for which the other options count."""
+    fields: SourceFieldsConfig = field(default_factory=SourceFieldsConfig)
+    constants: Annotated[dict[str, str], Field(json_schema_extra={"key": "FIELD"})] = field(default_factory=dict)
+    """A text that every sample gets as its field FIELD."""
+    limit: Positive | None = None
+    """Take the first rows only, so many; null: all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactConfig:
+    """Removal of rows without content and of exact duplicates, white space and case apart."""
+
+    __pydantic_config__ = STRICT
+
+    across: bool = False
+    """Also drop rows that a data set before this one (in order of name) has kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecontaminateConfig:
+    """Removal of pairs that are exact or near duplicates of evaluation texts."""
+
+    __pydantic_config__ = STRICT
+
+    against: Strings = field(default_factory=list)
+    """Where the evaluation texts are: files (every text field of `.jsonl`, `.csv`, `.tsv`, `.parquet`; also `.gz`,
+    `.zst`), folders of such files (a BEIR data set), or `mteb:TASK`."""
+    sides: Sides = "both"
+    """Which texts of a pair are looked at. One match is enough to drop it."""
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Jaccard similarity of word or character shingles from which a text counts as the evaluation text; (0, 1]."""
+    shingle: Literal["char", "word"] = "char"
+    """What a shingle is made of."""
+    ngram: Positive = 5
+    """Characters or words in a shingle."""
+    min_words: Positive = 3
+    """Evaluation texts of fewer words are not looked for: `yes` and `Paris` are in any data."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NearDuplicatesConfig:
@@ -82,8 +153,97 @@ class ConsistencyConfig:
     """Passages drawn from the same data set to rank against; a smaller data set is its own pool."""
     max_length: Annotated[int, Field(ge=2)] | None = None
     """Tokens a text is cut at for the encoder; null: the encoder's own limit."""
-    batch_size: Positive = 64
-    """Texts encoded at once."""
+    batch_tokens: Positive | None = None
+    """Tokens encoded at once, padding included; null: what suits the device."""
+    cache: str | None = None
+    """Folder in which vectors are kept, to be found again by later jobs with the same texts and encoder; null: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverlapConfig:
+    """Overlap filter of Jina v3 (arXiv 2409.10173): pairs whose words are the same teach little."""
+
+    __pydantic_config__ = STRICT
+
+    share: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Drop a pair when at least this share of the words of its shorter text are substrings of the longer; (0, 1]."""
+    min_words: Positive = 4
+    """And at least so many words are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegationConfig:
+    """Triplets from entailment pairs: the positive, minimally negated, becomes the negative of a pair without one."""
+
+    __pydantic_config__ = STRICT
+
+    unmatched: Literal["drop", "keep"] = "drop"
+    """What to do with a pair that no rule can negate soundly. `keep` is of use where `mine` gives it a negative."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MineConfig:
+    """Hard negatives: passages of the data set that an encoder finds near the query, other than its positives."""
+
+    __pydantic_config__ = STRICT
+
+    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    """Encoder that ranks the passages: a folder or a Hugging Face name."""
+    pool_size: Positive = 1_000_000
+    """Passages drawn from the same data set's positives to choose from; a smaller data set is its own pool."""
+    skip: Annotated[int, Field(ge=0)] = 0
+    """Passages passed over at the top of the ranking, as the likeliest to be right answers after all."""
+    top: Positive = 20
+    """Passages after those that may become negatives."""
+    num_negatives: Positive = 7
+    """Negatives drawn at random of what `top` and the bounds leave; fewer where fewer are left."""
+    max_share: Annotated[float, Field(gt=0, le=1)] | None = 0.95
+    """A negative's cosine may be at most this share of the positive's; (0, 1], null: no such bound."""
+    margin: Annotated[float, Field(ge=0, le=2)] | None = None
+    """And at most the positive's less this; 0 to 2, null: no such bound."""
+    min_score: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """Least cosine of a negative; -1 to 1, null: no such bound."""
+    replace: bool = False
+    """Put mined negatives in the place of those a row has; else they follow them."""
+    max_length: Annotated[int, Field(ge=2)] | None = None
+    """Tokens a text is cut at for the encoder; null: the encoder's own limit."""
+    batch_tokens: Positive | None = None
+    """Tokens encoded at once, padding included; null: what suits the device."""
+    cache: str | None = None
+    """Folder in which vectors are kept, to be found again by later jobs with the same texts and encoder; null: none."""
+
+    def __post_init__(self) -> None:
+        if self.num_negatives > self.top:
+            raise ValueError(f"mine.num_negatives={self.num_negatives} is more than mine.top={self.top} passages")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEncoderConfig:
+    """Triplet filter of the paper: keep a negative n of (q, p) only if r(q, p) - r(q, n) > kappa."""
+
+    __pydantic_config__ = STRICT
+
+    model: str = "cross-encoder/ms-marco-MiniLM-L-6-v2"
+    """Cross-encoder r with one output: a folder or a Hugging Face name."""
+    kappa: Annotated[float, Field(allow_inf_nan=False)] = 0.2
+    """What the positive must score more than the negative, in units of `activation`."""
+    activation: Literal["logit", "sigmoid"] = "logit"
+    """r is the model's raw output, or that squeezed into 0 to 1."""
+    max_length: Annotated[int, Field(ge=4)] | None = None
+    """Tokens a query with its passage is cut at; null: the model's own limit, 512 where it has none."""
+    batch_tokens: Positive | None = None
+    """Tokens scored at once, padding included; null: what suits the device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayConfig:
+    """The Ray cluster of `executor=ray`."""
+
+    __pydantic_config__ = STRICT
+
+    address: str | None = None
+    """`auto`: the cluster this machine belongs to; `HOST:PORT` or `ray://HOST:PORT`: that one; null: one of its own on
+    this machine, for the time of the job."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,28 +252,44 @@ class PrepareConfig:
 
     __pydantic_config__ = STRICT
 
-    input: str
-    """Folder in which each `NAME.jsonl|.jsonl.gz|.csv|.tsv|.parquet` file, or folder of WebDataset tars, is the data
-    set NAME; or one such file."""
+    input: str | None = None
+    """Folder, here or a URL, in which each file `NAME.jsonl`, `.csv`, `.tsv` (each also `.gz`, `.zst`) or `.parquet`,
+    and each folder NAME of such files of one kind or of WebDataset tars (`.tar`, `.tar.gz`), is the data set NAME; or
+    one such file; or `hf:NAME[:CONFIG[:SPLIT]]`, a data set of the Hugging Face hub or in its format on this disk.
+    null: there are only the data sets of `sources`."""
     output: str
     """Folder for the shards: one sub-folder a data set. A finished data set is not made again."""
     stages: Stages = field(default_factory=lambda: ["exact", "near_duplicates", "language", "consistency"])
-    """Filters to run; they run in this order whatever the order given. Unreadable rows are always left out."""
+    """Filters to run, out of exact, near_duplicates, decontaminate, language, overlap, consistency, negation, mine and
+    cross_encoder; they run in this order whatever the order given. Unreadable rows are always left out."""
+    sources: dict[str, SourceConfig] = field(default_factory=dict)
     fields: FieldsConfig = field(default_factory=FieldsConfig)
+    exact: ExactConfig = field(default_factory=ExactConfig)
     near_duplicates: NearDuplicatesConfig = field(default_factory=NearDuplicatesConfig)
+    decontaminate: DecontaminateConfig = field(default_factory=DecontaminateConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
     consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
+    overlap: OverlapConfig = field(default_factory=OverlapConfig)
+    negation: NegationConfig = field(default_factory=NegationConfig)
+    mine: MineConfig = field(default_factory=MineConfig)
+    cross_encoder: CrossEncoderConfig = field(default_factory=CrossEncoderConfig)
     max_unreadable: Share = 0.01
     """Share of unreadable rows of a data set above which the job stops; 0 to 1."""
     keep_dropped: bool = False
-    """Also write the dropped rows with their reasons, to `dropped.jsonl.gz` beside the shards."""
+    """Also write the dropped rows, with `stage`, `reason` and `note`, as shards in the data set's folder `dropped`."""
     shard_samples: Positive = 50_000
     """Samples in a shard."""
     seed: Seed = 0
-    """Seed of the shuffle, the MinHash permutations and the consistency pool."""
+    """Seed of the shuffle, the MinHash permutations, the pools and the draw of negatives."""
     workers: Annotated[int, Field(ge=0)] = 0
-    """Worker processes for reading, signing and language identification; 0: one per core."""
-    executor: Literal["local"] = "local"
-    """Where the work runs: processes on this machine."""
+    """Tasks that run at once; 0: one per core, on a Ray cluster as many as it has CPUs."""
+    executor: Literal["local", "ray"] = "local"
+    """Where the work runs: in processes on this machine, or as tasks of a Ray cluster (`pip install 'jemb[ray]'`). The
+    result is the same."""
+    ray: RayConfig = field(default_factory=RayConfig)
     overwrite: bool = False
     """Replace data sets in `output` that were made from other input or with other settings."""
+
+    def __post_init__(self) -> None:
+        if self.input is None and not any(source.path for source in self.sources.values()):
+            raise ValueError("there is nothing to prepare: give input=… or sources.NAME.path=…")

@@ -5,9 +5,39 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from jemb.config.types import STRICT, Positive, PositiveReal, Seed
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Widths = Annotated[list[Positive], BeforeValidator(lambda value: [value] if isinstance(value, int | str) else value)]
+ExtraNegatives = Annotated[
+    list[Literal["query_query", "positive_positive", "positive_negative"]],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+]
+Trackers = Annotated[
+    list[Literal["tensorboard", "csv", "wandb", "mlflow"]],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """How much each term of the loss counts; the defaults are the paper's. The formulas: jemb/loss/objectives.py."""
+
+    __pydantic_config__ = STRICT
+
+    query_to_positive: Weight = 1.0
+    """Each query finds its positive among the positives (and hard negatives) of all rows."""
+    positive_to_query: Weight = 1.0
+    """Each positive finds its query among the queries of all rows."""
+    joint: Weight = 0.0
+    """Both in one softmax, as GTE (arXiv 2308.03281) has it; meant instead of the two."""
+    margin: Weight = 1.0
+    """Triplets: the query is nearer to its positive than to its own negatives, by `margin`."""
+    positive_margin: Weight = 0.0
+    """Triplets: the positive is nearer to its query than to the query's negatives, by `margin`. Not in the paper; it is
+    what its HardNegation test measures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +86,10 @@ class TrainConfig:
     init: str | None = None
     """Start from these weights: a run folder of `jemb train`, an exported or sentence-transformers folder, or a Hugging
     Face name. Replaces `model.path`."""
-    strategy: Literal["auto", "single", "ddp"] = "auto"
-    """How processes share the work. `auto`: `single` for one process, `ddp` for more."""
+    strategy: Literal["auto", "single", "ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3", "fsdp"] = "auto"
+    """How processes share the work. `auto`: `single` for one process, `ddp` for more. `ddp`: each has the whole model.
+    The others keep one share a process: `deepspeed_1` (ZeRO; needs the extra `deepspeed`) of AdamW's state,
+    `deepspeed_2` of the gradients as well, `deepspeed_3` and `fsdp` of the weights as well. None changes the result."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; `auto`: CUDA where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -67,6 +99,9 @@ class TrainConfig:
     micro_batch_size: Positive | None = None
     """Texts a process encodes at once, all being computed again in backward (gradient caching): any global batch in the
     memory of this many texts. null: no such saving. Changes memory and time, not the result."""
+    micro_batch_tokens: Positive | None = None
+    """The same by tokens, padding included: as many texts of like length at once as have so many, at least one. Uses
+    memory and time better than `micro_batch_size` where lengths differ; give one of the two."""
     max_steps: Positive | None = None
     """Optimiser steps; null: one pass over the samples."""
     learning_rate: PositiveReal = 2e-4
@@ -82,9 +117,21 @@ class TrainConfig:
     temperature: PositiveReal = 0.05
     """tau of the contrastive losses."""
     margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
-    """epsilon of the triplet objective's margin term."""
+    """epsilon of the triplet objective's margin terms."""
+    loss_weights: LossWeights = field(default_factory=LossWeights)
+    """How much each term of the loss counts."""
+    extra_negatives: ExtraNegatives = field(default_factory=list)
+    """What the softmax terms also contrast with: `query_query` (the other queries, in query_to_positive),
+    `positive_positive` (the other positives, in positive_to_query), `positive_negative` (the hard negatives, in
+    positive_to_query; triplets only). `joint` has them all. `objective=pairs_gte` is the loss of GTE."""
+    matryoshka_widths: Widths = field(default_factory=list)
+    """Also train the first so many numbers of each vector, as vectors of their own; at most the model's width, which is
+    always in. The losses of all widths are added up (Matryoshka, arXiv 2205.13147)."""
     mask_equal_texts: bool = True
     """Do not count a text as a negative of a row whose query or positive it equals, on any process."""
+    mask_margin: Annotated[float, Field(ge=0, le=2)] | None = None
+    """Nor one whose cosine exceeds that of the row's query and positive by more than this; 0 to 2 (Qwen3-Embedding has
+    0.1). null: no such mask."""
     max_length: Annotated[int, Field(ge=2)] | None = None
     """Tokens a text is cut at; null: the model's own limit (512 for one made on the spot, as in the paper)."""
     num_negatives: Positive = 1
@@ -100,7 +147,30 @@ class TrainConfig:
     """How many checkpoints to keep: the newest ones."""
     log_samples: bool = False
     """Write `samples.jsonl`: the keys of every global batch."""
+    trackers: Trackers = field(default_factory=lambda: ["tensorboard", "csv"])
+    """Where the metrics of each step go besides `metrics.jsonl`: `tensorboard` and `csv` (`metrics.csv`) in the run
+    folder; `wandb` and `mlflow` (extras of these names), which follow their own environment variables (WANDB_MODE,
+    WANDB_PROJECT, MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME, …)."""
     workers: Annotated[int, Field(ge=0)] = 1
     """Loader processes for each training process, which read and tokenise ahead; 0: none."""
+    balance: bool = True
+    """Deal the samples of a global batch to the processes by length, so that all have nearly as many tokens. Each
+    process then looks up the sizes of all its samples in the shards' indexes. Does not change the result."""
     timeout_minutes: PositiveReal = 30
     """How long a process waits for the others in a collective before it stops with an error."""
+
+    def __post_init__(self) -> None:
+        self._check_loss()
+        if self.micro_batch_size and self.micro_batch_tokens:
+            raise ValueError(
+                f"got micro_batch_size={self.micro_batch_size} and micro_batch_tokens={self.micro_batch_tokens}: set "
+                "one of them to null"
+            )
+
+    def _check_loss(self) -> None:
+        weights, pairs = self.loss_weights, self.objective == "pairs"
+        terms = [weights.query_to_positive, weights.positive_to_query, weights.joint]
+        if not any(terms if pairs else [*terms, weights.margin, weights.positive_margin]):
+            raise ValueError(f"objective={self.objective}: all its loss_weights are 0; set one above 0")
+        if pairs and "positive_negative" in self.extra_negatives:
+            raise ValueError("extra_negatives: positive_negative needs hard negatives; use objective=triplets")

@@ -30,11 +30,14 @@ from typing import Any, NamedTuple
 
 import pyarrow
 import pyarrow.parquet
+from tqdm import tqdm
 
-from jemb.demo.negate import negate, reword, words
+from jemb.demo.reword import reword
 from jemb.errors import InputError
 from jemb.files import whole_folder
-from jemb.prepare.workers import Workers
+from jemb.prepare.english import words
+from jemb.prepare.executor import LocalExecutor
+from jemb.prepare.negation import negate
 
 Row = dict[str, Any]
 
@@ -254,8 +257,12 @@ def _source_files(root: Path) -> Iterator[tuple[str, Path]]:
 def _read_modules(modules: Sequence[tuple[str, Path]]) -> list[Documented]:
     """The objects of all modules in order of name, read by as many processes as there are cores."""
     chunks = [modules[start : start + _FILES_AT_ONCE] for start in range(0, len(modules), _FILES_AT_ONCE)]
-    with Workers(0) as workers:
-        return [item for items in workers.map(_read_chunk, chunks, what="docstrings") for item in items]
+    with LocalExecutor(0) as executor, tqdm(total=len(modules), desc="docstrings", leave=False, disable=None) as bar:
+        found: dict[int, list[Documented]] = {}
+        for number, objects in executor.run(_read_chunk, chunks, serial=len(chunks) < 4):
+            found[number] = objects
+            bar.update(len(chunks[number]))
+    return [item for number in range(len(chunks)) for item in found[number]]
 
 
 def _read_chunk(modules: Sequence[tuple[str, Path]]) -> list[Documented]:

@@ -29,7 +29,7 @@ from jemb.errors import Failure, InputError
 from jemb.evaluate import evaluate
 from jemb.export import export
 from jemb.files import write_atomic, write_json
-from jemb.prepare import Encode, prepare, summary_table
+from jemb.prepare import Tools, prepare, summary_table
 from jemb.run_folder import RunFolder
 from jemb.shards import Manifest
 from jemb.train import train
@@ -41,7 +41,7 @@ MODEL = ModelConfig(hidden_size=256, num_layers=1, num_heads=4, vocab_size=16_00
 MAX_LENGTH = 96
 CONSISTENCY = ConsistencyConfig(max_length=64)
 
-MakeEncoder = Callable[[ConsistencyConfig], Callable[[str], Encode]]
+MakeTools = Callable[[PrepareConfig], Tools]
 
 
 @dataclass(slots=True)
@@ -61,10 +61,10 @@ class Journey:
         return {name: RunFolder(self.folder / "runs" / name) for name in ("pairs", "triplets")}
 
 
-def demo(config: DemoConfig, make_encoder: MakeEncoder) -> Journey:
+def demo(config: DemoConfig, make_tools: MakeTools) -> Journey:
     """Run the whole journey in `config.output`; prints its table and writes report.html, model/ and results.json.
 
-    make_encoder: settings -> what `prepare` takes to load the auxiliary encoder.
+    make_tools: settings -> the models that `prepare` takes.
     Raises InputError when the folder holds something else.
     """
     folder = Path(config.output)
@@ -77,12 +77,11 @@ def demo(config: DemoConfig, make_encoder: MakeEncoder) -> Journey:
     clock.lap("corpus")
 
     log.info("2/6 prepare: from %d raw pairs to shards", sum(corpus.pairs.values()))
-    stages = _stages(journey, make_encoder)
-    journey.pairs = prepare(_prepare_config(journey, config, "raw", "pairs", stages), make_encoder(CONSISTENCY))
-    journey.triplets = prepare(
-        _prepare_config(journey, config, "raw_triplets", "triplets", ["exact", "near_duplicates"]),
-        make_encoder(CONSISTENCY),
-    )
+    stages = _stages(journey, make_tools)
+    for_pairs = _prepare_config(journey, config, "raw", "pairs", stages)
+    journey.pairs = prepare(for_pairs, make_tools(for_pairs))
+    for_triplets = _prepare_config(journey, config, "raw_triplets", "triplets", ["exact", "near_duplicates"])
+    journey.triplets = prepare(for_triplets, make_tools(for_triplets))
     _forget_other_runs(journey, config)
     clock.lap("prepare")
 
@@ -164,10 +163,11 @@ def _forget_other_runs(journey: Journey, config: DemoConfig) -> None:
         write_atomic(mark, made)
 
 
-def _stages(journey: Journey, make_encoder: MakeEncoder) -> list[StageName]:
+def _stages(journey: Journey, make_tools: MakeTools) -> list[StageName]:
     """All stages; without the consistency filter, and with a note in the table, where its model is missing."""
     try:
-        make_encoder(CONSISTENCY)(CONSISTENCY.encoder)(["a test"])
+        config = PrepareConfig(input="", output="", consistency=CONSISTENCY)
+        make_tools(config).encoder(CONSISTENCY.encoder)(["a test"])
     except InputError as error:
         journey.notes.append(f"the consistency filter did not run: {error}")
         return ["exact", "near_duplicates", "language"]

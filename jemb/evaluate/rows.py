@@ -1,28 +1,22 @@
 """The rows of a task's file, each with its place, so that every complaint can name it.
 
-After: `sts.py`, `negation.py` and `beir.py` take the fields they know; further fields are ignored.
+Before: `jemb.tables` reads the formats. After: `sts.py`, `negation.py` and `beir.py` take the fields they know; further
+fields are ignored.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
 import math
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
-
-import pyarrow
-import pyarrow.parquet
+from typing import Any
 
 from jemb.config import suggest
 from jemb.errors import InputError
+from jemb.tables import Bad, Damaged, Lines, kind_of, open_data, read_table, refuse_utf16, separator_hint
 
-FORMATS = ".jsonl, .tsv, .csv (each also .gz) or .parquet"
+FORMATS = ".jsonl, .tsv, .csv (each also .gz or .zst) or .parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +54,7 @@ class Row:
             known = [str(field) for field in self.fields]
             raise InputError(
                 f"{self.place}: no field '{name}'; the fields there: {', '.join(known) or 'none'}"
-                + suggest(name, known)
+                + (separator_hint(known) or suggest(name, known))
             )
         return self.fields[name]
 
@@ -71,20 +65,19 @@ def read_rows(path: Path) -> Iterator[Row]:
     `InputError` for a missing or damaged file, a line that is not what the format wants, a file without rows.
     """
     check_file(path)
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    kind = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else "".join(suffixes[-1:])
-    readers = {
-        ".jsonl": _read_json_lines,
-        ".tsv": _read_table,
-        ".csv": _read_table,
-        ".parquet": _read_parquet,
-    }
-    if kind not in readers or (kind == ".parquet" and suffixes[-1] == ".gz"):
+    found = kind_of(path.name)
+    if found is None:
         raise InputError(f"{path}: unknown format; wanted {FORMATS}")
+    unit = "row" if found[0] == "parquet" else "line"
     rows = 0
-    for row in readers[kind](path):
+    for item in read_table(str(path), found[0]):
+        if isinstance(item, Bad):
+            if item.rest_lost:
+                raise InputError(f"{path}: damaged after {unit} {item.line - 1} ({item.reason})")
+            shown = f": {item.text[:80]!r}" if item.text else ""
+            raise InputError(f"{path}, {unit} {item.line}: {item.reason}{shown}")
         rows += 1
-        yield row
+        yield Row(f"{path}, {unit} {item[0]}", item[1])
     if not rows:
         raise InputError(f"{path}: no rows in it")
 
@@ -101,67 +94,15 @@ def check_file(path: Path) -> None:
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """(number from 1, line without its end) of lines not blank; `InputError` where not UTF-8 or cut off."""
     number = 0
-    with _open(path) as file:
+    with open_data(str(path)) as file:
         try:
-            for number, line in enumerate(file, start=1):
+            refuse_utf16(str(path), file)
+            for number, line in enumerate(Lines(file), start=1):
                 try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r")
                 except UnicodeDecodeError as error:
                     raise InputError(f"{path}, line {number}: not UTF-8 ({error})") from None
                 if text.strip():
                     yield number, text
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        except Damaged as error:
             raise InputError(f"{path}: damaged after line {number} ({error})") from None
-
-
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
-
-
-def _read_json_lines(path: Path) -> Iterator[Row]:
-    for number, line in read_lines(path):
-        place = f"{path}, line {number}"
-        try:
-            value = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise InputError(f"{place}: not JSON ({error}): {line[:80]!r}") from None
-        if not isinstance(value, dict):
-            raise InputError(f"{place}: is {line[:80]!r}; wanted a JSON object with named fields")
-        yield Row(place, value)
-
-
-def _read_table(path: Path) -> Iterator[Row]:
-    """Comma- or tab-separated with a header line; a field that holds quotes, tabs or line ends is quoted."""
-    line = 0
-    with _open(path) as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as file:
-        separator = "," if path.name.lower().removesuffix(".gz").endswith(".csv") else "\t"
-        table = csv.DictReader(file, delimiter=separator, strict=True)
-        try:
-            for fields in table:
-                line = table.line_num
-                place = f"{path}, line {line}"
-                if None in fields or None in fields.values():
-                    wanted = len(table.fieldnames or ())
-                    seen = sum(value is not None for name, value in fields.items() if name is not None)
-                    seen += len(fields.get(None) or ())
-                    raise InputError(f"{place}: {seen} fields; the header has {wanted}")
-                yield Row(place, fields)
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}, after line {line}: not UTF-8 ({error})") from None
-        except csv.Error as error:
-            hint = 'quote a field that holds quotes, and double them: "say ""hi"""'
-            raise InputError(f"{path}, after line {line}: {error}; {hint}") from None
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise InputError(f"{path}: damaged after line {line} ({error})") from None
-
-
-def _read_parquet(path: Path) -> Iterator[Row]:
-    row = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches():
-                for fields in batch.to_pylist():
-                    row += 1
-                    yield Row(f"{path}, row {row}", fields)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{path}: damaged after row {row} ({error})") from None

@@ -4,6 +4,7 @@ Before: `data/collate.py` tokenises. After: `loss/` compares the vectors; `evalu
 """
 
 from jemb.model.auxiliary import find_auxiliary
+from jemb.model.cross_encoder import CrossEncoder, load_cross_encoder
 from jemb.model.encode import encode
 from jemb.model.encoder import Encoder
 from jemb.model.load import load_encoder
@@ -13,11 +14,13 @@ from jemb.model.tokenize import Tokenize
 from jemb.model.weights import read_weights
 
 __all__ = [
+    "CrossEncoder",
     "Encoder",
     "Tokenize",
     "encode",
     "encode_together",
     "find_auxiliary",
+    "load_cross_encoder",
     "load_encoder",
     "make_tiny",
     "read_weights",

@@ -1,8 +1,11 @@
-"""All texts of a training step in one go, sorted by length, so that hardly anything computed is padding."""
+"""All texts of a training step in one go, sorted by length, so that hardly anything computed is padding.
+
+Before: `data/collate.py` has tokenised this rank's share of a global batch. After: `loss/` takes the vectors.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,13 +20,20 @@ ROWS = {"cpu": 32, "cuda": 512}
 
 
 def encode_together(
-    encoder: Encoder, texts: Sequence[Tokens], micro_batch_size: int | None
+    encoder: Encoder,
+    texts: Sequence[Tokens],
+    micro_batch_size: int | None = None,
+    micro_batch_tokens: int | None = None,
+    agree: Callable[[int], int] | None = None,
 ) -> tuple[list[Tensor], int]:
     """(unit vectors [N_i, D] of each of `texts`, token slots computed, padding included).
 
     The rows of all `texts` are sorted by length and encoded in groups, each cut to its longest row. With
-    `micro_batch_size` that many rows are a group, and their activations are computed again in backward: the memory of
-    one group, the gradient of all (gradient caching, arXiv 2101.06983).
+    `micro_batch_size` that many rows are a group, with `micro_batch_tokens` as many as have that many token slots (but
+    at least one); then the groups' activations are computed again in backward: the memory of one group, the gradient of
+    all (gradient caching, arXiv 2101.06983). At most one of the two may be given.
+    agree: the largest of a number over all ranks. Where ranks share weights, each must call the encoder equally often,
+    and with `micro_batch_tokens` the number of groups depends on the texts; every rank must have equally many rows.
     """
 
     def encode(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -34,13 +44,42 @@ def encode_together(
     ids = torch.cat([pad(t.input_ids, (0, longest - t.input_ids.shape[1])) for t in texts])
     mask = torch.cat([pad(t.attention_mask, (0, longest - t.attention_mask.shape[1])) for t in texts])
     lengths, order = mask.sum(1).sort(descending=True, stable=True)
-    size = micro_batch_size or ROWS.get(device.type, len(ids))
-    parts, slots = [], 0
-    for rows, width in zip(order.split(size), lengths[::size].tolist(), strict=True):
-        width = max(1, width)
+    widths = lengths.clamp(min=1).tolist()
+    if micro_batch_tokens:
+        sizes = groups_within(micro_batch_tokens, widths)
+        sizes = split_into(agree(len(sizes)), sizes) if agree else sizes
+    else:
+        size = micro_batch_size or ROWS.get(device.type, len(ids))
+        sizes = [min(size, len(ids) - start) for start in range(0, len(ids), size)]
+    parts, slots, start = [], 0, 0
+    for rows in order.split(sizes):
+        width = widths[start]
         group = ids[rows, :width], mask[rows, :width]
         # Plain tensors: from them `checkpoint` learns on which device to restore the random state of the dropout.
-        parts.append(checkpoint(encode, *group, use_reentrant=False) if micro_batch_size else encode(*group))
+        again = micro_batch_size or micro_batch_tokens
+        parts.append(checkpoint(encode, *group, use_reentrant=False) if again else encode(*group))
         slots += len(rows) * width
+        start += len(rows)
     vectors = torch.cat(parts)[order.argsort()]
     return list(vectors.split([len(t.input_ids) for t in texts])), slots
+
+
+def groups_within(budget: int, widths: Sequence[int]) -> list[int]:
+    """Rows of each group when rows of these widths, widest first, are taken in order, a group's rows times its first
+    width never above `budget` but for a single row."""
+    sizes: list[int] = []
+    start = 0
+    while start < len(widths):
+        sizes.append(min(max(1, budget // widths[start]), len(widths) - start))
+        start += sizes[-1]
+    return sizes
+
+
+def split_into(count: int, sizes: Sequence[int]) -> list[int]:
+    """The same rows in `count` groups: the largest ones are halved. len(sizes) <= count <= sum(sizes)."""
+    sizes = list(sizes)
+    while len(sizes) < count:
+        largest = max(range(len(sizes)), key=sizes.__getitem__)
+        half = sizes[largest] // 2
+        sizes[largest : largest + 1] = [half, sizes[largest] - half]
+    return sizes

@@ -1,10 +1,10 @@
-"""Raw text pairs to clean, shuffled shards: sources → exact → near_duplicates → language → consistency → shards.
+"""Raw text pairs to clean, shuffled shards: sources → pieces of rows → stages, one a file → shards.
 
-The filters of arXiv 2307.11224 in its order, one a file; `run.py` owns files, workers, totals and resuming.
+The filters of arXiv 2307.11224 in its order, with those that came after it between; `run.py` puts them together.
 """
 
-from jemb.prepare.consistency import Encode
 from jemb.prepare.run import prepare
 from jemb.prepare.summary import drop_reasons, funnel, summary_table
+from jemb.prepare.tools import Encode, Score, Tools
 
-__all__ = ["Encode", "drop_reasons", "funnel", "prepare", "summary_table"]
+__all__ = ["Encode", "Score", "Tools", "drop_reasons", "funnel", "prepare", "summary_table"]

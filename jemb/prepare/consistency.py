@@ -1,87 +1,137 @@
-"""Last stage: keep a pair only if an auxiliary encoder finds its positive again (arXiv 2307.11224, section 2).
+"""Keep a pair only if an auxiliary encoder finds its positive again (arXiv 2307.11224, section 2).
 
-Before: `language.py`. After: `run.py` writes what is left. The positive must be among the `top_k` passages by cosine
-for the query, among a pool of the data set's passages plus itself.
+Before: `language.py` and `overlap.py`. After: the builders of triplets, and `write.py`. The positive must be among the
+`top_k` passages by cosine for the query, among a pool of the data set's passages plus itself.
+
+    table -> `embed`  -> a vector for each distinct text
+          -> the pool -> their vectors, in one file
+          -> rank     -> passages of the pool above the own one, for each row
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from jemb.errors import Failure
-from jemb.prepare.order import shuffled
-from jemb.prepare.stage import Drop, Outcome, by_key
-from jemb.records import Sample
+from jemb.config import ConsistencyConfig
+from jemb.files import write_array
+from jemb.prepare.embeddings import Embeddings, Encode, StoredVectors, embed
+from jemb.prepare.job import Job
+from jemb.prepare.order import scrambled
+from jemb.prepare.scoring import count_better, exact_scores
+from jemb.prepare.table import Dropped, Table, add_up
 
-Vectors = npt.NDArray[np.float32]
-Encode = Callable[[Sequence[str]], Vectors]
-"""N texts to unit vectors [N, D], float32."""
+Numbers = npt.NDArray[np.int64]
 
 TOLERANCE = 1e-6
-"""A passage counts as better only if its cosine exceeds the positive's by more: two sums of the same products in
-another order differ by about 1e-7."""
-QUERY_BLOCK = 1024
-POOL_BLOCK = 8192
-"""Rows and columns of the scores held at once: 32 MiB."""
+"""A passage counts as better only if its cosine exceeds the positive's by more: texts of the same tokens get vectors a
+few 1e-7 apart, depending on what else was in their batches."""
+MOST = 128
+"""Passages above the own one that are counted; for a row with more the search ends there. Its rank is not known."""
+ROWS = 16_384
+"""Rows of a task: the pool is read once for each."""
+BINS = 40
+
+POOL, POOL_NUMBERS = "pool.npy", "pool-numbers.npy"
 
 
-def keep_consistent(rows: Sequence[Sample], encode: Encode, top_k: int, pool_size: int, seed: int) -> Outcome:
-    """Keep a row if fewer than `top_k` passages of the pool score above its own positive. Reason: `consistency`.
+def consistency(
+    table: Table, job: Job, config: ConsistencyConfig, seed: int, make_encoder: Callable[[str], Encode]
+) -> Dropped:
+    """Drop rows for which `top_k` or more passages of the pool score above their own positive. Reason: `consistency`.
 
-    The pool is the positives of `pool_size` rows drawn by `seed`, each text once; a passage equal to the row's own
-    positive does not count, nor does one of equal score. Each text is encoded once. Memory: 4 * D bytes for each
-    different text. Raises `Failure` when `encode` gives another shape or numbers that are not finite.
+    The pool is the positives of `pool_size` rows drawn by `seed`, each text once. A passage equal to the row's own
+    positive does not count, nor does one of equal score. The rank in the note is 1 + the better passages, `MOST` + 1
+    for a row with more than that. The result is a function of the vectors alone: scores near the line are computed in
+    double precision. Statistics: histograms of the `cosine` of query and positive, of `kept` and of `dropped` rows;
+    rows by `rank`.
+    Memory: see `embed`; 16 bytes a passage of the pool, 16 a dropped row. Disk: 4 * D bytes for each text and passage.
     """
-    rows = sorted(rows, key=by_key)
-    if not rows:
-        return Outcome()
-    texts = list(dict.fromkeys(text for row in rows for text in (row.query, row.positive)))
-    vectors = _encode(encode, texts)
-    index = {text: number for number, text in enumerate(texts)}
-    drawn = shuffled(rows, seed, "consistency pool")[:pool_size]
-    pool = np.array(sorted({index[row.positive] for row in drawn}))
-    query = np.array([index[row.query] for row in rows])
-    positive = np.array([index[row.positive] for row in rows])
-    better = count_better(vectors, query, positive, pool)
-    outcome = Outcome()
-    for row, count in zip(rows, better.tolist(), strict=True):
-        if count < top_k:
-            outcome.kept.append(row)
-        else:
-            outcome.dropped.append(Drop(row, "consistency", f"rank {count + 1}"))
-    return outcome
+    embeddings = embed(table, job, config.encoder, make_encoder, config.cache)
+    if not embeddings.rows:
+        return Dropped(np.empty(0, np.int64), np.empty(0, np.int64), "consistency")
+    if not (job.folder / POOL).exists():
+        pool = _draw_pool(table, embeddings, config.pool_size, seed)
+        write_array(job.folder / POOL_NUMBERS, pool)
+        embeddings.write(pool, job.folder / POOL)
+    most = max(MOST, config.top_k)
+    tasks = [(start, min(start + ROWS, embeddings.rows)) for start in range(0, embeddings.rows, ROWS)]
+    rank = partial(_rank, embeddings, job.folder, config.top_k, most)
+    results = job.map("rank", rank, tasks, sizes=[stop - start for start, stop in tasks], gpu=True)
+    ids, ranks = _dropped(table, job.folder, config.top_k)
+    note = f"rank {{value}} (counted up to {most + 1})"
+    return Dropped(ids, ranks, "consistency", note, add_up(results))
 
 
-def count_better(
-    vectors: Vectors, query: npt.NDArray[np.intp], positive: npt.NDArray[np.intp], pool: npt.NDArray[np.intp]
-) -> npt.NDArray[np.intp]:
-    """How many pool passages score more than `TOLERANCE` above the own positive, for each of N rows: [N].
-
-    vectors: [U, D] unit rows of all texts. query, positive: [N] rows of `vectors`; pool: [P] different rows of it. The
-    own positive never counts, in the pool or not. Blocks of scores are counted and forgotten, never sorted.
-    """
-    better = np.zeros(len(query), dtype=np.intp)
-    for start in range(0, len(query), QUERY_BLOCK):
-        own = positive[start : start + QUERY_BLOCK]
-        queries_BD = vectors[query[start : start + QUERY_BLOCK]]
-        limit_B = np.einsum("bd,bd->b", queries_BD, vectors[own]) + np.float32(TOLERANCE)
-        for column in range(0, len(pool), POOL_BLOCK):
-            members = pool[column : column + POOL_BLOCK]
-            above_BP = queries_BD @ vectors[members].T > limit_B[:, None]
-            # By rounding alone even the own passage may lie above; it is taken out by its number.
-            own_BP = members == own[:, None]
-            better[start : start + QUERY_BLOCK] += np.count_nonzero(above_BP & ~own_BP, axis=1)
-    return better
+def _draw_pool(table: Table, embeddings: Embeddings, pool_size: int, seed: int) -> Numbers:
+    """Numbers of the passages, ascending, each once."""
+    drawn, chance = np.empty(0, np.int64), np.empty(0, np.uint64)
+    start = 0
+    for piece in range(table.num_pieces):
+        ids = table.ids(piece)
+        _, positives = embeddings.numbers(start, start + len(ids))
+        start += len(ids)
+        drawn, chance = np.append(drawn, positives), np.append(chance, scrambled(ids, seed, "consistency pool"))
+        if len(drawn) > pool_size:
+            lowest = np.argpartition(chance, pool_size)[:pool_size]
+            drawn, chance = drawn[lowest], chance[lowest]
+    return np.unique(drawn)
 
 
-def _encode(encode: Encode, texts: Sequence[str]) -> Vectors:
-    vectors = np.asarray(encode(texts), dtype=np.float32)
-    if vectors.ndim != 2 or len(vectors) != len(texts):
-        raise Failure(f"the auxiliary encoder gave {vectors.shape} for {len(texts)} texts; wanted a row for each")
-    if not np.isfinite(vectors).all():
-        bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-        raise Failure(f"the auxiliary encoder gave numbers that are not finite for {texts[bad][:80]!r}")
-    return vectors
+def _rank(embeddings: Embeddings, folder: Path, top_k: int, most: int, task: tuple[int, int]) -> dict[str, Any]:
+    """Leave the number of better passages of each of some rows; statistics of them. task: first row, last + 1."""
+    numbers, positives = embeddings.numbers(*task)
+    queries = embeddings.take(numbers)
+    own_scores = exact_scores(queries, embeddings.take(positives))
+    members = np.load(folder / POOL_NUMBERS, mmap_mode="r")
+    own = np.searchsorted(members, positives)
+    own = np.where(members[np.minimum(own, len(members) - 1)] == positives, own, -1)
+    pool = StoredVectors.open(folder / POOL)
+    better = count_better(queries, own_scores + TOLERANCE, own, pool, most=most)
+    write_array(_better_file(folder, task[0]), better.astype(np.int32))
+    kept = better < top_k
+    cosines = {"kept": _histogram(own_scores[kept]), "dropped": _histogram(own_scores[~kept])}
+    return {"cosine": cosines, "rank": _by_rank(better, most)}
+
+
+def _dropped(table: Table, folder: Path, top_k: int) -> tuple[Numbers, Numbers]:
+    """(ids, ranks) of the rows with too many better passages."""
+    ids, ranks = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    start = 0
+    for piece in range(table.num_pieces):
+        of_piece = table.ids(piece)
+        stop = start + len(of_piece)
+        tasks = range(start // ROWS * ROWS, stop, ROWS)
+        better = np.concatenate([np.empty(0, np.int32), *(np.load(_better_file(folder, task)) for task in tasks)])
+        better = better[start - tasks.start :][: len(of_piece)] if len(of_piece) else better[:0]
+        bad = better >= top_k
+        ids.append(of_piece[bad])
+        ranks.append(better[bad].astype(np.int64) + 1)
+        start = stop
+    return np.concatenate(ids), np.concatenate(ranks)
+
+
+def _histogram(cosines: npt.NDArray[np.float64]) -> dict[str, Any]:
+    counts, _ = np.histogram(np.clip(cosines, -1, 1), BINS, (-1, 1))
+    return {"from": -1.0, "to": 1.0, "counts": counts.tolist()}
+
+
+def _by_rank(better: Numbers, most: int) -> dict[str, int]:
+    """Rows by rank: 1, 2, 3-4, 5-8, … and those over `most`."""
+    found: dict[str, int] = {}
+    low, high = 1, 1
+    while low <= most:
+        name = str(low) if low == high else f"{low}-{high}"
+        found[name] = int(np.count_nonzero((better + 1 >= low) & (better + 1 <= high)))
+        low, high = high + 1, min(2 * high, most)
+    found[f">{most}"] = int(np.count_nonzero(better >= most))
+    return found
+
+
+def _better_file(folder: Path, start: int) -> Path:
+    return folder / f"better-{start:012d}.npy"

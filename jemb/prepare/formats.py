@@ -1,191 +1,221 @@
-"""Raw files as records: one reader for each format, all giving `Record` or `Unreadable` in file order.
+"""One part of a source as rows: the fields that were asked for, as texts, and everything else as extra fields.
 
-After: `sources.py` makes samples of records. Bad rows never raise here: they are part of what a file holds. A file
-that breaks off (truncated gzip, damaged tar or Parquet) ends with an `Unreadable` that says the rest is lost.
+Before: `parts.py` cuts a source. After: the runner adds what came before the part to its numbers. Bad rows never raise
+here: they are part of what a file holds. A file that breaks off (truncated gzip, damaged tar or Parquet) ends with an
+`Unreadable` that says the rest is lost.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
-import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from jemb.config import FieldsConfig
 from jemb.errors import InputError
+from jemb.prepare.record_fields import Converter, reason, shown
+from jemb.prepare.record_fields import Row as Row  # a part is read for its rows
 from jemb.shards import UnreadableSample, read_tar_samples
+from jemb.tables import (
+    DELIMITERS,
+    TABLE_ENDINGS,
+    Bad,
+    Damaged,
+    HubName,
+    Record,
+    Tally,
+    base_name,
+    excerpt,
+    hub_state,
+    is_url,
+    look,
+    open_data,
+    read_delimited,
+    read_hub,
+    read_json_lines,
+    read_parquet,
+)
 
-EXCERPT = 200
-"""Characters of a bad row that are shown."""
-MAX_CELL = 1 << 24
-"""Characters in one cell of a CSV file; more is an unclosed quote."""
+ENDINGS = {**TABLE_ENDINGS, ".tar": "tar", ".tar.gz": "tar"}
+"""End of a file name -> format."""
+MAX_NAMES = 1000
+"""Different field names that are counted; in data with names made on the spot there would be no end of them."""
+UNCHANGED = "it has changed since the job began; wanted input that stays as it is until the job is done"
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """One row of a file. line: its line in a text file (from 1), else its number among the file's rows (from 1)."""
+class Part:
+    """A stretch of a source that is read at once. Picklable; holds no data.
 
-    file: Path
-    line: int
-    fields: dict[str, Any]
+    number: its place among the source's parts. path: file, URL or hf name. start, end: bytes of a jsonl file, row
+    groups of a Parquet file, rows of a hf data set; end None is the end. limit: records to read; None: all.
+    size: bytes, about, for progress. whole_size, tag: what the file was when it was cut, `None` where nobody knows.
+    """
+
+    source: str
+    number: int
+    format: str
+    path: str
+    start: int = 0
+    end: int | None = None
+    limit: int | None = None
+    size: int = 0
+    whole_size: int | None = None
+    tag: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A row that cannot be used. text: its start. rest_lost: the file breaks off here, with unknown loss."""
+    """A record that cannot be used. line: in a text file, else its number in the file; from 1, counted in the part.
 
-    file: Path
+    text: its start. rest_lost: the file breaks off here, with unknown loss.
+    """
+
+    file: str
     line: int
     reason: str
     text: str = ""
     rest_lost: bool = False
 
+    def shift(self, lines: int) -> Unreadable:
+        """With its line counted in the whole file. lines: of the parts of the file before this one."""
+        return replace(self, line=self.line + lines)
+
     def to_json(self) -> dict[str, Any]:
-        return {"file": self.file.name, "line": self.line, "reason": self.reason, "text": self.text}
+        return {"file": base_name(self.file), "line": self.line, "reason": self.reason, "text": self.text}
 
 
-Reader = Callable[[Path], Iterator[Record | Unreadable]]
+@dataclass(slots=True)
+class Summary:
+    """What a part held. records: unreadable ones included; lines: what the lines of the next part are shifted by;
+    names: field name -> records that have it."""
+
+    records: int = 0
+    lines: int = 0
+    names: Counter[str] = field(default_factory=Counter)
 
 
-def excerpt(value: str | bytes) -> str:
-    """The start of a bad row as text that can be written anywhere."""
-    text = value[: EXCERPT * 4].decode(errors="replace") if isinstance(value, bytes) else value
-    return text[:EXCERPT].encode(errors="replace").decode()
+def read_part(
+    part: Part, fields: FieldsConfig, constants: Mapping[str, str] | None = None
+) -> Iterator[Row | Unreadable | Summary]:
+    """Every record of a part in order, as a row or as unreadable; the last item is the `Summary`.
 
-
-def read_jsonl(path: Path) -> Iterator[Record | Unreadable]:
-    """A JSON object a line, plain or gzip; empty lines are skipped."""
-    number = 0
-    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+    fields: names in the records; constants: extra fields that each row gets. Extra fields named like a sample's own are
+    left out. Raises `InputError` when the file is gone or has changed since the parts were made, or does so meanwhile.
+    """
+    _check_unchanged(part)
+    convert = Converter(fields, constants or {})
+    shapes: Counter[tuple[str, ...]] = Counter()
+    summary, tally = Summary(), Tally()
+    number = -1
+    for number, item in enumerate(read_records(part, tally)):
+        if isinstance(item, Bad):
+            yield Unreadable(part.path, item.line, item.reason, item.text, item.rest_lost)
+            continue
+        line, record = item
+        shapes[tuple(record)] += 1
+        if len(shapes) > MAX_NAMES:
+            _count_names(summary.names, shapes, fields)
         try:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _json_record(path, number, line)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            yield Unreadable(path, number + 1, f"damaged or truncated gzip: {error}", rest_lost=True)
+            yield convert(number, record)
+        except ValueError as error:
+            yield Unreadable(part.path, line, reason(error), shown(record))
+    _check_unchanged(part)
+    _count_names(summary.names, shapes, fields)
+    summary.records = number + 1
+    summary.lines = tally.lines or summary.records
+    yield summary
 
 
-def _json_record(path: Path, number: int, line: bytes) -> Record | Unreadable:
-    try:
-        # A byte order mark is no part of the text.
-        value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-    except UnicodeDecodeError as error:
-        return Unreadable(path, number, f"not UTF-8: byte {error.start}", excerpt(line))
-    except (ValueError, RecursionError) as error:
-        return Unreadable(path, number, f"not JSON: {error}", excerpt(line))
-    if not isinstance(value, dict):
-        return Unreadable(path, number, f"JSON is {type(value).__name__}; wanted an object", excerpt(line))
-    return Record(path, number, value)
+def read_records(part: Part, tally: Tally | None = None) -> Iterator[Record | Bad]:
+    """The records of a part as they are, `part.limit` at most. tally: counts the lines of a jsonl file."""
+    records = _all_records(part, tally)
+    if part.limit is None:
+        yield from records
+        return
+    for number, item in enumerate(records, 1):
+        yield item
+        if number == part.limit:
+            return
 
 
-def read_csv(path: Path) -> Iterator[Record | Unreadable]:
-    """Comma-separated with a header, quoted as RFC 4180 says."""
-    return _read_table(path, ",")
+def _all_records(part: Part, tally: Tally | None) -> Iterator[Record | Bad]:
+    if part.format == "jsonl":
+        return read_json_lines(part.path, part.start, part.end, tally)
+    if part.format == "parquet":
+        return read_parquet(part.path, part.start, part.end)
+    if part.format == "hf":
+        return read_hub(hub_name(part.path), part.start, part.end)
+    if part.format == "tar":
+        return read_tar(part.path)
+    return read_delimited(part.path, DELIMITERS[part.format])
 
 
-def read_tsv(path: Path) -> Iterator[Record | Unreadable]:
-    """Tab-separated with a header, quoted like CSV."""
-    return _read_table(path, "\t")
+def hub_name(path: str) -> HubName:
+    """The data set that the path of a hf source or part names."""
+    hub = HubName.parse(path)
+    if hub is None:
+        raise InputError(f"{path}: wanted hf:NAME")
+    return hub
 
 
-def _read_table(path: Path, delimiter: str) -> Iterator[Record | Unreadable]:
-    csv.field_size_limit(MAX_CELL)
-    # Bytes that are not UTF-8 come through as lone surrogates, so that they spoil their own row only.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        rows = csv.reader(file, delimiter=delimiter, strict=True)
-        header = _header(path, rows)
-        while True:
-            start = rows.line_num + 1
-            try:
-                cells = next(rows)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                # An unclosed quote swallows lines: each of them is a lost row, and counts as one.
-                for line in range(start, max(start, rows.line_num) + 1):
-                    yield Unreadable(path, line, f"bad quoting in the row from line {start}: {error}")
-                continue
-            text = delimiter.join(cells)
-            if not cells:
-                continue
-            if not _is_utf8(text):
-                yield Unreadable(path, start, "not UTF-8", excerpt(text))
-            elif len(cells) != len(header):
-                reason = f"{len(cells)} columns; the header has {len(header)}"
-                yield Unreadable(path, start, reason, excerpt(text))
-            else:
-                yield Record(path, start, dict(zip(header, cells, strict=True)))
+def read_tar(place: str) -> Iterator[Record | Bad]:
+    """A WebDataset sample a record: the fields of its `.json` member, and its text members by extension.
 
-
-def _header(path: Path, rows: Iterator[list[str]]) -> list[str]:
-    try:
-        header = next(rows, [])
-    except csv.Error as error:
-        raise InputError(f"{path}: line 1: the header cannot be read ({error})") from None
-    if not _is_utf8("".join(header)):
-        raise InputError(f"{path}: line 1: the header is not UTF-8")
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise InputError(f"{path}: line 1: column {twice[0]!r} comes twice; wanted names that differ")
-    return header
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def read_parquet(path: Path) -> Iterator[Record | Unreadable]:
-    """A row a record. Binary columns are taken for UTF-8, as old writers leave texts so."""
-    import pyarrow
-    import pyarrow.parquet
-
-    number = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                for fields in batch.to_pylist():
-                    number += 1
-                    yield Record(path, number, {name: _decoded(value) for name, value in fields.items()})
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = f"damaged or truncated Parquet: {excerpt(str(error))}"
-        yield Unreadable(path, number + 1, reason, rest_lost=True)
-
-
-def _decoded(value: Any) -> Any:
-    if isinstance(value, bytes):
+    A tar that is remote or packed lies in a temporary file meanwhile.
+    """
+    if not is_url(place) and not place.lower().endswith(".gz"):
+        yield from _tar_records(place, Path(place))
+        return
+    with tempfile.NamedTemporaryFile(suffix=".tar") as copy:
+        lost = ""
         try:
-            return value.decode()
-        except UnicodeDecodeError:
-            return value
-    return value
+            with open_data(place) as file:
+                while data := file.read1():
+                    copy.write(data)
+        except Damaged as error:
+            lost = str(error)
+        copy.flush()
+        number = 0
+        for item in _tar_records(place, Path(copy.name)):
+            if lost and isinstance(item, Bad) and item.rest_lost:
+                break
+            number += 1
+            yield item
+        if lost:
+            yield Bad(number + 1, lost, rest_lost=True)
 
 
-def read_tar(path: Path) -> Iterator[Record | Unreadable]:
-    """A WebDataset sample a record: the fields of its `.json` member, and its text members by extension."""
+def _tar_records(place: str, tar: Path) -> Iterator[Record | Bad]:
     number = 0
     try:
-        for number, item in enumerate(read_tar_samples(path), 1):
+        for number, item in enumerate(read_tar_samples(tar), 1):
             if isinstance(item, UnreadableSample):
-                yield Unreadable(path, number, f"{item.member}: {item.reason}", excerpt(item.text))
+                yield Bad(number, f"{item.member}: {item.reason}", excerpt(item.text))
             else:
-                yield Record(path, number, item[1])
+                yield number, item[1]
     except InputError as error:
-        yield Unreadable(path, number + 1, str(error), rest_lost=True)
+        yield Bad(number + 1, str(error).replace(str(tar), place), rest_lost=True)
 
 
-READERS: dict[str, Reader] = {
-    ".jsonl": read_jsonl,
-    ".jsonl.gz": read_jsonl,
-    ".csv": read_csv,
-    ".tsv": read_tsv,
-    ".parquet": read_parquet,
-    ".tar": read_tar,
-}
-"""Reader by file name ending."""
+def _count_names(names: Counter[str], shapes: Counter[tuple[str, ...]], fields: FieldsConfig) -> None:
+    """Add the names in `shapes`, the names of a record -> how many such records, and empty it."""
+    wanted = {fields.query, fields.positive, fields.negative, fields.negatives}
+    for shape, count in shapes.items():
+        for name in shape:
+            if name in wanted or name in names or len(names) < MAX_NAMES:
+                names[excerpt(name)] += count
+    shapes.clear()
+
+
+def _check_unchanged(part: Part) -> None:
+    if part.format == "hf":
+        if hub_state(hub_name(part.path))["fingerprint"] != part.tag:
+            raise InputError(f"{part.path}: {UNCHANGED}")
+        return
+    now = look(part.path)
+    if part.whole_size is not None and (now.size, now.tag) != (part.whole_size, part.tag):
+        raise InputError(f"{part.path}: was {part.whole_size} bytes, is {now.size}: {UNCHANGED}")

@@ -9,25 +9,42 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
-from jemb.config import PrepareConfig
+from jemb.config import PrepareConfig, StageName
+from jemb.prepare.formats import hub_name
 from jemb.prepare.sources import Source
+from jemb.tables import base_name, each, hub_state, is_url, look, open_bytes
 
-RULES = 1
+RULES = 2
 """Raised whenever a stage comes to keep other rows for the same settings."""
-STAGE_NAMES = ("exact", "near_duplicates", "language", "consistency")
-"""The filters in the paper's order."""
+STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
+"""The filters in the order they run."""
+NO_MATTER = ("batch_tokens", "cache")
+"""Options of stages that change how fast they are and not what they keep."""
 
 
 def origin(source: Source, config: PrepareConfig) -> dict[str, Any]:
-    """JSON value: format, files (name, bytes, sha256; no folders, so input may move) and settings."""
-    files = []
-    for path in source.paths:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        files.append({"file": path.name, "bytes": path.stat().st_size, "sha256": digest})
-    return {"format": source.format.removeprefix("."), "files": files, "settings": settings(config)}
+    """JSON value: format, files and settings.
+
+    Of a local file: name, bytes, sha256; of a remote one: name, bytes and what the server says changes with its content
+    (`tag`); of a Hugging Face data set: name, config, split, fingerprint. No folders, so input may move.
+    """
+    describe = _hub_data if source.format == "hf" else _file
+    return {"format": source.format, "files": each(describe, source.paths), "settings": settings(source, config)}
+
+
+def _hub_data(path: str) -> dict[str, Any]:
+    return hub_state(hub_name(path))
+
+
+def _file(path: str) -> dict[str, Any]:
+    if is_url(path):
+        found = look(path)
+        return {"file": found.name, "bytes": found.size, "tag": found.tag}
+    with open_bytes(path) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"file": base_name(path), "bytes": file.tell(), "sha256": digest}
 
 
 def is_origin(value: Mapping[str, Any]) -> bool:
@@ -35,13 +52,16 @@ def is_origin(value: Mapping[str, Any]) -> bool:
     return isinstance(value.get("settings"), dict) and isinstance(value.get("files"), list)
 
 
-def settings(config: PrepareConfig) -> dict[str, Any]:
+def settings(source: Source, config: PrepareConfig) -> dict[str, Any]:
     """The options that decide what is written, by dotted name: not workers, batch size or limits that only stop a job,
-    and only those of stages that run."""
+    and only those of stages that run. Of fields, constants and limit those that count for this data set."""
     chosen = [name for name in STAGE_NAMES if name in config.stages]
     values: dict[str, Any] = {"rules": RULES, "stages": chosen, "seed": config.seed}
     values |= {"shard_samples": config.shard_samples, "keep_dropped": config.keep_dropped}
-    values |= {f"fields.{name}": value for name, value in asdict(config.fields).items()}
+    values |= {f"fields.{name}": value for name, value in asdict(source.fields).items()}
+    values |= {f"constants.{name}": value for name, value in source.constants.items()}
+    if source.limit is not None:
+        values["limit"] = source.limit
     for stage in chosen:
         values |= {f"{stage}.{name}": value for name, value in stage_settings(stage, config).items()}
     return values
@@ -49,11 +69,11 @@ def settings(config: PrepareConfig) -> dict[str, Any]:
 
 def stage_settings(stage: str, config: PrepareConfig) -> dict[str, Any]:
     """The options of one stage that decide what it keeps."""
-    if stage == "exact":
-        return {}
-    values = asdict(getattr(config, stage))
-    values.pop("batch_size", None)
-    return values
+    options = getattr(config, stage, None)
+    values = {} if options is None else asdict(options)
+    if stage == "decontaminate":  # no folders here either; `run.py` adds the digest of the texts themselves
+        values["against"] = [base_name(entry) for entry in values["against"]]
+    return {name: value for name, value in values.items() if name not in NO_MATTER}
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -72,12 +92,13 @@ def _changed_files(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list
         return []
     if [file["file"] for file in old] != [file["file"] for file in new]:
         return [f"input was {_names(old)}, now {_names(new)}"]
-    return [
-        f"{a['file']} was {a['bytes']} bytes with sha256 {a['sha256'][:12]}, "
-        f"now {b['bytes']} bytes with {b['sha256'][:12]}"
-        for a, b in zip(old, new, strict=True)
-        if a != b
-    ]
+    return [f"{a['file']} was {_state(a)}, now {_state(b)}" for a, b in zip(old, new, strict=True) if a != b]
+
+
+def _state(file: Mapping[str, Any]) -> str:
+    if "sha256" in file:
+        return f"{file['bytes']} bytes with sha256 {file['sha256'][:12]}"
+    return ", ".join(f"{name} {value}" for name, value in file.items() if name != "file")
 
 
 def _names(files: list[dict[str, Any]]) -> str:

@@ -6,6 +6,7 @@ Before: `near_duplicates.py`. After: `consistency.py`, whose encoder knows Engli
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -14,11 +15,8 @@ from typing import Any
 
 from jemb.config import Sides, suggest
 from jemb.errors import InputError
-from jemb.prepare.stage import Drop, Mapper, Outcome, by_key, chunked, in_process
-from jemb.records import Sample
+from jemb.prepare.table import Rows, Verdict
 
-CHUNK = 4096
-"""Texts handed to a worker at once."""
 FLOOR = 0.001
 """Languages less likely than this are not asked for: twice the speed, and the sum misses at most so much for each."""
 SURE = 0.5
@@ -38,39 +36,36 @@ class Guess:
 Identify = Callable[[Sequence[str]], list[Guess]]
 
 
-def keep_language(
-    rows: Sequence[Sample],
-    identify: Identify,
-    threshold: float,
-    sides: Sides,
-    *,
-    keep_unsure: bool = False,
-    mapper: Mapper = in_process,
-) -> Outcome:
+def by_language(rows: Rows, identify: Identify, threshold: float, sides: Sides, keep_unsure: bool) -> Verdict:
     """Keep a row when on each of `sides` the allowed languages together have at least `threshold`.
 
-    identify: picklable, for other processes. Reasons: `language:de` when a failing side is in another language (the
-    surest if both are), `language:unsure` when it cannot be told, as of names, code and single words; with
-    `keep_unsure` those stay.
+    Reasons: `language:de` when a failing side is in another language (the surest if both are), `language:unsure` when
+    it cannot be told, as of names, code and single words; with `keep_unsure` those stay. statistics: texts by language
+    (`allowed`, the other language, `unsure`).
     """
-    rows = sorted(rows, key=by_key)
     names = ("query", "positive") if sides == "both" else (sides,)
-    texts = [getattr(row, name) for row in rows for name in names]
-    guesses = iter([guess for part in mapper(identify, chunked(texts, CHUNK)) for guess in part])
-    outcome = Outcome()
-    for row in rows:
-        failing = [(name, guess) for name in names if (guess := next(guesses)).allowed < threshold]
+    guesses = {name: identify(getattr(rows, name)) for name in names}
+    verdict = Verdict()
+    languages: Counter[str] = Counter()
+    for position in range(len(rows)):
+        failing: list[tuple[str, Guess]] = []
+        for name in names:
+            guess = guesses[name][position]
+            if guess.allowed >= threshold:
+                languages["allowed"] += 1
+            else:
+                languages[guess.top if guess.probability >= SURE else "unsure"] += 1
+                failing.append((name, guess))
         foreign = [(name, guess) for name, guess in failing if guess.probability >= SURE]
         if foreign:
             side, guess = max(foreign, key=lambda item: item[1].probability)
             note = f"{side}: {guess.top} {guess.probability:.2f}"
-            outcome.dropped.append(Drop(row, f"language:{guess.top}", note))
+            verdict.dropped[position] = (f"language:{guess.top}", note)
         elif failing and not keep_unsure:
             side, guess = failing[0]
-            outcome.dropped.append(Drop(row, "language:unsure", f"{side}: allowed {guess.allowed:.2f}"))
-        else:
-            outcome.kept.append(row)
-    return outcome
+            verdict.dropped[position] = ("language:unsure", f"{side}: allowed {guess.allowed:.2f}")
+    verdict.statistics = {"languages": dict(languages)}
+    return verdict
 
 
 def identifier(allowed: Sequence[str], model: str | None) -> Identify:

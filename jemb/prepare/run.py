@@ -1,19 +1,22 @@
-"""The runner: from the input folder to finished data sets, one after another.
+"""The runner: from the input to finished data sets, one after another.
 
-Before: `app/` has the config. After: `data/` and `train/` read the shards. A data set is made in a temporary folder and
-renamed when whole, so a killed run costs the data set it was at, and the next run goes on there.
+Before: `app/` has the config. After: `data/` and `train/` read the shards. All that is not finished lies in
+`OUTPUT/.work/NAME`, a folder for each stage, named by all that decides its content: a killed run goes on where it was,
+and after a change of settings the stages before the change are not run again.
 """
 
 from __future__ import annotations
 
 import fcntl
-import gzip
+import hashlib
 import json
 import logging
+import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,168 +24,278 @@ from tqdm import tqdm
 
 from jemb.config import PrepareConfig
 from jemb.errors import InputError
-from jemb.files import whole_folder, write_atomic
-from jemb.prepare.consistency import Encode, keep_consistent
-from jemb.prepare.exact import keep_unique
-from jemb.prepare.formats import Unreadable
-from jemb.prepare.identity import STAGE_NAMES, changes, is_origin, origin, stage_settings
-from jemb.prepare.language import identifier, keep_language
-from jemb.prepare.near_duplicates import keep_representatives
-from jemb.prepare.order import shuffled
-from jemb.prepare.sources import Source, find_sources, read_rows
-from jemb.prepare.stage import Drop, Outcome, Stage
-from jemb.prepare.summary import summary_table
-from jemb.prepare.workers import Workers
-from jemb.records import Kind, Sample
-from jemb.shards import Manifest, ShardReader, ShardWriter, StageCount, read_manifest
+from jemb.files import replace_folder, write_atomic
+from jemb.prepare.check import check
+from jemb.prepare.decontaminate import choose_texts, digest
+from jemb.prepare.examples import find_examples
+from jemb.prepare.executor import Executor, LocalExecutor
+from jemb.prepare.identity import changes, is_origin, origin, stage_settings
+from jemb.prepare.job import Job
+from jemb.prepare.read import Reading, read
+from jemb.prepare.report import write_report
+from jemb.prepare.sources import Source, find_sources
+from jemb.prepare.stages import Each, Given, passes, run_pass
+from jemb.prepare.summary import family, summary_table
+from jemb.prepare.table import Rows, Table, Verdict
+from jemb.prepare.tools import Tools
+from jemb.prepare.write import write_dropped, write_shards
+from jemb.records import Kind
+from jemb.shards import Manifest, ShardReader, StageCount, read_manifest, write_manifest
 
 log = logging.getLogger(__name__)
 
-DROPPED = "dropped.jsonl.gz"
+WORK = ".work"
+DROPPED = "dropped"
 UNREADABLE = "unreadable.jsonl"
 MANIFEST = "manifest.json"
+REPORT = "report.html"
 
 
-def prepare(config: PrepareConfig, make_encoder: Callable[[str], Encode]) -> list[Manifest]:
-    """Make each data set of `config.input` in `config.output`; those that are finished already are left as they are.
+def prepare(config: PrepareConfig, tools: Tools) -> list[Manifest]:
+    """Make each data set of the input in `config.output`; those that are finished already are left as they are.
 
-    make_encoder: `consistency.encoder` to a function from texts to unit vectors; called at most once, and only if a
-    data set is to be made. Returns the manifests by name; a data set of which nothing is left has one without shards,
-    and no folder. Raises `InputError` before any work when input and output do not fit each other, and at the data set
-    that has too many unreadable rows or none at all; what was finished before stays.
+    Returns the manifests by name; a data set of which nothing is left has one without shards, and no folder. Writes
+    `report.html` beside them. Raises `InputError` before any work when the input cannot be used or the output holds
+    something else, and at the data set that has too many unreadable rows; what was finished before stays.
     """
-    output = Path(config.output)
-    sources = find_sources(Path(config.input), leave_out=output)
-    if output.exists() and not output.is_dir():
-        raise InputError(f"output={output}: is a file; wanted a folder")
-    if output.resolve() == Path(config.input).resolve():
-        raise InputError(f"output={output}: is the input folder; wanted another")
+    output = Path(config.output).absolute()
+    sources = find_sources(config)
+    _check_output(output, config, sources)
+    check(sources)
+    texts = _evaluation_texts(config, tools)
+    origins = {source.name: _origin(source, config, texts) for source in sources}
     with _alone(output):
-        _remove_leftovers(output, sources)
-        origins = {source.name: origin(source, config) for source in sources}
-        finished = {s.name: _finished(output / s.name, origins[s.name], config.overwrite) for s in sources}
+        manifests: list[Manifest] = []
+        made = 0
+        if not config.exact.across:  # with it, what a data set should be depends on those before it
+            for source in sources:
+                _finished(output / source.name, origins[source.name], config.overwrite)
         _warn_of_others(output, sources)
-        with Workers(config.workers) as workers:
-            stages = _stages(config, make_encoder, workers) if None in finished.values() else []
-            manifests = [
-                finished[source.name] or _make(source, origins[source.name], stages, config)
-                for source in tqdm(sources, desc="prepare", unit="data set", disable=None)
-            ]
+        with _executor(config) as executor:
+            for source in tqdm(sources, desc="prepare", unit="data set", disable=None):
+                made_from = origins[source.name]
+                others = [manifest for manifest in manifests if manifest.shards] if config.exact.across else []
+                if others:
+                    made_from["settings"]["exact.others"] = {other.name: other.fingerprint for other in others}
+                manifest = _finished(output / source.name, made_from, config.overwrite)
+                if manifest is None:
+                    folders = tuple(output / other.name for other in others)
+                    given = Given(config, tools, texts, folders)
+                    manifest = _Making(source, made_from, given, output, executor).run()
+                    made += 1
+                shutil.rmtree(output / WORK / source.name, ignore_errors=True)
+                manifests.append(manifest)
+        shutil.rmtree(output / WORK, ignore_errors=True)
+        if made or not (output / REPORT).exists():
+            write_report(manifests, output / REPORT)
     if not any(manifest.num_samples for manifest in manifests):
-        raise InputError(f"{config.input}: the filters leave nothing of any data set\n{summary_table(manifests)}")
+        raise InputError(f"{config.output}: the filters leave nothing of any data set\n{summary_table(manifests)}")
     return manifests
 
 
-def _stages(config: PrepareConfig, make_encoder: Callable[[str], Encode], workers: Workers) -> list[Stage]:
-    """The chosen filters in the paper's order, ready to run."""
-    runs: dict[str, Callable[[Sequence[Sample]], Outcome]] = {}
-    if "exact" in config.stages:
-        runs["exact"] = keep_unique
-    if "near_duplicates" in config.stages:
-        mapper = partial(workers.map, what="near duplicates")
-        runs["near_duplicates"] = partial(
-            keep_representatives, config=config.near_duplicates, seed=config.seed, mapper=mapper
-        )
-    if "language" in config.stages:
-        options = config.language
-        runs["language"] = partial(
-            keep_language,
-            identify=identifier(options.allowed, options.model),
-            threshold=options.threshold,
-            sides=options.sides,
-            keep_unsure=options.unsure == "keep",
-            mapper=partial(workers.map, what="language"),
-        )
-    if "consistency" in config.stages:
-        runs["consistency"] = partial(
-            keep_consistent,
-            encode=make_encoder(config.consistency.encoder),
-            top_k=config.consistency.top_k,
-            pool_size=config.consistency.pool_size,
-            seed=config.seed,
-        )
-    return [Stage(name, runs[name], stage_settings(name, config)) for name in STAGE_NAMES if name in runs]
-
-
-def _make(source: Source, made_from: dict[str, Any], stages: list[Stage], config: PrepareConfig) -> Manifest:
-    """One data set from its files to its folder."""
-    rows, unreadable = _read(source, config)
-    kind: Kind = "triplets" if any(row.negatives for row in rows) else "pairs"
-    outcome = _with_negatives(rows) if kind == "triplets" else Outcome(rows)
-    fields = {name: value for name, value in made_from["settings"].items() if name.startswith("fields.")}
-    reasons = {"unreadable": len(unreadable), **outcome.reasons()}
-    counts = [StageCount("read", len(outcome.kept), reasons, fields)]
-    dropped = [("read", drop) for drop in outcome.dropped]
-    for stage in stages:
-        outcome = stage.run(outcome.kept)
-        counts.append(stage.count(outcome))
-        dropped += [(stage.name, drop) for drop in outcome.dropped]
-        log.info("%s: %s keeps %d, drops %s", source.name, stage.name, len(outcome.kept), outcome.reasons())
-    folder = Path(config.output) / source.name
-    if not outcome.kept:
-        log.warning("%s: the filters leave nothing; no shards are written", source.name)
-        shutil.rmtree(folder, ignore_errors=True)
-        if config.keep_dropped:
-            write_atomic(_beside(folder, DROPPED), _dropped_rows(dropped))
-        return Manifest(source.name, kind, (), tuple(counts), made_from)
-    with whole_folder(folder) as temporary:
-        with ShardWriter(temporary, source.name, kind, config.shard_samples) as writer:
-            for row in shuffled(outcome.kept, config.seed, "shuffle"):
-                writer.write(row)
-            manifest = writer.close(counts, made_from)
-        if unreadable:
-            (temporary / UNREADABLE).write_bytes(_json_lines(row.to_json() for row in unreadable))
-        if config.keep_dropped:
-            (temporary / DROPPED).write_bytes(_dropped_rows(dropped))
-    for name in (UNREADABLE, DROPPED):
-        _beside(folder, name).unlink(missing_ok=True)
-    return manifest
-
-
-def _read(source: Source, config: PrepareConfig) -> tuple[list[Sample], list[Unreadable]]:
-    """All rows of `source`; `InputError` when there is none or too many of them cannot be read."""
-    rows: list[Sample] = []
-    unreadable: list[Unreadable] = []
-    reader = read_rows(source, config.fields)
-    for row in tqdm(reader, desc=f"{source.name}: read", unit="row", leave=False, disable=None):
-        if isinstance(row, Sample):
-            rows.append(row)
-        else:
-            unreadable.append(row)
-    total = len(rows) + len(unreadable)
-    where = source.paths[0] if len(source.paths) == 1 else source.paths[0].parent
-    if not total:
-        raise InputError(f"{where}: holds no rows; wanted at least one, or remove it from the input")
-    share = len(unreadable) / total
-    lost = next((row for row in unreadable if row.rest_lost), None)
-    # Of a file that breaks off nobody knows the share: only who accepts any loss accepts that.
-    if rows and share <= config.max_unreadable and (lost is None or config.max_unreadable == 1):
-        return rows, unreadable
-    listing = _beside(Path(config.output) / source.name, UNREADABLE)
-    write_atomic(listing, _json_lines(row.to_json() for row in unreadable))
-    if lost is not None:
+def _evaluation_texts(config: PrepareConfig, tools: Tools) -> list[str]:
+    """What the training data may not hold. Raises `InputError` where a path or task is wrong, before any work."""
+    if "decontaminate" not in config.stages:
+        return []
+    if not config.decontaminate.against:
+        raise InputError("stage decontaminate: give decontaminate.against=[PATH, mteb:TASK, …], the evaluation texts")
+    found = (text for entry in config.decontaminate.against for text in tools.evaluation_texts(entry))
+    texts = choose_texts(found, config.decontaminate.min_words)
+    if not texts:
         raise InputError(
-            f"{lost.file}: breaks off at row or line {lost.line}: {lost.reason}; an unknown number of rows is lost. "
-            f"Get the file again, or give max_unreadable=1 to go on with the {len(rows)} rows that can be read "
-            f"(the others are listed in {listing})"
+            f"decontaminate.against={config.decontaminate.against}: no text of at least "
+            f"{config.decontaminate.min_words} words in there (decontaminate.min_words)"
+        )
+    return texts
+
+
+def _origin(source: Source, config: PrepareConfig, texts: Sequence[str]) -> dict[str, Any]:
+    made_from = origin(source, config)
+    if texts:
+        made_from["settings"]["decontaminate.texts"] = digest(texts)
+    return made_from
+
+
+def _executor(config: PrepareConfig) -> Executor:
+    if config.executor == "ray":
+        from jemb.prepare.ray_executor import RayExecutor
+
+        return RayExecutor(config.ray.address, config.workers)
+    return LocalExecutor(config.workers)
+
+
+@dataclass(slots=True)
+class _Making:
+    """One data set from its files to its folder."""
+
+    source: Source
+    made_from: dict[str, Any]
+    given: Given
+    output: Path
+    executor: Executor
+    chain: list[Any] = field(default_factory=list)
+
+    @property
+    def config(self) -> PrepareConfig:
+        return self.given.config
+
+    def run(self) -> Manifest:
+        settings = self.made_from["settings"]
+        self.chain = [self.made_from["files"], {name: value for name, value in settings.items() if _decides_rows(name)}]
+        reading = read(self.source, self._job("read"))
+        _check_readable(self.source, reading, self._beside(UNREADABLE), self.config.max_unreadable)
+        table, counts, verdicts = self._with_negatives(reading)
+        for stage, steps in passes(self.given).items():
+            self.chain.append(
+                {name: value for name, value in settings.items() if name.startswith(f"{stage}.")} | {"": stage}
+            )
+            reasons: dict[str, int] = {}
+            statistics: dict[str, Any] = {}
+            verdicts[stage] = []
+            for number, step in enumerate(steps):
+                job = self._job(f"{stage}-{number}" if len(steps) > 1 else stage)
+                result = run_pass(step, table, job)
+                reasons |= result["dropped"]
+                statistics |= result["statistics"]
+                verdicts[stage].append(job.folder)
+                table = table.judged(job.folder)
+            reasons = dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+            counts.append(
+                StageCount(stage, sum(table.counts()), reasons, stage_settings(stage, self.config), statistics)
+            )
+            log.info("%s: %s keeps %s", self.source.name, stage, _words(counts[-1]))
+        examples = find_examples(table, verdicts, self._job("examples"), self.config.seed)
+        counts = [
+            StageCount(c.name, c.kept, c.dropped, c.settings, {**c.statistics, "examples": examples.get(c.name, {})})
+            for c in counts
+        ]
+        kind: Kind = "triplets" if reading.triplets or {"negation", "mine"} & set(self.config.stages) else "pairs"
+        return self._write(
+            table, verdicts, Manifest(self.source.name, kind, (), tuple(counts), self.made_from), reading
+        )
+
+    def _with_negatives(self, reading: Reading) -> tuple[Table, list[StageCount], dict[str, list[Path]]]:
+        """Once a data set has negatives, a row without one cannot stay, unless a later stage finds it some."""
+        table = reading.table
+        reasons = {"unreadable": len(reading.unreadable)}
+        verdicts: dict[str, list[Path]] = {"read": []}
+        if 0 < reading.triplets < reading.rows and not {"negation", "mine"} & set(self.config.stages):
+            job = self._job("negatives")
+            reasons |= run_pass(Each("negatives", _need_negatives), table, job)["dropped"]
+            verdicts["read"], table = [job.folder], table.judged(job.folder)
+            log.warning(
+                "%s: %d of %d rows have hard negatives, so it becomes a data set of triplets; the %d rows without are "
+                "dropped (no_negative). For pairs, point fields.negative and fields.negatives elsewhere",
+                self.source.name, reading.triplets, reading.rows, reasons["no_negative"],
+            )  # fmt: skip
+        fields = {name: value for name, value in self.made_from["settings"].items() if name.startswith("fields.")}
+        count = StageCount("read", sum(table.counts()), reasons, fields)
+        return table, [count], verdicts
+
+    def _write(self, table: Table, verdicts: dict[str, list[Path]], manifest: Manifest, reading: Reading) -> Manifest:
+        folder = self.output / self.source.name
+        job = self._job(f"write-{self.config.shard_samples}-{self.config.keep_dropped}")
+        result = job.folder / "result"
+        if not result.exists():  # its markers stand for files in there
+            shutil.rmtree(job.folder, ignore_errors=True)
+            result.mkdir(parents=True)
+        dropped = job.folder / DROPPED if not sum(table.counts()) else result / DROPPED
+        if self.config.keep_dropped:
+            dropped.mkdir(exist_ok=True)
+            shards = write_dropped(table, verdicts, job, dropped)
+            if shards:
+                write_manifest(
+                    dropped, Manifest(self.source.name, "pairs", tuple(shards), manifest.stages, self.made_from)
+                )
+        if not sum(table.counts()):
+            where = f"; the dropped rows are in {self._lone_drops}" if self.config.keep_dropped else ""
+            log.warning("%s: the filters leave nothing; no shards are written%s", self.source.name, where)
+            shutil.rmtree(folder, ignore_errors=True)
+            if (dropped / MANIFEST).exists():
+                replace_folder(dropped, self._lone_drops)
+            return manifest
+        shards = write_shards(table, job, result, self.config.shard_samples, self.config.seed)
+        manifest = Manifest(manifest.name, manifest.kind, tuple(shards), manifest.stages, manifest.source)
+        write_manifest(result, manifest)
+        if reading.unreadable:
+            write_atomic(result / UNREADABLE, _json_lines(reading.unreadable))
+        replace_folder(result, folder)
+        self._beside(UNREADABLE).unlink(missing_ok=True)
+        shutil.rmtree(self._lone_drops, ignore_errors=True)
+        return manifest
+
+    @property
+    def _lone_drops(self) -> Path:
+        """Where the dropped rows lie of a data set of which nothing is left. Hidden, or it would be trained on."""
+        return self.output / f".{self.source.name}.{DROPPED}"
+
+    def _job(self, step: str) -> Job:
+        """The work folder of a step: its name changes with everything that came before it."""
+        digest = hashlib.sha256(json.dumps(self.chain, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        folder = self.output / WORK / self.source.name / f"{step}-{digest}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return Job(folder, self.executor, self.source.name)
+
+    def _beside(self, name: str) -> Path:
+        """Where `name` lies for a data set that was not made."""
+        return self.output / f"{self.source.name}.{name}"
+
+
+def _decides_rows(setting: str) -> bool:
+    """Whether it matters to every stage; the settings of a stage matter to it and those after it."""
+    return setting in ("rules", "seed") or setting.startswith(("fields.", "constants.", "limit"))
+
+
+def _need_negatives(rows: Rows) -> Verdict:
+    return Verdict({position: ("no_negative", "") for position, texts in enumerate(rows.negatives) if not texts})
+
+
+def _words(count: StageCount) -> str:
+    families: Counter[str] = Counter()
+    for reason, number in count.dropped.items():
+        families[family(reason)] += number
+    drops = ", ".join(f"{number:,} {reason}" for reason, number in families.items() if number)
+    return f"{count.kept:,}, drops {drops or 'none'}"
+
+
+def _check_readable(source: Source, reading: Reading, listing: Path, allowed: float) -> None:
+    """`InputError` when no row can be read, or too many cannot; they are then listed in `listing`."""
+    unreadable = reading.unreadable
+    total = reading.rows + len(unreadable)
+    if not total:
+        raise InputError(f"{source.where}: holds no rows; wanted at least one, or remove it from the input")
+    share = len(unreadable) / total
+    # Of a file that breaks off nobody knows the share: only who accepts any loss accepts that.
+    if reading.rows and share <= allowed and (reading.broken is None or allowed == 1):
+        return
+    write_atomic(listing, _json_lines(unreadable))
+    if reading.broken is not None:
+        lost = reading.broken
+        way_out = (
+            f"give max_unreadable=1 to go on with the {reading.rows} rows that can be read" if reading.rows else ""
+        )
+        raise InputError(
+            f"{lost['file']}: breaks off at row or line {lost['line']}: {lost['reason']}; an unknown number of rows is "
+            f"lost. Get the file again{', or ' if way_out else ''}{way_out} (the others are listed in {listing})"
         )
     first = unreadable[0]
     raise InputError(
-        f"{where}: {len(unreadable)} of {total} rows cannot be read ({share:.1%}; max_unreadable allows "
-        f"{config.max_unreadable:.1%}). The first: {first.file.name} line {first.line}: {first.reason}. All are listed "
-        f"in {listing}. Repair them, or give a larger max_unreadable to leave them out"
+        f"{source.where}: {len(unreadable)} of {total} rows cannot be read ({share:.1%}; max_unreadable allows "
+        f"{allowed:.1%}). The first: {first['file']} line {first['line']}: {first['reason']}. All are listed in "
+        f"{listing}. "
+        + ("Repair them, or give a larger max_unreadable to leave them out" if reading.rows else "Repair them")
     )
 
 
-def _with_negatives(rows: list[Sample]) -> Outcome:
-    """In a data set of triplets a row without a negative cannot stay."""
-    outcome = Outcome()
-    for row in rows:
-        if row.negatives:
-            outcome.kept.append(row)
-        else:
-            outcome.dropped.append(Drop(row, "no_negative"))
-    return outcome
+def _check_output(output: Path, config: PrepareConfig, sources: Sequence[Source]) -> None:
+    if output.exists() and not output.is_dir():
+        raise InputError(f"output={output}: is a file; wanted a folder")
+    places = [config.input, *(source.where for source in sources)]
+    if any(place is not None and output.resolve() == Path(place).resolve() for place in places):
+        raise InputError(f"output={output}: is the input folder; wanted another")
+    there = next(folder for folder in (output, *output.parents) if folder.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"output={output}: {there} cannot be written to; wanted a folder of yours")
 
 
 def _finished(folder: Path, made_from: dict[str, Any], overwrite: bool) -> Manifest | None:
@@ -208,7 +321,7 @@ def _finished(folder: Path, made_from: dict[str, Any], overwrite: bool) -> Manif
     )
 
 
-def _warn_of_others(output: Path, sources: list[Source]) -> None:
+def _warn_of_others(output: Path, sources: Sequence[Source]) -> None:
     """Training on `output` would use these too."""
     names = {source.name for source in sources}
     others = [path.parent.name for path in sorted(output.glob(f"[!.]*/{MANIFEST}"))]
@@ -229,36 +342,5 @@ def _alone(output: Path) -> Iterator[None]:
         yield
 
 
-def _remove_leftovers(output: Path, sources: list[Source]) -> None:
-    """Temporary folders of killed runs: nobody else is at work here, so they are nobody's."""
-    starts = tuple(f".{source.name}." for source in sources)
-    for path in output.iterdir():
-        if path.name.startswith(starts) and path.suffix in (".tmp", ".old"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _beside(folder: Path, name: str) -> Path:
-    """Where `name` lies for a data set that was not made."""
-    return folder.with_name(f"{folder.name}.{name}")
-
-
-def _json_lines(values: Iterable[Any]) -> bytes:
-    return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values).encode()
-
-
-def _dropped_rows(dropped: list[tuple[str, Drop]]) -> bytes:
-    """Gzip of a JSON line for each row: why it was left out, and the row."""
-    lines = _json_lines(
-        {
-            "key": drop.sample.key,
-            "stage": stage,
-            "reason": drop.reason,
-            "note": drop.note,
-            "query": drop.sample.query,
-            "positive": drop.sample.positive,
-            "negatives": list(drop.sample.negatives),
-            "extra": dict(drop.sample.extra),
-        }
-        for stage, drop in dropped
-    )
-    return gzip.compress(lines, mtime=0)  # no time in the header: the same rows give the same bytes
+def _json_lines(values: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)

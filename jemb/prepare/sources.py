@@ -1,188 +1,211 @@
-"""What is in the input folder, and its rows as samples.
+"""Which data sets there are to prepare: what is in the input, what is named one by one, and what is particular to each.
 
-Before: the user's files, through `formats.py`. After: `run.py` puts the samples through the stages.
+Before: the options. After: `check.py` looks whether they can be read, `parts.py` and `formats.py` read them.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import math
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from jemb.config import FieldsConfig, suggest
+from jemb.config import FieldsConfig, PrepareConfig, suggest
 from jemb.errors import InputError
-from jemb.prepare.formats import READERS, Record, Unreadable, excerpt
-from jemb.records import Sample
+from jemb.prepare.formats import ENDINGS
+from jemb.prepare.record_fields import OWN_FIELDS
+from jemb.shards import Manifest
+from jemb.tables import Found, HubName, base_name, is_url, join, kind_of, list_folder, look, open_bytes, to_local
 
 log = logging.getLogger(__name__)
 
-FILE_ENDINGS = tuple(sorted((ending for ending in READERS if ending != ".tar"), key=len, reverse=True))
-WANTED = "wanted NAME.jsonl, .jsonl.gz, .csv, .tsv or .parquet files, or folders of WebDataset tars"
-OWN_FIELDS = ("query", "positive", "negatives")
-"""Names that a sample itself uses in the shards; other fields of the source keep theirs."""
+MANIFEST = "manifest.json"
+WANTED = (
+    "wanted NAME.jsonl, .csv, .tsv (also .gz, .zst) or .parquet files, folders of such files, "
+    "or folders of WebDataset tars"
+)
+LEFT_BY_PREPARE = (".unreadable.jsonl", ".dropped", ".dropped.jsonl.gz")
+"""What `jemb prepare` leaves beside its data sets; the output of one preparation may be the input of the next."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One data set to be. format: an ending in `READERS`; paths: its files in the order they are read."""
+    """One data set to be. Picklable.
+
+    format: jsonl, csv, tsv, parquet, tar or hf. paths: its files (paths or URLs) in the order they are read; of hf the
+    one name. constants: field -> text that every sample gets. limit: rows to take; None: all.
+    """
 
     name: str
     format: str
-    paths: tuple[Path, ...]
+    paths: tuple[str, ...]
+    fields: FieldsConfig = field(default_factory=FieldsConfig)
+    constants: Mapping[str, str] = field(default_factory=dict)
+    limit: int | None = None
+
+    @property
+    def where(self) -> str:
+        """What to call it in messages: its file, or the folder of its files."""
+        return self.paths[0] if len(self.paths) == 1 else self.paths[0].rpartition("/")[0]
 
 
-def find_sources(folder: Path, leave_out: Path | None = None) -> list[Source]:
-    """The data sets in `folder` by name, or the one that a file or a folder of tars is.
+def find_sources(config: PrepareConfig) -> list[Source]:
+    """The data sets of `config.input` and `config.sources`, by name, each with its fields, constants and limit.
 
-    Hidden files and `leave_out` (the output, when it lies inside) are passed over; other kinds of file are named in a
-    warning. Raises `InputError` for a missing path, nothing found, or two data sets of one name.
+    Raises `InputError` for a missing path, nothing found, two data sets of one name, a name in `sources` that is none,
+    and options that contradict each other.
     """
-    if not folder.exists():
-        raise InputError(f"{folder}: no such file or folder; {WANTED}")
-    if folder.is_file():
-        source = _source(folder)
-        if source is None:
-            raise InputError(f"{folder}: unknown kind of file; {WANTED}")
-        return [source]
+    found = {} if config.input is None else _find_in(to_local(config.input), Path(config.output))
+    for name, options in config.sources.items():
+        if options.path is not None:
+            _check_name(name)
+            if name in found:
+                raise InputError(f"sources.{name}.path: {found[name].where} is a data set {name!r} too; rename one")
+            kind, paths = _one(to_local(options.path))
+            found[name] = Source(name, kind, paths)
+        elif name not in found:
+            known = ", ".join(found) or "none"
+            raise InputError(
+                f"sources.{name}: no data set {name!r} in input={config.input}{suggest(name, found)}; there: {known}. "
+                f"Give sources.{name}.path=… for one that is elsewhere"
+            )
+    return [_with_options(found[name], config) for name in sorted(found)]
+
+
+def _with_options(source: Source, config: PrepareConfig) -> Source:
+    if source.name not in config.sources:
+        return Source(source.name, source.format, source.paths, config.fields)
+    options = config.sources[source.name]
+    own = {option: name for option, name in asdict(options.fields).items() if name is not None}
+    try:
+        fields = FieldsConfig(**asdict(config.fields) | own)
+    except ValueError as error:
+        raise InputError(f"sources.{source.name}: {error}") from None
+    taken = sorted(set(OWN_FIELDS) & options.constants.keys())
+    if taken:
+        raise InputError(
+            f"sources.{source.name}.constants.{taken[0]}: every sample has a field {taken[0]!r} of its own; "
+            "wanted another name"
+        )
+    return Source(source.name, source.format, source.paths, fields, options.constants, options.limit)
+
+
+def _find_in(place: str, leave_out: Path) -> dict[str, Source]:
+    """The data sets at `place` by name. leave_out: the output, which may lie inside."""
+    if single := _hub(place) or _file(place):
+        return {single.name: single}
+    entries = list_folder(place)
+    if (shards := _shards(place, entries)) is not None:
+        return {shards.name: shards}
     found: dict[str, Source] = {}
     ignored: list[str] = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or (leave_out and path.resolve() == leave_out.resolve()):
+    for entry in entries:
+        if not is_url(place) and Path(entry.place).resolve() == leave_out.resolve():
             continue
-        source = _source(path)
+        source = None
+        if entry.is_folder and not entry.name.endswith(LEFT_BY_PREPARE):
+            source = _folder(entry.place)
+        elif entry.regular and not entry.name.endswith(LEFT_BY_PREPARE):
+            source = _table(entry)
         if source is None:
-            ignored.append(path.name)
+            ignored.append(entry.name)
         elif source.name in found:
             other = found[source.name].paths[0]
-            raise InputError(f"{folder}: {path.name} and {other} would both be data set {source.name!r}; rename one")
+            raise InputError(f"{place}: {entry.name} and {other} would both be data set {source.name!r}; rename one")
         else:
             found[source.name] = source
-    own = _source(folder)
-    if own and not found:
-        return [own]
+    if not found and (tars := _of_kind(place, entries, "tar")):
+        return {tars.name: tars}
     if ignored:
-        log.warning("%s: ignored %s; %s", folder, ", ".join(ignored), WANTED)
+        log.warning("%s: ignored %s; %s", place, ", ".join(ignored), WANTED)
     if not found:
-        raise InputError(f"{folder}: no data set in it; {WANTED}")
-    return list(found.values())
+        raise InputError(f"{place}: no data set in it; {WANTED}")
+    return found
 
 
-def _source(path: Path) -> Source | None:
-    """The data set that `path` is, if it is one."""
-    if path.is_dir():
-        tars = sorted(tar for tar in path.glob("*.tar") if not tar.name.startswith("."))
-        return Source(path.resolve().name, ".tar", tuple(tars)) if tars else None
-    for ending in FILE_ENDINGS:
-        name = path.name[: -len(ending)]
-        if name and path.name.lower().endswith(ending):
-            return Source(name, ending, (path,))
-    return None
+def _one(place: str) -> tuple[str, tuple[str, ...]]:
+    """(format, files) of the one data set that `place` is."""
+    source = _hub(place) or _file(place) or _folder(place)
+    if source is None:
+        raise InputError(f"{place}: not one data set; {WANTED}")
+    return source.format, source.paths
 
 
-def read_rows(source: Source, fields: FieldsConfig) -> Iterator[Sample | Unreadable]:
-    """Every row of `source` in order, as a sample or as unreadable. Its key is its number, from 0, in nine digits.
-
-    Raises `InputError` at the end when no row at all has the field of the query or of the positive: a wrong name, not
-    bad rows. Other fields are carried through as JSON (dates and the like as text), but for those named like a sample's
-    own.
-    """
-    names: Counter[str] = Counter()
-    number = -1
-    for path in source.paths:
-        for record in READERS[source.format](path):
-            number += 1
-            if isinstance(record, Record):
-                names.update(record.fields.keys())
-                yield _sample(record, number, fields)
-            else:
-                yield record
-    for option in ("query", "positive"):
-        name = getattr(fields, option)
-        if names and name not in names:
-            raise InputError(
-                f"{source.paths[0]}: no row has the field {name!r} (fields.{option}){suggest(name, names)}; "
-                f"fields there: {', '.join(name for name, _ in names.most_common(20))}; give fields.{option}=NAME"
-            )
-    for option in ("negative", "negatives"):
-        name = getattr(fields, option)
-        if names and name != option and name not in names:
-            log.warning("%s: no row has the field %r (fields.%s)", source.paths[0], name, option)
+def _hub(place: str) -> Source | None:
+    hub = HubName.parse(place)
+    return Source(base_name(hub.name), "hf", (str(hub),)) if hub else None
 
 
-def _sample(record: Record, number: int, fields: FieldsConfig) -> Sample | Unreadable:
-    rest = dict(record.fields)
-    try:
-        query, positive = _text(rest, fields.query), _text(rest, fields.positive)
-        negatives = _negatives(rest, fields)
-        extra = {name: _plain(value) for name, value in rest.items() if name not in OWN_FIELDS}
-        # Half a surrogate pair is legal in JSON and in nothing else: no file and no tokenizer takes it.
-        for text in (query, positive, *negatives, json.dumps(extra, ensure_ascii=False) if extra else ""):
-            text.encode()
-    except UnicodeEncodeError:
-        reason = "half a surrogate pair, which is no character"
-    except RecursionError:
-        return Unreadable(record.file, record.line, "a field is nested too deeply")
-    except ValueError as error:
-        reason = str(error)
-    else:
-        return Sample(f"{number:09d}", query, positive, negatives, extra)
-    text = json.dumps(record.fields, ensure_ascii=False, default=str)
-    return Unreadable(record.file, record.line, reason, excerpt(text))
-
-
-def _text(fields: dict[str, Any], name: str) -> str:
-    """Take a text out of `fields`."""
-    if name not in fields:
-        raise ValueError(f"field {name!r} is missing")
-    value = fields.pop(name)
-    if not isinstance(value, str):
-        raise ValueError(f"field {name!r} is {_kind(value)}; wanted text")
-    return value
-
-
-def _negatives(rest: dict[str, Any], fields: FieldsConfig) -> tuple[str, ...]:
-    """Take the hard negatives out of `rest`; a blank or null one is none."""
-    one, many = rest.pop(fields.negative, None), rest.pop(fields.negatives, None)
-    if isinstance(many, str):  # how a table holds a list
-        many = _list(fields.negatives, many)
-    if not isinstance(many, list | None):
-        raise ValueError(f"field {fields.negatives!r} is {_kind(many)}; wanted a list of texts")
-    negatives = [text for text in (one, *(many or ())) if text is not None]
-    for text in negatives:
-        if not isinstance(text, str):
-            raise ValueError(f"a negative is {_kind(text)}; wanted text")
-    return tuple(text for text in negatives if text.strip())
-
-
-def _list(name: str, text: str) -> Any:
-    if not text.strip():
+def _file(place: str) -> Source | None:
+    """The data set in the file `place`; None for a folder. Raises `InputError` for anything else."""
+    found = look(place)
+    if found.is_folder:
         return None
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = text
-    if not isinstance(value, list):
-        raise ValueError(f"field {name!r} is text; wanted a JSON list of texts")
-    return value
+    kind = kind_of(found.name, ENDINGS)
+    if kind is None or not found.regular:
+        raise InputError(f"{place}: unknown kind of file; {WANTED}")
+    return Source(kind[1], kind[0], (place,))
 
 
-def _plain(value: Any) -> Any:
-    """`value` as JSON can hold it."""
-    if value is None or isinstance(value, str | int | bool):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value)
+def _table(entry: Found) -> Source | None:
+    """A file of a folder as a data set. A tar there is a part of one."""
+    kind = kind_of(entry.name, ENDINGS)
+    return Source(kind[1], kind[0], (entry.place,)) if kind and kind[0] != "tar" else None
 
 
-def _kind(value: Any) -> str:
-    return "null" if value is None else f"{type(value).__name__} ({excerpt(repr(value))[:40]})"
+def _folder(place: str) -> Source | None:
+    """The data set whose parts lie in a folder, if it is one. Raises `InputError` for parts of several kinds."""
+    entries = list_folder(place)
+    shards = _shards(place, entries)
+    if shards is not None:
+        return shards
+    kinds: dict[str, str] = {}
+    ignored: list[str] = []
+    for entry in entries:
+        kind = kind_of(entry.name, ENDINGS) if entry.regular and not entry.is_folder else None
+        if kind:
+            kinds.setdefault(kind[0], entry.name)
+        elif not entry.name.startswith("_"):  # how Spark names its marks
+            ignored.append(entry.name)
+    if len(kinds) > 1:
+        names = " and ".join(kinds.values())
+        raise InputError(f"{place}: holds {names}; wanted files of one kind, the parts of one data set")
+    if not kinds:
+        return None
+    if ignored:
+        log.warning("%s: ignored %s", place, ", ".join(ignored))
+    return _of_kind(place, entries, next(iter(kinds)))
+
+
+def _of_kind(place: str, entries: Iterable[Found], wanted: str) -> Source | None:
+    """The data set of all files of that kind in a folder, in order of name."""
+    files = [entry for entry in entries if entry.regular and not entry.is_folder]
+    paths = tuple(file.place for file in files if (kind_of(file.name, ENDINGS) or ("",))[0] == wanted)
+    return Source(base_name(place), wanted, paths) if paths else None
+
+
+def _shards(place: str, entries: Sequence[Found]) -> Source | None:
+    """The data set in a folder that jemb wrote: the shards its manifest names and nothing else that lies there."""
+    path = next((entry.place for entry in entries if entry.name == MANIFEST and not entry.is_folder), None)
+    if path is None:
+        return None
+    with open_bytes(path) as file:
+        try:
+            value = json.loads(file.read())
+        except ValueError:
+            value = None
+    if not isinstance(value, dict) or not {"shards", "fingerprint"} <= value.keys():
+        return None  # somebody else's file of that name
+    manifest = Manifest.from_json(value, path)
+    if not manifest.shards:
+        raise InputError(f"{path}: names no shards; wanted a data set with samples")
+    return Source(base_name(place), "tar", tuple(join(place, shard.file) for shard in manifest.shards))
+
+
+def _check_name(name: str) -> None:
+    """`InputError` for a name that no folder can have."""
+    if not name.strip() or name.startswith(".") or "/" in name or "\0" in name or len(name.encode()) > 200:
+        raise InputError(
+            f"sources.{name}: {name!r} becomes the name of a folder; wanted no '/' and no '.' at its start"
+        )

@@ -1,16 +1,35 @@
-"""The table at the end of prepare: what came in, what each filter took, what is left.
+"""What came in, what each stage and each reason took, what is left: the numbers, and the table at the end of prepare.
 
-Before: `run.py` gives the manifests. After: `app/` prints it.
+Before: `run.py` gives the manifests. After: `app/` prints the table, `report.py` shows the numbers.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import get_args
 
-from jemb.shards import Manifest
+from jemb.config import StageName
+from jemb.shards import Manifest, StageCount
 
-ORDER = ("unreadable", "empty", "identical", "no_negative", "duplicate", "near_duplicate", "language", "consistency")
+REASONS = {
+    "unreadable": "no row could be made of the record",
+    "no_negative": "no negative is left, in data that have negatives",
+    "empty": "query or positive has no text",
+    "identical": "query and positive are the same text",
+    "duplicate": "equal to an earlier row, case and white space apart",
+    "duplicate_elsewhere": "equal to a row of another data set",
+    "near_duplicate": "nearly the same text as a row that stays",
+    "evaluation_text": "holds a text of an evaluation task, or nearly one",
+    "language": "in a language that is not allowed, or in none for sure",
+    "overlap": "query and positive have nearly the same words",
+    "consistency": "the encoder finds other passages first for this query",
+    "not_negatable": "no rule negates the positive soundly",
+    "cross_encoder": "no negative scores far enough below the positive",
+}
+"""Reasons in the order of the stages, with what they say of a row. `language` stands for all of `language:…`."""
+_ORDER = {name: number for number, name in enumerate(REASONS)}
+_STAGES = ("read", *get_args(StageName))
 
 
 def funnel(manifest: Manifest) -> dict[str, int]:
@@ -18,17 +37,41 @@ def funnel(manifest: Manifest) -> dict[str, int]:
     dropped: Counter[str] = Counter()
     for stage in manifest.stages:
         for reason, count in stage.dropped.items():
-            dropped[reason.partition(":")[0]] += count
-    known = {reason: dropped.pop(reason) for reason in ORDER if dropped[reason]}
-    others = {reason: count for reason, count in sorted(dropped.items()) if count}
-    drops = known | others
+            dropped[family(reason)] += count
+    drops = {reason: dropped[reason] for reason in by_order(dropped) if dropped[reason]}
     return {"read": manifest.num_samples + sum(drops.values()), **drops, "kept": manifest.num_samples}
+
+
+def family(reason: str) -> str:
+    """`language` for `language:de`."""
+    return reason.partition(":")[0]
+
+
+def by_order(reasons: Iterable[str]) -> list[str]:
+    """Reasons in the order of the stages, unknown ones last."""
+    return sorted(reasons, key=lambda reason: (_ORDER.get(family(reason), len(_ORDER)), reason))
 
 
 def drop_reasons(funnels: Iterable[Mapping[str, int]]) -> list[str]:
     """The reasons that occur, in the order of the stages."""
-    found = {reason for counts in funnels for reason in counts} - {"read", "kept"}
-    return sorted(found, key=lambda reason: (ORDER.index(reason) if reason in ORDER else len(ORDER), reason))
+    return by_order({reason for counts in funnels for reason in counts} - {"read", "kept"})
+
+
+def add_stages(manifests: Sequence[Manifest]) -> tuple[StageCount, ...]:
+    """The stages of all data sets as of one: name, kept and dropped. Rows of a data set without a stage pass it."""
+    found = dict.fromkeys(stage.name for manifest in manifests for stage in manifest.stages)
+    names = [name for name in _STAGES if name in found] + [name for name in found if name not in _STAGES]
+    left = {number: funnel(manifest)["read"] for number, manifest in enumerate(manifests)}
+    total = []
+    for name in names:
+        dropped: Counter[str] = Counter()
+        for number, manifest in enumerate(manifests):
+            for stage in manifest.stages:
+                if stage.name == name:
+                    left[number] = stage.kept
+                    dropped.update(stage.dropped)
+        total.append(StageCount(name, sum(left.values()), dict(dropped)))
+    return tuple(total)
 
 
 def summary_table(manifests: Iterable[Manifest]) -> str:

@@ -5,10 +5,11 @@ Before: `prepare/` decides what is kept and in which order. After: `data/` plans
 
 from jemb.files import write_atomic
 from jemb.shards.adopt import adopt
-from jemb.shards.manifest import Manifest, ShardInfo, StageCount, read_manifest
+from jemb.shards.manifest import Manifest, ShardInfo, StageCount, read_manifest, write_manifest
+from jemb.shards.member import encode_payload
 from jemb.shards.reader import ShardReader, open_datasets
 from jemb.shards.tar import UnreadableSample, read_tar_samples
-from jemb.shards.writer import ShardWriter
+from jemb.shards.writer import ShardWriter, write_shard
 
 __all__ = [
     "Manifest",
@@ -18,8 +19,11 @@ __all__ = [
     "StageCount",
     "UnreadableSample",
     "adopt",
+    "encode_payload",
     "open_datasets",
     "read_manifest",
     "read_tar_samples",
     "write_atomic",
+    "write_manifest",
+    "write_shard",
 ]

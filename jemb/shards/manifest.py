@@ -60,12 +60,14 @@ class ShardInfo:
 
 @dataclass(frozen=True, slots=True)
 class StageCount:
-    """What one stage of `prepare` did: samples kept, dropped by reason, and the settings it ran with."""
+    """What one stage of `prepare` did: samples kept, dropped by reason, the settings it ran with, and what it found
+    on the way (histograms and counts for the report)."""
 
     name: str
     kept: int
     dropped: Mapping[str, int] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    statistics: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -73,6 +75,7 @@ class StageCount:
             "kept": self.kept,
             "dropped": dict(self.dropped),
             "settings": dict(self.settings),
+            "statistics": dict(self.statistics),
         }
 
     @classmethod
@@ -84,6 +87,7 @@ class StageCount:
             kept=_get(value, "kept", int, where),
             dropped={reason: _get(dropped, reason, int, f"{where}.dropped") for reason in dropped},
             settings=_get(value, "settings", dict, where),
+            statistics=value.get("statistics", {}),
         )
 
 

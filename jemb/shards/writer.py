@@ -93,12 +93,23 @@ class ShardWriter:
         self._closed = True
 
 
+def write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> ShardInfo:
+    """One tar and its index from (key, payload of `encode_payload`) in order. Whole or absent; keys are not checked."""
+    shard = _OpenShard(path.parent, path.name)
+    try:
+        for key, payload in members:
+            shard.add(key, payload)
+        return shard.finish()
+    finally:
+        shard.temporary.unlink(missing_ok=True)
+
+
 class _OpenShard:
     """The shard being written, under a temporary name."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.path = folder / name
-        self.temporary = folder / f".{name}.tmp"
+        self.temporary = folder / f".{name}.{os.getpid()}.tmp"
         self.file: BinaryIO = self.temporary.open("wb")
         self.digest = hashlib.sha256()
         self.places: list[tuple[int, int]] = []

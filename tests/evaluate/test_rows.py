@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from jemb.errors import InputError
 from jemb.evaluate.rows import read_rows
@@ -30,11 +31,13 @@ def write(path: Path) -> Path:
         pq.write_table(pa.Table.from_pylist(ROWS), path)
     else:
         data = text.encode()
-        path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+        path.write_bytes({".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, bytes)(data))
     return path
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.b.jsonl.gz", "a.tsv", "a.tsv.gz", "a.csv", "a.csv.gz", "a.parquet"])
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "a.b.jsonl.gz", "a.jsonl.zst", "a.tsv", "a.tsv.gz", "a.csv", "a.csv.zst", "a.parquet"]
+)
 def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     rows = list(read_rows(write(tmp_path / name)))
     assert [dict(row.fields) for row in rows] == ROWS
@@ -91,6 +94,8 @@ def test_an_unreadable_line_is_named(tmp_path: Path, line: bytes, wanted: list[s
         ("text\tscore\na\t1\nb\t2\t3\n", ["line 3", "3 fields", "header has 2"]),
         ('text\tscore\na\t1\n"b" c\t2\n', ["after line 2", "quote"]),
         ('text\tscore\n"a\t1\nb\t2\n', ["quote"]),  # a quote that never ends would swallow the file
+        ("text;score\na;1\n", ["line 2", "no field 'text'", "it has ';' between its names", "a tab in .tsv"]),
+        ("\0t\0e", ["is UTF-16; wanted UTF-8"]),
         ("", ["no rows"]),
         ("text\tscore\n", ["no rows"]),
     ],
@@ -108,6 +113,8 @@ def test_damaged_missing_and_strange_files_are_named(tmp_path: Path) -> None:
     assert "cut.jsonl.gz: damaged after line" in complaint(tmp_path / "cut.jsonl.gz")
     (tmp_path / "plain.jsonl.gz").write_bytes(line)
     assert "plain.jsonl.gz: damaged after line 0" in complaint(tmp_path / "plain.jsonl.gz")
+    (tmp_path / "cut.jsonl.zst").write_bytes(zstandard.compress(line * 10_000)[:-2])
+    assert "cut.jsonl.zst: damaged after line" in complaint(tmp_path / "cut.jsonl.zst")
     (tmp_path / "cut.tsv.gz").write_bytes(gzip.compress(b"text\tscore\n" + b"a\t1\n" * 10_000)[:-20])
     assert "cut.tsv.gz: damaged after line" in complaint(tmp_path / "cut.tsv.gz")
     (tmp_path / "bad.tsv").write_bytes(b"text\tscore\na\xff\t1\n")

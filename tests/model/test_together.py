@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
 
 from jemb.config import ModelConfig
 from jemb.model import Encoder, encode_together, make_tiny
+from jemb.model.together import groups_within, split_into
+from jemb.records import Tokens
 
 TEXTS = [["a", "a longer text of several words", "two words"] * 12, ["the other side", "x " * 30] * 10]
+WAYS: list[dict[str, Any]] = [
+    {},
+    {"micro_batch_size": 1},
+    {"micro_batch_size": 7},
+    {"micro_batch_size": 1000},
+    {"micro_batch_tokens": 1},
+    {"micro_batch_tokens": 100},
+    {"micro_batch_tokens": 100, "agree": lambda count: count + 3},
+    {"micro_batch_tokens": 10**6},
+]
 
 
 def tiny(dropout: float) -> Encoder:
@@ -15,32 +34,113 @@ def tiny(dropout: float) -> Encoder:
     return make_tiny([text for part in TEXTS for text in part], config, seed=0, max_length=40)
 
 
-def gradients(encoder: Encoder, micro_batch_size: int | None) -> list[torch.Tensor]:
+def loss_of(vectors: list[Tensor]) -> Tensor:
+    weights = torch.linspace(-1, 1, vectors[0].shape[1])
+    return sum((((part * weights).sum(1) ** 2).sum() for part in vectors), torch.zeros(()))
+
+
+def gradients(encoder: Encoder, **way: Any) -> list[Tensor]:
     encoder.zero_grad()
     torch.manual_seed(1)
-    vectors, _ = encode_together(encoder, [encoder.tokenize(part) for part in TEXTS], micro_batch_size)
-    weights = torch.linspace(-1, 1, encoder.dim)
-    sum(((part * weights).sum(1) ** 2).sum() for part in vectors).backward()
+    vectors, _ = encode_together(encoder, [encoder.tokenize(part) for part in TEXTS], **way)
+    loss_of(vectors).backward()
     return [p.grad.clone() for p in encoder.parameters() if p.grad is not None]
 
 
-def test_the_order_of_the_texts_is_kept() -> None:
-    encoder = tiny(0.0).eval()
-    with torch.no_grad():
-        parts, slots = encode_together(encoder, [encoder.tokenize(part) for part in TEXTS], None)
-        for texts, vectors in zip(TEXTS, parts, strict=True):
-            alone = torch.cat([encoder(encoder.tokenize([text])) for text in texts])
-            torch.testing.assert_close(vectors, alone, atol=1e-6, rtol=0)
-        _, fewer = encode_together(encoder, [encoder.tokenize(part) for part in TEXTS], 4)
-    tokens = sum(int(tokens.attention_mask.sum()) for tokens in map(encoder.tokenize, TEXTS))
-    assert tokens <= fewer < slots
+@pytest.mark.parametrize("way", WAYS)
+def test_vectors_and_gradients_are_those_of_the_texts_one_by_one(way: dict[str, Any]) -> None:
+    encoder = tiny(0.0)
+    alone = [torch.cat([encoder(encoder.tokenize([text])) for text in part]) for part in TEXTS]
+    together, _ = encode_together(encoder, [encoder.tokenize(part) for part in TEXTS], **way)
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+    encoder.zero_grad()
+    loss_of(alone).backward()
+    expected = [p.grad.clone() for p in encoder.parameters() if p.grad is not None]
+    for one, other in zip(gradients(encoder, **way), expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
-def test_recomputing_repeats_the_dropout() -> None:
-    """Groups of 32 are also what a CPU uses without recomputation, so the masks must be the same, and they matter."""
+def test_slots_are_what_the_encoder_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = tiny(0.0)
+    texts = [encoder.tokenize(part) for part in TEXTS]
+    tokens = sum(int(part.attention_mask.sum()) for part in texts)
+    seen: list[tuple[int, ...]] = []
+    forward = Encoder.forward
+
+    def watched(self: Encoder, group: Tokens) -> Tensor:
+        seen.append(tuple(group.input_ids.shape))
+        return forward(self, group)
+
+    monkeypatch.setattr(Encoder, "forward", watched)
+    found = {}
+    for number, way in enumerate(WAYS):
+        seen.clear()
+        with torch.no_grad():
+            _, found[number] = encode_together(encoder, texts, **way)
+        assert sum(rows * width for rows, width in seen) == found[number]
+        assert sum(rows for rows, _ in seen) == 56
+        if budget := way.get("micro_batch_tokens"):
+            assert all(rows * width <= budget or rows == 1 for rows, width in seen)
+    assert found[1] == found[4] == tokens, "alone, no text is padded"
+    assert tokens < found[5] < found[7] == found[3]
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way])
+def test_recomputing_repeats_the_dropout(monkeypatch: pytest.MonkeyPatch, way: dict[str, Any]) -> None:
+    """Bit for bit what the same groups give without recomputation, with dropout on, and dropout matters."""
     encoder = tiny(0.3).train()
-    plain, cached = gradients(encoder, None), gradients(encoder, 32)
-    for one, other in zip(plain, cached, strict=True):
+    cached = gradients(encoder, **way)
+
+    def direct(encode: Callable[..., Tensor], *group: Tensor, use_reentrant: bool) -> Tensor:
+        return encode(*group)
+
+    monkeypatch.setattr("jemb.model.together.checkpoint", direct)
+    for one, other in zip(cached, gradients(encoder, **way), strict=True):
         torch.testing.assert_close(one, other, atol=0, rtol=0)
     encoder.eval()
-    assert any(not torch.allclose(one, other) for one, other in zip(plain, gradients(encoder, None), strict=True))
+    assert any(not torch.allclose(one, other) for one, other in zip(cached, gradients(encoder, **way), strict=True))
+
+
+def test_activations_are_not_kept() -> None:
+    """What autograd saves grows with the batch without recomputation, and hardly with it."""
+
+    def saved(**way: Any) -> int:
+        encoder, count = tiny(0.1).train(), 0
+
+        def keep(tensor: Tensor) -> Tensor:
+            nonlocal count
+            count += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            encode_together(encoder, [encoder.tokenize(part * 4) for part in TEXTS], **way)
+        return count
+
+    plain = saved()
+    for way in WAYS[1:]:
+        assert saved(**way) < plain / 20
+
+
+@given(
+    widths=st.lists(st.integers(1, 50), min_size=1, max_size=60).map(lambda found: sorted(found, reverse=True)),
+    budget=st.integers(1, 500),
+    more=st.floats(0, 1),
+)
+def test_groups(widths: list[int], budget: int, more: float) -> None:
+    """All rows, in order, within the budget, no group that could have taken the next row; and any larger number."""
+    sizes = groups_within(budget, widths)
+    assert sum(sizes) == len(widths)
+    start = 0
+    for size in sizes:
+        assert size >= 1
+        assert size * widths[start] <= budget or size == 1
+        assert start + size == len(widths) or (size + 1) * widths[start] > budget
+        start += size
+    count = len(sizes) + round(more * (len(widths) - len(sizes)))
+    split = split_into(count, sizes)
+    assert len(split) == count
+    assert sum(split) == len(widths)
+    assert min(split) >= 1
+    ends, split_ends = ({sum(found[:i]) for i in range(len(found) + 1)} for found in (sizes, split))
+    assert ends <= split_ends, "no row moves to the group before or after"

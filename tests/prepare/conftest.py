@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from prepare_tools import bag_of_words
 
-from jemb.records import Sample
-
-
-def bag_of_words(texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Unit vectors [N, 64]: each word adds 1 at its hash; a text without words points along the first axis."""
-    vectors = np.zeros((len(texts), 64), np.float32)
-    for row, text in enumerate(texts):
-        for word in text.lower().split() or [""]:
-            vectors[row, hashlib.sha1(word.encode()).digest()[0] % 64] += 1
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+from jemb.prepare.executor import LocalExecutor
+from jemb.prepare.job import Job
+from jemb.prepare.table import PIECE_SCHEMA, Piece, Rows, Table, write_table
 
 
 @pytest.fixture
@@ -29,11 +23,47 @@ def encode() -> Callable[[Sequence[str]], Any]:
 
 
 @pytest.fixture
-def rows() -> Callable[..., list[Sample]]:
-    """rows(("q", "p"), ("q", "p", "n1", "n2"), …): samples with keys 000000000, 000000001, …"""
+def rows() -> Callable[..., Rows]:
+    """rows(("q", "p"), ("q", "p", "n1", "n2"), …): a piece with ids 0, 1, …"""
 
-    def make(*texts: tuple[str, ...]) -> list[Sample]:
-        return [Sample(f"{number:09d}", text[0], text[1], tuple(text[2:])) for number, text in enumerate(texts)]
+    def make(*texts: tuple[str, ...]) -> Rows:
+        return Rows(
+            np.arange(len(texts)),
+            [text[0] for text in texts],
+            [text[1] for text in texts],
+            [tuple(text[2:]) for text in texts],
+            [""] * len(texts),
+        )
+
+    return make
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Callable[..., Table]:
+    """table([("q", "p"), ("q", "p", "n1"), …], piece_rows=2): on disk, with ids 0, 1, …"""
+
+    def make(texts: Sequence[tuple[str, ...]], piece_rows: int = 1000) -> Table:
+        pieces = []
+        for start in range(0, len(texts), piece_rows):
+            part = texts[start : start + piece_rows]
+            path = tmp_path / f"pieces-{len(list(tmp_path.glob('pieces-*')))}" / f"piece-{start:06d}.arrow"
+            sides = [[text[0] for text in part], [text[1] for text in part], [list(text[2:]) for text in part]]
+            columns = [list(range(len(part))), *sides, [""] * len(part)]
+            write_table(path, pa.table(columns, schema=PIECE_SCHEMA))
+            pieces.append(Piece(path, start, len(part), len(part)))
+        return Table(tuple(pieces))
+
+    return make
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Callable[..., Job]:
+    """job("name"): a fresh work folder, in this process."""
+
+    def make(name: str = "stage") -> Job:
+        folder = tmp_path / "jobs" / name
+        folder.mkdir(parents=True)
+        return Job(folder, LocalExecutor(1), name)
 
     return make
 

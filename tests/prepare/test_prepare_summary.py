@@ -1,8 +1,9 @@
-"""The table at the end, against one written by hand."""
+"""The numbers of the funnel and the table at the end, against ones written by hand."""
 
 from __future__ import annotations
 
-from jemb.prepare import funnel, summary_table
+from jemb.prepare import drop_reasons, funnel, summary_table
+from jemb.prepare.summary import add_stages
 from jemb.shards import Manifest, ShardInfo, StageCount
 
 
@@ -24,6 +25,28 @@ B = manifest("b", 0, StageCount("read", 10, {"unreadable": 0}), StageCount("exac
 def test_funnel_adds_up():
     assert funnel(A) == {"read": 1500, "unreadable": 5, "empty": 5, "duplicate": 90, "language": 200, "kept": 1200}
     assert funnel(B) == {"read": 10, "empty": 10, "kept": 0}
+
+
+def test_reasons_come_in_the_order_of_the_stages_and_unknown_ones_last():
+    counts = {
+        "read": 9, "zebra": 1, "cross_encoder": 1, "near_duplicate": 1, "duplicate_elsewhere": 1, "apple:3": 1,
+        "not_negatable": 1, "evaluation_text": 1, "no_negative": 1, "unreadable": 1, "overlap": 1, "kept": 2,
+    }  # fmt: skip
+    wanted = ["unreadable", "no_negative", "duplicate_elsewhere", "near_duplicate", "evaluation_text", "overlap"]
+    assert drop_reasons([counts]) == [*wanted, "not_negatable", "cross_encoder", "apple:3", "zebra"]
+    strange = manifest("c", 5, StageCount("read", 5, {"zebra": 2, "apple:3": 1, "apple:4": 1, "unreadable": 1}))
+    assert list(funnel(strange).items()) == [("read", 10), ("unreadable", 1), ("apple", 2), ("zebra", 2), ("kept", 5)]
+
+
+def test_stages_of_several_data_sets_add_up():
+    odd = manifest("odd", 3, StageCount("language", 5, {"language:de": 2}), StageCount("mine", 3, {"no_negative": 2}))
+    assert [(stage.name, stage.kept, stage.dropped) for stage in add_stages([odd, A, B])] == [
+        ("read", 7 + 1495 + 10, {"unreadable": 5}),
+        ("exact", 7 + 1400 + 0, {"duplicate": 90, "empty": 15}),
+        ("language", 5 + 1200 + 0, {"language:de": 152, "language:unsure": 50}),
+        ("mine", 3 + 1200 + 0, {"no_negative": 2}),
+    ]
+    assert add_stages([]) == ()
 
 
 def test_table_by_hand():

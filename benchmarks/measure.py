@@ -1,0 +1,67 @@
+"""Run a command and see what it costs: wall time, and the resident memory of it and all its children together."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """seconds: wall time. peak: highest sum of resident sets, bytes; pages that processes share count for each."""
+
+    seconds: float
+    peak: int
+    largest: int
+    """Highest resident set of a single process, bytes."""
+
+
+def run(command: Sequence[str | Path], *, environment: dict[str, str] | None = None, interval: float = 0.1) -> Cost:
+    """Raises CalledProcessError when the command fails; its output is shown then."""
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        command, env={**os.environ, **(environment or {})}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    peaks = [0, 0]
+
+    def watch() -> None:
+        while process.poll() is None:
+            sizes = [_resident(pid) for pid in _tree(process.pid)]
+            peaks[0] = max(peaks[0], sum(sizes))
+            peaks[1] = max(peaks[1], *sizes, 0)
+            time.sleep(interval)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    output, _ = process.communicate()
+    seconds = time.perf_counter() - began
+    thread.join()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, list(map(str, command)), output)
+    return Cost(seconds, peaks[0], peaks[1])
+
+
+def _tree(pid: int) -> list[int]:
+    """The process and all that descend from it."""
+    found = [pid]
+    for parent in found:
+        try:
+            for task in Path(f"/proc/{parent}/task").iterdir():
+                found += map(int, (task / "children").read_text().split())
+        except OSError:
+            continue
+    return found
+
+
+def _resident(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
+    except (OSError, IndexError):
+        return 0

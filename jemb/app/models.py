@@ -1,0 +1,96 @@
+"""What `prepare/` asks for and may not know: models as functions of texts, and the texts of evaluation tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jemb.config import ConsistencyConfig, CrossEncoderConfig, MineConfig, PrepareConfig
+from jemb.evaluate.texts import evaluation_texts
+from jemb.prepare import Encode, Score, Tools
+
+if TYPE_CHECKING:
+    from jemb.model import Encoder
+
+
+def make_tools(config: PrepareConfig) -> Tools:
+    """The factories can be sent to other processes, where copies made with equal options are equal: a worker loads a
+    model once. Models are on the GPU where there is one."""
+    return Tools(
+        encoder=make_encoder(config.consistency),
+        mining_encoder=make_encoder(config.mine),
+        cross_encoder=make_cross_encoder(config.cross_encoder),
+        evaluation_texts=evaluation_texts,
+    )
+
+
+def make_encoder(config: ConsistencyConfig | MineConfig) -> Callable[[str], Encode]:
+    """name or folder -> function from texts to unit vectors."""
+    return _MakeEncoder(config.max_length, config.batch_tokens)
+
+
+def make_cross_encoder(config: CrossEncoderConfig) -> Callable[[str], Score]:
+    """name or folder -> function from (query, passage) pairs to raw scores [N]."""
+    return _MakeScore(config.max_length, config.batch_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class _MakeScore:
+    max_length: int | None
+    batch_tokens: int | None
+
+    def __call__(self, name: str) -> Score:
+        import torch
+
+        from jemb.model import load_cross_encoder
+
+        model = load_cross_encoder(name, max_length=self.max_length)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        return partial(model.score, batch_tokens=self.batch_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class _MakeEncoder:
+    max_length: int | None
+    batch_tokens: int | None
+
+    def __call__(self, name: str) -> Encode:
+        import torch
+
+        from jemb.model import find_auxiliary, load_encoder
+
+        encoder = load_encoder(find_auxiliary(name), max_length=self.max_length)
+        return _TextEncoder(encoder, "cuda" if torch.cuda.is_available() else "cpu", self.batch_tokens)
+
+
+class _TextEncoder:
+    """Texts to unit vectors, float32 [N, D]; on the CPU always by one thread, so that the same bits come out whatever
+    else runs on the machine: there are as many processes as cores."""
+
+    def __init__(self, encoder: Encoder, device: str, batch_tokens: int | None) -> None:
+        self.encoder = encoder
+        self.device = device
+        self.batch_tokens = batch_tokens
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        import torch
+
+        from jemb.model import encode
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return encode(self.encoder, texts, batch_tokens=self.batch_tokens, device=self.device)
+        finally:
+            torch.set_num_threads(threads)
+
+    @cached_property
+    def identity(self) -> str:
+        """Digest of all that a vector depends on: weights, tokenizer, limits, precision."""
+        from jemb.model.encode import fingerprint
+
+        return f"{fingerprint(self.encoder)} {self.device}"

@@ -1,0 +1,223 @@
+"""Texts as they are compared: lower case, words with one space between; packed end to end as UTF-8, without Python's
+strings.
+
+Before: rows of a piece. After: `minhash.py` signs what is folded here, and `near_check.py` compares it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from jemb.config import DuplicateSide
+from jemb.prepare.near_kernel import kernel, read_only
+
+WORD = re.compile(r"\w+")
+ASK = 0xFFFFFFFF
+"""In the table of letters: this one is left to Python."""
+
+Bytes = npt.NDArray[np.uint8]
+Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """N texts as UTF-8, end to end: text i is data[offsets[i]:offsets[i + 1]]. offsets: [N + 1]."""
+
+    data: Bytes
+    offsets: Numbers
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> str:
+        return self.data[self.offsets[index] : self.offsets[index + 1]].tobytes().decode()
+
+    def lengths(self, rows: Numbers) -> Numbers:
+        """Bytes of each of these texts."""
+        return self.offsets[rows + 1] - self.offsets[rows]
+
+    def take(self, rows: Numbers) -> Packed:
+        """These texts, in this order."""
+        offsets = ends(self.lengths(rows))
+        data = np.empty(offsets[-1], np.uint8)
+        copy_runs(self.data, self.offsets[rows], np.diff(offsets), offsets[:-1], data)
+        return Packed(data, offsets)
+
+
+def pack(texts: Sequence[str]) -> Packed:
+    """The texts as they are. A lone surrogate raises UnicodeEncodeError."""
+    array = pa.array(texts, pa.large_string())
+    _, offsets, data = array.buffers()
+    if not len(array):
+        return Packed(np.empty(0, np.uint8), np.zeros(1, np.int64))
+    return Packed(np.frombuffer(data or b"", np.uint8), np.frombuffer(offsets, np.int64, len(array) + 1))
+
+
+def ends(lengths: Numbers) -> Numbers:
+    """Offsets [N + 1] of N things of these lengths that lie end to end."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def fold_text(text: str) -> str:
+    """The words of `text` in lower case, one space between, no punctuation.
+
+    A text of punctuation alone is compared as it is, or all of them would be equal.
+    """
+    return " ".join(WORD.findall(text.lower())) or " ".join(text.replace("\0", " ").split())
+
+
+def fold(texts: Packed) -> Packed:
+    """`fold_text` of each."""
+    data = np.empty(len(texts.data) + 1, np.uint8)
+    offsets = np.zeros(len(texts) + 1, np.int64)
+    ask = np.zeros(len(texts), np.bool_)
+    _fold(read_only(texts.data), read_only(texts.offsets), _letters(), data, offsets, ask)
+    folded = Packed(data[: offsets[-1]], offsets)
+    return _replaced(folded, ask, texts) if ask.any() else folded
+
+
+def fold_rows(
+    query: Sequence[str], positive: Sequence[str], negatives: Sequence[Sequence[str]], side: DuplicateSide
+) -> Packed:
+    """What is compared of each row, its parts split by NUL.
+
+    `both` has a part for the query and one for the positive, `joined` one for the two together; a triplet adds its
+    negatives as a part, since the same texts in other roles teach something else.
+    """
+    if side in ("query", "positive"):
+        return fold(pack(query if side == "query" else positive))
+    if side == "both":
+        parts = [fold(pack(query)), fold(pack(positive))]
+    else:
+        parts = [fold(pack([f"{one} {other}" for one, other in zip(query, positive, strict=True)]))]
+    if any(negatives):
+        parts.append(fold(pack([" ".join(texts) for texts in negatives])))
+    if len(parts) == 1:
+        return parts[0]
+    last = np.array([bool(texts) for texts in negatives]) if any(negatives) else np.ones(len(query), np.bool_)
+    return _joined(parts, last)
+
+
+def _joined(parts: Sequence[Packed], last: npt.NDArray[np.bool_]) -> Packed:
+    """The parts of each row with NUL between; the last part only of rows where `last`."""
+    lengths = [np.diff(part.offsets) for part in parts]
+    lengths[-1] = np.where(last, lengths[-1], 0)
+    splits = len(parts) - 2 + last.astype(np.int64)
+    offsets = ends(np.sum(lengths, axis=0) + splits)
+    data = np.zeros(offsets[-1], np.uint8)
+    start = offsets[:-1].copy()
+    for part, size in zip(parts, lengths, strict=True):
+        copy_runs(part.data, part.offsets[:-1], size, start, data)
+        start += size + 1
+    return Packed(data, offsets)
+
+
+def _replaced(folded: Packed, ask: npt.NDArray[np.bool_], texts: Packed) -> Packed:
+    """`folded` with the texts in question done by Python."""
+    rows = np.flatnonzero(ask)
+    ours = pack([fold_text(texts[row]) for row in rows.tolist()])
+    lengths = np.diff(folded.offsets)
+    lengths[rows] = np.diff(ours.offsets)
+    offsets = ends(lengths)
+    data = np.empty(offsets[-1], np.uint8)
+    copy_runs(folded.data, folded.offsets[:-1], np.diff(folded.offsets), offsets[:-1], data)
+    copy_runs(ours.data, ours.offsets[:-1], np.diff(ours.offsets), offsets[rows], data)
+    return Packed(data, offsets)
+
+
+def copy_runs(data: Bytes, starts: Numbers, lengths: Numbers, targets: Numbers, out: Bytes) -> None:
+    """Copy each run of bytes of `data` to its target."""
+    _copy(data, starts, lengths, targets, out)
+
+
+@cache
+def _letters() -> npt.NDArray[np.uint32]:
+    """[65536]: for each code point of the basic plane its lower case, 0 when it is no part of a word, or ASK.
+
+    Python is asked where lower case is several letters, longer in UTF-8, or decided by its neighbours (the final
+    sigma), and for the planes beyond.
+    """
+    table = np.zeros(1 << 16, np.uint32)
+    for code in range(1 << 16):
+        low = chr(code).lower()
+        if len(low) > 1 or chr(code) == "Σ" or _size(low) > _size(chr(code)):
+            table[code] = ASK
+        elif low.isalnum() or low == "_":
+            table[code] = ord(low)
+    return table
+
+
+def _size(letter: str) -> int:
+    return len(letter.encode(errors="surrogatepass"))
+
+
+@kernel
+def _fold(data, offsets, letters, out, out_offsets, ask):  # type: ignore[no-untyped-def]
+    o = 0
+    for row in range(len(offsets) - 1):
+        start = o
+        at = offsets[row]
+        end = offsets[row + 1]
+        inside = False
+        while at < end:
+            byte = np.uint32(data[at])
+            if byte < 128:
+                at += 1
+                letter = letters[byte]
+                out[o] = letter if letter != 0 else 32
+                o += inside or letter != 0
+                inside = letter != 0
+                continue
+            if byte >= 0xF0:
+                ask[row] = True
+                break
+            if byte >= 0xE0:
+                byte = (byte & 0x0F) << 12 | (np.uint32(data[at + 1]) & 0x3F) << 6 | (np.uint32(data[at + 2]) & 0x3F)
+                at += 3
+            else:
+                byte = (byte & 0x1F) << 6 | (np.uint32(data[at + 1]) & 0x3F)
+                at += 2
+            letter = letters[byte]
+            if letter == ASK:
+                ask[row] = True
+                break
+            if letter == 0:
+                out[o] = 32
+                o += inside
+            elif letter < 0x80:
+                out[o] = letter
+                o += 1
+            elif letter < 0x800:
+                out[o] = 0xC0 | letter >> 6
+                out[o + 1] = 0x80 | letter & 0x3F
+                o += 2
+            else:
+                out[o] = 0xE0 | letter >> 12
+                out[o + 1] = 0x80 | letter >> 6 & 0x3F
+                out[o + 2] = 0x80 | letter & 0x3F
+                o += 3
+            inside = letter != 0
+        if ask[row]:
+            o = start
+        elif o == start:
+            ask[row] = end > offsets[row]
+        elif not inside:
+            o -= 1
+        out_offsets[row + 1] = o
+
+
+@kernel
+def _copy(data, starts, lengths, targets, out):  # type: ignore[no-untyped-def]
+    for row in range(len(lengths)):
+        shift = targets[row] - starts[row]
+        for at in range(starts[row], starts[row] + lengths[row]):
+            out[at + shift] = data[at]

@@ -1,0 +1,120 @@
+"""Which of the passages that were found for a query become its hard negatives: pure functions of arrays.
+
+Before: `mine.py` has the nearest passages of each query and their scores. After: it writes the texts of those chosen
+here. In all of it, equal texts are told by `content_hash`, white space and case apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from jemb.config import MineConfig
+from jemb.prepare.order import scrambled
+from jemb.text import content_hash
+
+Hashes = npt.NDArray[np.uint64]
+Numbers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+Scores = npt.NDArray[np.float32]
+
+NONE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The K nearest passages of each of B rows.
+
+    scores: [B, K], descending. passages: [B, K], rows of the pool, `NONE` where there are no more. positive: [B], score
+    of the row's own positive. ids: [B], the rows' ids.
+    """
+
+    scores: Scores
+    passages: Numbers
+    positive: npt.NDArray[np.float64]
+    ids: Numbers
+
+
+def choose_negatives(
+    found: Found, allowed: Flags, pool_ids: Numbers, config: MineConfig, seed: int
+) -> tuple[Numbers, Scores]:
+    """(rows of the pool to be negatives, their scores), both [B, num_negatives]: the nearest first, then `NONE` and 0
+    where fewer are left.
+
+    allowed: [B, K], False for what is no negative whatever its score. Of the allowed passages of a row the first `skip`
+    are passed over and the next `top` looked at; of those that keep the bounds on the score, `num_negatives` are drawn.
+    pool_ids: [P], ids of the passages: the draw depends on (seed, id of the row, ids of the passages) alone.
+    """
+    allowed = allowed & (found.passages != NONE)
+    rank = np.cumsum(allowed, axis=1) - 1
+    left = allowed & (rank >= config.skip) & (rank < config.skip + config.top) & _in_bounds(found, config)
+    draw = _draw(found.ids, pool_ids[found.passages], seed)
+    # What is not left comes after all that is; `draw` is below 2^63.
+    order = np.argsort(np.where(left, draw, np.uint64(1) << np.uint64(63)), axis=1, kind="stable")
+    chosen = np.zeros_like(left)
+    np.put_along_axis(chosen, order[:, : config.num_negatives], True, axis=1)
+    chosen &= left
+    # Chosen ones to the front, in the order of their scores.
+    front = np.argsort(~chosen, axis=1, kind="stable")[:, : config.num_negatives]
+    passages = np.full((len(left), config.num_negatives), NONE)
+    scores = np.zeros(passages.shape, np.float32)
+    passages[:, : front.shape[1]] = np.take_along_axis(np.where(chosen, found.passages, NONE), front, axis=1)
+    scores[:, : front.shape[1]] = np.take_along_axis(np.where(chosen, found.scores, np.float32(0)), front, axis=1)
+    return passages, scores
+
+
+def is_complete(found: Found, allowed: Flags, pool_size: int, config: MineConfig) -> Flags:
+    """[B]: whether the K passages hold all that the ranks ask for, or all there are."""
+    enough = np.count_nonzero(allowed & (found.passages != NONE), axis=1) >= config.skip + config.top
+    return enough | (found.passages.shape[1] >= pool_size)
+
+
+def _in_bounds(found: Found, config: MineConfig) -> Flags:
+    own = found.positive[:, None]
+    inside = np.ones(found.scores.shape, dtype=bool)
+    if config.max_share is not None:
+        # For a cosine below 0 its share would lie above it.
+        inside &= found.scores <= own - (1 - config.max_share) * np.abs(own)
+    if config.margin is not None:
+        inside &= found.scores <= own - config.margin
+    if config.min_score is not None:
+        inside &= found.scores >= config.min_score
+    return inside
+
+
+def _draw(ids: Numbers, passages: Numbers, seed: int) -> Hashes:
+    """[B, K] random numbers below 2^63."""
+    row = scrambled(ids, seed, "mine rows")[:, None]
+    return scrambled((row ^ scrambled(passages, seed, "mine passages")).view(np.int64), seed, "mine") >> np.uint64(1)
+
+
+# Equal texts.
+
+
+def hashes(texts: Sequence[str]) -> Hashes:
+    """[N] numbers that are equal where the normalised texts are."""
+    return np.fromiter(map(content_hash, texts), np.int64, len(texts)).view(np.uint64)
+
+
+def pair_keys(queries: Hashes, passages: Hashes) -> Hashes:
+    """A number for each pair of texts, of which the hashes are given: [N], [N] -> [N], or as they broadcast."""
+    return queries * np.uint64(0x9E3779B97F4A7C15) ^ passages
+
+
+def answers(queries: Hashes, passages: Hashes, known: Hashes) -> Flags:
+    """[B, K]: whether a passage says what the query says, or is a positive of an equal query.
+
+    queries: [B]. passages: [B, K]. known: `pair_keys` of every row of the data set, sorted; may be a memory map.
+    """
+    return (passages == queries[:, None]) | contains(known, pair_keys(queries[:, None], passages))
+
+
+def contains(known: Hashes, keys: Hashes) -> Flags:
+    """Which of the keys are among the sorted `known`; the shape of `keys`."""
+    if not len(known):
+        return np.zeros(keys.shape, dtype=bool)
+    at = np.searchsorted(known, keys)
+    return known[np.minimum(at, len(known) - 1)] == keys

@@ -1,0 +1,87 @@
+"""The work of one stage on one data set: many small tasks, each of which leaves a marker when it is done.
+
+A stage hands `Job.map` a function from a task to a small dict; big results go to files. Which processes run it is the
+executor's business. After a kill the same command finds the markers and goes on with the tasks that have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from jemb.files import read_json, write_json
+from jemb.prepare.executor import Executor
+
+T = TypeVar("T")
+
+Result = dict[str, Any]
+SERIAL_BELOW = 20_000
+"""Rows of a step below which it is done in this process: starting others takes longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """folder: of this stage alone, kept until the data set is finished. label: for the progress bars."""
+
+    folder: Path
+    executor: Executor
+    label: str
+
+    @property
+    def workers(self) -> int:
+        """How many tasks can run at once."""
+        return self.executor.workers
+
+    def map(
+        self,
+        step: str,
+        function: Callable[[T], Result],
+        items: Sequence[T],
+        *,
+        sizes: Sequence[int] | None = None,
+        unit: str = "row",
+        gpu: bool = False,
+        serial_below: int | None = None,
+    ) -> list[Result]:
+        """`function` of each item, results in the order of items; those done before a kill are not done again.
+
+        function, items: picklable. function writes its files whole (`write_atomic`) and returns what JSON can hold; it
+        may be run twice. step: names the markers and the bar. sizes: rows of each item, for the bar's rate and rest.
+        gpu: a task wants a GPU of its own, where there is one. serial_below: rows (sum of sizes) from which other
+        processes are worth starting; None: `SERIAL_BELOW`.
+        """
+        sizes = [1] * len(items) if sizes is None else sizes
+        results: list[Result | None] = [None] * len(items)
+        todo: list[int] = []
+        for number in range(len(items)):
+            marker = self._marker(step, number)
+            if marker.exists():
+                results[number] = read_json(marker)
+            else:
+                todo.append(number)
+        rest = [sizes[number] for number in todo]
+        with tqdm(
+            total=sum(sizes), initial=sum(sizes) - sum(rest), desc=f"{self.label}: {step}", unit=unit, unit_scale=True,
+            leave=False, disable=None,
+        ) as bar:  # fmt: skip
+            tasks = [(items[number], self._marker(step, number)) for number in todo]
+            serial = len(todo) < 2 or sum(rest) < (SERIAL_BELOW if serial_below is None else serial_below)
+            for done, result in self.executor.run(partial(_task, function), tasks, gpu=gpu, serial=serial):
+                results[todo[done]] = result
+                bar.update(rest[done])
+        return [result for result in results if result is not None]
+
+    def _marker(self, step: str, number: int) -> Path:
+        return self.folder / f"{step.replace(' ', '-')}-{number:06d}.done"
+
+
+def _task(function: Callable[[T], Result], task: tuple[T, Path]) -> Result:
+    item, marker = task
+    result = function(item)
+    write_json(marker, result)
+    return result

@@ -1,0 +1,253 @@
+"""Hard negatives: for each query, passages of the data set that an encoder finds near it and that do not answer it.
+
+Before: `consistency.py` and `negation.py`. After: `cross_encoder.py` looks at each of them more closely. The bound of
+95 % of the positive's score is that of NV-Retriever (arXiv 2407.15831), the random draw of 7 among the first 20 that of
+nomic-embed.
+
+    table -> hash    -> which passage says what a query says, or answers it
+          -> `embed` -> a vector for each distinct text
+          -> pool    -> ids, vectors and texts of the passages to choose from, each text once
+          -> search  -> nearest passages of each query -> `choose_negatives` -> their texts, beside the piece
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from jemb.config import MineConfig
+from jemb.files import sync_folder, write_array, write_atomic
+from jemb.prepare.embeddings import Embeddings, Encode, StoredVectors, embed
+from jemb.prepare.hard_negatives import (
+    NONE,
+    Found,
+    Hashes,
+    Numbers,
+    answers,
+    choose_negatives,
+    contains,
+    hashes,
+    is_complete,
+    pair_keys,
+)
+from jemb.prepare.job import Job
+from jemb.prepare.order import scrambled
+from jemb.prepare.scoring import exact_scores, top_candidates
+from jemb.prepare.table import Dropped, Table, add_up, write_negatives
+
+SPARE = 12
+"""Passages looked up beyond those that the ranks ask for, to stand in for those that answer the query."""
+MOST = 1024
+"""Passages looked up at most. Only a query with about as many answers, all nearer than anything else, gets fewer
+negatives by that than it might."""
+BINS = 40
+MEMBER = np.dtype([("id", "<i8"), ("row", "<i8"), ("number", "<i8"), ("hash", "<u8")])
+
+Members = npt.NDArray[np.void]
+"""The pool, [P] in order of id. Of the row whose positive a passage is: id, and place among all live rows; of the text:
+its number among the embeddings, and its hash."""
+
+MEMBERS, KNOWN, POOL, TEXTS, ENDS = "members.npy", "known.npy", "pool.npy", "texts.bin", "ends.npy"
+
+
+def mine(table: Table, job: Job, config: MineConfig, seed: int, make_encoder: Callable[[str], Encode]) -> Dropped:
+    """Give each row up to `num_negatives` hard negatives; a row that has none after that is dropped as `no_negative`.
+
+    They are left beside the pieces, in the job's folder (`table.changes_file`), for all live rows. No negative equals
+    the query, a positive of any row with an equal query, or a negative the row has already, white space and case apart.
+    The result is a function of rows, vectors, options and seed. Statistics: histograms of the cosine of each query with
+    its `positive` and with its mined `negative` passages; `rows` by the number of negatives mined.
+    Memory: that of `embed`, and 32 bytes a passage of the pool; of a worker, the texts that a piece is given.
+    Disk: 4 * D bytes for each text and passage, and the pool's texts.
+    """
+    counts = table.counts()
+    if not sum(counts):
+        return Dropped(np.empty(0, np.int64), np.empty(0, np.int64), "no_negative")
+    offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    pieces = range(table.num_pieces)
+    embeddings = embed(table, job, config.encoder, make_encoder, config.cache)
+    job.map("hash", partial(_hash_piece, table, job.folder), pieces, sizes=counts)
+    if not (job.folder / POOL).exists():
+        write_array(job.folder / KNOWN, _known(job.folder, table.num_pieces))
+        members = _draw_pool(table, job.folder, embeddings, config.pool_size, seed)
+        write_array(job.folder / MEMBERS, members)
+        embeddings.write(members["number"], job.folder / POOL)
+    job.map("texts", partial(_piece_texts, table, job.folder, offsets), pieces, sizes=counts)
+    if not (job.folder / ENDS).exists():
+        _join_texts(job.folder, table.num_pieces)
+    search = partial(_mine_piece, table, job.folder, offsets, embeddings, config, seed)
+    results = job.map("search", search, pieces, sizes=counts, gpu=True)
+    ids = np.concatenate([np.load(_without_file(job.folder, piece)) for piece in pieces])
+    return Dropped(ids, np.zeros_like(ids), "no_negative", statistics=add_up(results))
+
+
+# The pool.
+
+
+def _hash_piece(table: Table, folder: Path, piece: int) -> dict[str, Any]:
+    rows = table.read(piece, ("query", "positive"))
+    write_array(_hash_file(folder, piece), np.stack([hashes(rows.query), hashes(rows.positive)]))
+    return {}
+
+
+def _known(folder: Path, num_pieces: int) -> Hashes:
+    """`pair_keys` of all rows, sorted."""
+    return np.unique(np.concatenate([pair_keys(*np.load(_hash_file(folder, piece))) for piece in range(num_pieces)]))
+
+
+def _draw_pool(table: Table, folder: Path, embeddings: Embeddings, pool_size: int, seed: int) -> Members:
+    """The positives of `pool_size` rows; of equal texts among them the one with the lowest id."""
+    drawn, chance = np.empty(0, MEMBER), np.empty(0, np.uint64)
+    start = 0
+    for piece in range(table.num_pieces):
+        ids = table.ids(piece)
+        part = np.empty(len(ids), MEMBER)
+        part["id"], part["row"] = ids, np.arange(start, start + len(ids))
+        part["number"] = embeddings.numbers(start, start + len(ids))[1]
+        part["hash"] = np.load(_hash_file(folder, piece))[1]
+        start += len(ids)
+        drawn, chance = np.append(drawn, part), np.append(chance, scrambled(ids, seed, "mine pool"))
+        if len(drawn) > pool_size:
+            lowest = np.argpartition(chance, pool_size)[:pool_size]
+            drawn, chance = drawn[lowest], chance[lowest]
+    drawn = drawn[np.argsort(drawn["id"])]
+    _, first = np.unique(drawn["hash"], return_index=True)
+    return drawn[np.sort(first)]
+
+
+def _piece_texts(table: Table, folder: Path, offsets: Numbers, piece: int) -> dict[str, Any]:
+    """The texts of the pool that come from a piece, as UTF-8 end to end, and their lengths."""
+    rows = np.load(folder / MEMBERS, mmap_mode="r")["row"]
+    first, last = np.searchsorted(rows, offsets[piece : piece + 2])
+    texts = table.read(piece, ("positive",)).positive if first < last else []
+    encoded = [texts[row].encode() for row in (rows[first:last] - offsets[piece]).tolist()]
+    write_atomic(_text_file(folder, piece), b"".join(encoded))
+    write_array(_length_file(folder, piece), np.array([len(text) for text in encoded], np.int64))
+    return {}
+
+
+def _join_texts(folder: Path, num_pieces: int) -> None:
+    """One file of all texts of the pool, and where each ends."""
+    with (folder / TEXTS).open("wb") as file:
+        for piece in range(num_pieces):
+            file.write(_text_file(folder, piece).read_bytes())
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(folder)
+    lengths = [np.load(_length_file(folder, piece)) for piece in range(num_pieces)]
+    write_array(folder / ENDS, np.cumsum(np.concatenate(lengths)))
+
+
+def _read_texts(folder: Path, passages: Numbers) -> dict[int, str]:
+    """The texts of these rows of the pool. Read, not mapped: what was mapped would count as memory of this process."""
+    ends = np.load(folder / ENDS)
+    starts = np.concatenate([[0], ends[:-1]])
+    texts: dict[int, str] = {}
+    with (folder / TEXTS).open("rb") as file:
+        for passage, start, end in zip(
+            passages.tolist(), starts[passages].tolist(), ends[passages].tolist(), strict=True
+        ):
+            texts[passage] = os.pread(file.fileno(), end - start, start).decode()
+    return texts
+
+
+# The search.
+
+
+def _mine_piece(
+    table: Table, folder: Path, offsets: Numbers, embeddings: Embeddings, config: MineConfig, seed: int, piece: int
+) -> dict[str, Any]:
+    """Leave the negatives of the rows of a piece, and the ids of those that have none; statistics of them."""
+    rows = table.read(piece, ("negatives",))
+    if not len(rows):
+        write_array(_without_file(folder, piece), rows.ids)
+        return {}
+    kept = [()] * len(rows) if config.replace else rows.negatives
+    numbers, positives = embeddings.numbers(*offsets[piece : piece + 2].tolist())
+    own = exact_scores(embeddings.take(numbers), embeddings.take(positives))
+    queries = _Queries(rows.ids, numbers, np.load(_hash_file(folder, piece))[0], own, _negative_keys(kept))
+    chosen, scores = _search(queries, embeddings, folder, config, seed)
+    texts = _read_texts(folder, np.unique(chosen[chosen != NONE]))
+    negatives = [
+        (*had, *(texts[passage] for passage in passages if passage != NONE))
+        for had, passages in zip(kept, chosen.tolist(), strict=True)
+    ]
+    write_negatives(folder, piece, rows.ids, negatives)
+    write_array(_without_file(folder, piece), rows.ids[[not found for found in negatives]])
+    mined, times = np.unique(np.count_nonzero(chosen != NONE, axis=1), return_counts=True)
+    return {
+        "positive": _histogram(own),
+        "negative": _histogram(scores[chosen != NONE]),
+        "rows": dict(zip(map(str, mined.tolist()), times.tolist(), strict=True)),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Queries:
+    """The B rows of a piece. numbers: of the queries among the embeddings. hashes: of the queries. own: score of each
+    with its positive. negative_keys: of those the rows have, see `_negative_keys`."""
+
+    ids: Numbers
+    numbers: Numbers
+    hashes: Hashes
+    own: npt.NDArray[np.float64]
+    negative_keys: Hashes
+
+
+def _negative_keys(negatives: Sequence[tuple[str, ...]]) -> Hashes:
+    """`pair_keys` of (place of the row, hash) of all negatives, sorted."""
+    places = np.repeat(np.arange(len(negatives), dtype=np.uint64), [len(texts) for texts in negatives])
+    return np.sort(pair_keys(places, hashes([text for texts in negatives for text in texts])))
+
+
+def _search(
+    queries: _Queries, embeddings: Embeddings, folder: Path, config: MineConfig, seed: int
+) -> tuple[Numbers, npt.NDArray[np.float32]]:
+    """(rows of the pool, `NONE` where there are no more; their scores), both [B, num_negatives]."""
+    members, known = np.load(folder / MEMBERS), np.load(folder / KNOWN, mmap_mode="r")
+    pool = StoredVectors.open(folder / POOL)
+    chosen = np.full((len(queries.ids), config.num_negatives), NONE)
+    scores = np.zeros(chosen.shape, np.float32)
+    rows = np.arange(len(queries.ids))
+    count = config.skip + config.top + SPARE
+    while len(rows):
+        # Equal queries have the same neighbours.
+        distinct, place = np.unique(queries.numbers[rows], return_inverse=True)
+        near, passages = top_candidates(embeddings.take(distinct), pool, count)
+        found = Found(near[place], passages[place], queries.own[rows], queries.ids[rows])
+        texts = members["hash"][found.passages]
+        has = contains(queries.negative_keys, pair_keys(rows.astype(np.uint64)[:, None], texts))
+        allowed = ~(has | answers(queries.hashes[rows], texts, known))
+        done = is_complete(found, allowed, len(members), config) | (count >= MOST)
+        best, best_scores = choose_negatives(found, allowed, members["id"], config, seed)
+        chosen[rows[done]], scores[rows[done]] = best[done], best_scores[done]
+        rows, count = rows[~done], min(4 * count, MOST)
+    return chosen, scores
+
+
+def _histogram(cosines: npt.NDArray[np.floating[Any]]) -> dict[str, Any]:
+    counts, _ = np.histogram(np.clip(cosines, -1, 1), BINS, (-1, 1))
+    return {"from": -1.0, "to": 1.0, "counts": counts.tolist()}
+
+
+def _hash_file(folder: Path, piece: int) -> Path:
+    return folder / f"hashes-{piece:06d}.npy"
+
+
+def _text_file(folder: Path, piece: int) -> Path:
+    return folder / f"texts-{piece:06d}.bin"
+
+
+def _length_file(folder: Path, piece: int) -> Path:
+    return folder / f"lengths-{piece:06d}.npy"
+
+
+def _without_file(folder: Path, piece: int) -> Path:
+    return folder / f"without-{piece:06d}.npy"

@@ -1,0 +1,128 @@
+"""From the fields of a record to a row: the texts that were asked for, and everything else as extra fields.
+
+Before: `formats.py` has the record. After: the runner keeps the row. What is wrong with a record is a `ValueError`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from jemb.config import FieldsConfig
+from jemb.tables import excerpt
+
+OWN_FIELDS = ("query", "positive", "negatives")
+"""Names that a sample itself uses in the shards; other fields of the source keep theirs."""
+MAX_DEPTH = 100
+"""Of lists and objects in each other in an extra field."""
+
+
+class Row(NamedTuple):
+    """One sample to be. number: of its record in the part, from 0; extra: further fields, as JSON can hold them."""
+
+    number: int
+    query: str
+    positive: str
+    negatives: tuple[str, ...]
+    extra: dict[str, Any]
+
+
+class Converter:
+    """From the fields of a record to a row; raises `ValueError` saying what is wrong with it."""
+
+    def __init__(self, fields: FieldsConfig, constants: Mapping[str, str]) -> None:
+        self.query, self.positive = fields.query, fields.positive
+        self.negative, self.negatives = fields.negative, fields.negatives
+        self.constants = dict(constants)
+        self.known = {self.query, self.positive, self.negative, self.negatives, *OWN_FIELDS}
+
+    def __call__(self, number: int, record: dict[str, Any]) -> Row:
+        query, positive = record.get(self.query), record.get(self.positive)
+        if not (isinstance(query, str) and isinstance(positive, str)):
+            raise ValueError(self._why_no_text(record))
+        check_text(query)
+        check_text(positive)
+        one, many = record.get(self.negative), record.get(self.negatives)
+        negatives = () if one is None and many is None else self._negatives(one, many)
+        extra: dict[str, Any] = {}
+        if not record.keys() <= self.known:
+            extra = {check_text(name): plain(value) for name, value in record.items() if name not in self.known}
+        if self.constants:
+            extra |= self.constants
+        return Row(number, query, positive, negatives, extra)
+
+    def _why_no_text(self, record: dict[str, Any]) -> str:
+        for name in (self.query, self.positive):
+            if name not in record:
+                return f"field {name!r} is missing"
+            if not isinstance(record[name], str):
+                return f"field {name!r} is {_kind(record[name])}; wanted text"
+        raise AssertionError
+
+    def _negatives(self, one: Any, many: Any) -> tuple[str, ...]:
+        """A blank or null one is none."""
+        if isinstance(many, str):  # how a table holds a list
+            many = _list(self.negatives, many)
+        if not isinstance(many, list | None):
+            raise ValueError(f"field {self.negatives!r} is {_kind(many)}; wanted a list of texts")
+        negatives = [text for text in (one, *(many or ())) if text is not None]
+        for text in negatives:
+            if not isinstance(text, str):
+                raise ValueError(f"a negative is {_kind(text)}; wanted text")
+            check_text(text)
+        return tuple(text for text in negatives if text.strip())
+
+
+def check_text(text: str) -> str:
+    """`text`; `UnicodeEncodeError` for half a surrogate pair: legal in JSON, but no file and no tokenizer takes it."""
+    if not text.isascii():
+        text.encode()
+    return text
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """`value` as JSON can hold it; what JSON has no word for as text. Raises `ValueError`."""
+    if isinstance(value, str):
+        return check_text(value)
+    if value is None or isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if depth == MAX_DEPTH:
+        raise ValueError(f"a field is nested too deeply, in more than {MAX_DEPTH} lists and objects")
+    if isinstance(value, Mapping):
+        return {check_text(str(name)): plain(item, depth + 1) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, depth + 1) for item in value]
+    return check_text(str(value))
+
+
+def _list(name: str, text: str) -> Any:
+    if not text.strip():
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = text
+    if not isinstance(value, list):
+        raise ValueError(f"field {name!r} is text; wanted a JSON list of texts")
+    return value
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else f"{type(value).__name__} ({excerpt(repr(value), 40)})"
+
+
+def reason(error: ValueError) -> str:
+    if isinstance(error, UnicodeEncodeError):
+        return "half a surrogate pair, which is no character"
+    return str(error)
+
+
+def shown(record: dict[str, Any]) -> str:
+    try:
+        return excerpt(json.dumps(record, ensure_ascii=False, default=str))
+    except (RecursionError, ValueError):
+        return excerpt(", ".join(map(str, record)))

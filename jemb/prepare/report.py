@@ -1,0 +1,268 @@
+"""`report.html`: what came in, what each stage dropped and why, and what is left, for a reader to judge the filters by.
+
+Before: `run.py` has the manifests, and all that is shown stands in them. After: a browser. All data sets together come
+first, then each of them behind a line that opens.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jemb.prepare.findings import (
+    EXAMPLES,
+    Finding,
+    Histogram,
+    about,
+    add_findings,
+    draw_histogram,
+    exact,
+    findings,
+    tally_lines,
+)
+from jemb.prepare.summary import REASONS, add_stages, by_order, drop_reasons, family, funnel
+from jemb.report import Bar, Cell, Report
+from jemb.shards import Manifest, StageCount
+
+MEMBERS = 5
+"""Shown of the languages a stage dropped rows for; the chart of that stage has more."""
+Settings = dict[tuple[str, str], Any]
+"""(stage, option) to its value."""
+Found = Mapping[str, Mapping[str, Finding]]
+"""Stage to what it found."""
+
+
+def write_report(manifests: Sequence[Manifest], path: Path) -> None:
+    """One HTML file that needs no network. The same manifests give the same bytes."""
+    make_report(manifests).write(path)
+
+
+def make_report(manifests: Sequence[Manifest]) -> Report:
+    """The page, of data sets that `prepare` made."""
+    total = _sum(map(funnel, manifests))
+    what = manifests[0].name if len(manifests) == 1 else f"{len(manifests)} data sets"
+    report = Report("jemb prepare", f"{what}: {_kept(total)}.")
+    common = _common([_settings(manifest) for manifest in manifests])
+    if len(manifests) == 1:
+        _only(report, manifests[0])
+    elif manifests:
+        _together(report, manifests, common)
+        report.heading("Each data set")
+        for number, manifest in enumerate(manifests):
+            with report.details(manifest.name, _kept(funnel(manifest)), _anchor(number)):
+                _one_of_many(report, manifest, common)
+    if common:
+        report.heading("Settings")
+        _settings_table(report, common, "The same for all data sets." if len(manifests) > 1 else "")
+    return report
+
+
+def _only(report: Report, manifest: Manifest) -> None:
+    report.text(_written(manifest))
+    report.heading("What is left")
+    _funnel_bars(report, manifest.stages, funnel(manifest)["read"])
+    _funnel_tables(report, manifest.stages, funnel(manifest)["read"])
+    if any(_found(manifest).values()):
+        report.heading("What the stages found")
+        _findings(report, _found(manifest), _settings(manifest))
+    if _has_examples(manifest):
+        report.heading("Examples of dropped rows")
+        _examples(report, manifest)
+
+
+def _one_of_many(report: Report, manifest: Manifest, common: Settings) -> None:
+    report.text(_written(manifest))
+    _funnel_tables(report, manifest.stages, funnel(manifest)["read"])
+    _findings(report, _found(manifest), _settings(manifest))
+    if _has_examples(manifest):
+        report.subheading("Examples of dropped rows")
+        _examples(report, manifest)
+    own = {name: value for name, value in _settings(manifest).items() if name not in common}
+    if own:
+        report.subheading("Settings of this data set")
+        _settings_table(report, own)
+
+
+def _together(report: Report, manifests: Sequence[Manifest], common: Settings) -> None:
+    funnels = [funnel(manifest) for manifest in manifests]
+    stages = add_stages(manifests)
+    report.heading("Summary")
+    _data_set_bars(report, manifests, [stage.name for stage in stages])
+    reasons = drop_reasons(funnels)
+    lines = [*zip([manifest.name for manifest in manifests], funnels, strict=True), ("total", _sum(funnels))]
+    rows: list[list[Cell]] = []
+    for name, counts in lines:
+        share = _percent(counts["kept"], counts["read"])
+        rows.append([name, counts["read"], counts["kept"], share, *(counts.get(reason, 0) for reason in reasons)])
+    report.table(["data set", "read", "kept", "of all", *reasons], rows, "Rows: read = kept + dropped, by reason.")
+    report.heading("All data sets together")
+    _funnel_bars(report, stages, _sum(funnels)["read"])
+    _funnel_tables(report, stages, _sum(funnels)["read"])
+    found = {
+        stage.name: add_findings(_found(manifest).get(stage.name, {}) for manifest in manifests) for stage in stages
+    }
+    _findings(report, found, common)
+
+
+def _data_set_bars(report: Report, manifests: Sequence[Manifest], stages: Sequence[str]) -> None:
+    lost = [{stage.name: sum(stage.dropped.values()) for stage in manifest.stages} for manifest in manifests]
+    taking = [name for name in stages if any(counts.get(name) for counts in lost)]
+    bars = []
+    for number, manifest in enumerate(manifests):
+        counts = funnel(manifest)
+        parts = [counts["kept"], *(lost[number].get(name, 0) for name in taking)]
+        shown = f"{counts['kept']:,} of {counts['read']:,} ({_percent(counts['kept'], counts['read'])})"
+        bars.append(Bar(manifest.name, [part / max(1, counts["read"]) for part in parts], shown, _anchor(number)))
+    caption = "Rows kept, and share of each data set's rows that were kept or that a stage dropped."
+    report.bars(["kept", *taking], bars, caption, full=1)
+
+
+def _funnel_bars(report: Report, stages: Sequence[StageCount], read: int) -> None:
+    bars = [Bar("input", [read, 0], f"{read:,} (100.0 %)")]
+    for stage in stages:
+        shown = f"{stage.kept:,} ({_percent(stage.kept, read)})"
+        bars.append(Bar(stage.name, [stage.kept, sum(stage.dropped.values())], shown))
+    report.bars(["left after the stage", "dropped by it"], bars, "Rows left after each stage.")
+
+
+def _funnel_tables(report: Report, stages: Sequence[StageCount], read: int) -> None:
+    rows: list[list[Cell]] = [["input", None, read, _percent(read, read)]]
+    rows += [[stage.name, sum(stage.dropped.values()), stage.kept, _percent(stage.kept, read)] for stage in stages]
+    report.table(["stage", "dropped", "left", "left of all"], rows, "Rows, stage by stage.")
+    rows = [
+        [reason, count, _percent(count, read), stage.name, meaning]
+        for stage in stages
+        for reason, count, meaning in _reasons(stage.dropped)
+    ]
+    if rows:
+        report.table(["reason", "rows", "of all", "stage", "meaning"], rows, "Why rows were dropped.")
+
+
+def _reasons(dropped: Mapping[str, int]) -> Iterator[tuple[str, int, str]]:
+    """(reason, rows, meaning) of those that occur; `language:…` as one, its members of most rows in the meaning."""
+    families: dict[str, dict[str, float]] = {}
+    for reason in by_order(dropped):
+        if dropped[reason]:
+            families.setdefault(family(reason), {})[reason.partition(":")[2]] = dropped[reason]
+    for name, members in families.items():
+        said = REASONS.get(name, "")
+        if set(members) != {""}:
+            said += ": " * bool(said) + ", ".join(
+                f"{member} {exact(count)}" for member, count in tally_lines(members, MEMBERS)
+            )
+        yield name, int(sum(members.values())), said
+
+
+def _findings(report: Report, found: Found, settings: Settings) -> None:
+    """Numbers of a stage in a line, then its histograms, which stand side by side, then its tallies."""
+    for stage, values in found.items():
+        if not values:
+            continue
+        report.subheading(stage)
+        numbers = [
+            f"{about(stage, name).title}: {exact(value)}" for name, value in values.items() if isinstance(value, float)
+        ]
+        if numbers:
+            report.text("; ".join(numbers) + ".")
+        for name, value in values.items():
+            words = about(stage, name)
+            if isinstance(value, Histogram):
+                figure = draw_histogram(value, words, settings.get((stage, words.setting)))
+                if figure:
+                    report.figure(figure, f"Histogram: {words.title}", f"{words.title}.")
+        for name, value in values.items():
+            if isinstance(value, Mapping):
+                _tally(report, stage, name, value)
+
+
+def _tally(report: Report, stage: str, name: str, tally: Mapping[str, float]) -> None:
+    words = about(stage, name)
+    caption, rest = f"{words.title}.", dict(tally)
+    if words.aside and words.aside in rest:
+        caption = f"{words.title}, beside {exact(rest.pop(words.aside))} {words.unit} that are {words.aside}."
+    lines = tally_lines(rest)
+    report.bars([words.unit], [Bar(key, [count], exact(count)) for key, count in lines], caption)
+
+
+def _examples(report: Report, manifest: Manifest) -> None:
+    for stage, reason, rows in _example_rows(manifest):
+        counts = next(other.dropped for other in manifest.stages if other.name == stage)
+        total = sum(count for name, count in counts.items() if name == reason or family(name) == reason)
+        with report.details(reason, f"{len(rows)} of {total:,} rows that {stage} dropped"):
+            if family(reason) in REASONS:
+                report.text(f"Meaning: {REASONS[family(reason)]}.")
+            for row in rows:
+                note = f" ({row['note']})" if row.get("note") else ""
+                head = f"Row {row.get('key', '?')}: {row.get('reason', reason)}{note}"
+                report.quote(head, [(side, str(row.get(side, ""))) for side in ("query", "positive")])
+
+
+def _has_examples(manifest: Manifest) -> bool:
+    return next(_example_rows(manifest), None) is not None
+
+
+def _example_rows(manifest: Manifest) -> Iterator[tuple[str, str, list[Mapping[str, Any]]]]:
+    """(stage, reason, rows) in order."""
+    for stage in manifest.stages:
+        examples = stage.statistics.get(EXAMPLES, {})
+        for reason in by_order(examples):
+            if examples[reason]:
+                yield stage.name, reason, examples[reason]
+
+
+def _settings_table(report: Report, settings: Settings, caption: str = "") -> None:
+    rows: list[list[Cell]] = [[stage, option, _setting(value)] for (stage, option), value in settings.items()]
+    report.table(["stage", "option", "value"], rows, caption)
+
+
+def _setting(value: Any) -> Cell:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return f"{value:,}"
+    # A float as it was given: 0.0001 is not to become 0.00.
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _settings(manifest: Manifest) -> Settings:
+    return {(stage.name, option): value for stage in manifest.stages for option, value in stage.settings.items()}
+
+
+def _common(settings: Sequence[Settings]) -> Settings:
+    """Those that all data sets share."""
+    first, *others = settings or [{}]
+    return {
+        name: value for name, value in first.items() if all(name in other and other[name] == value for other in others)
+    }
+
+
+def _found(manifest: Manifest) -> Found:
+    return {stage.name: findings(stage.statistics) for stage in manifest.stages}
+
+
+def _sum(funnels: Iterable[Mapping[str, int]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for counts in funnels:
+        total.update(counts)
+    return total
+
+
+def _kept(counts: Mapping[str, int]) -> str:
+    return f"{counts['read']:,} rows read, {counts['kept']:,} kept ({_percent(counts['kept'], counts['read'])})"
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "–"
+
+
+def _written(manifest: Manifest) -> str:
+    if not manifest.shards:
+        return "Nothing is left, so there are no shards."
+    shards = f"{len(manifest.shards):,} shard{'s' if len(manifest.shards) != 1 else ''}"
+    return f"{manifest.num_samples:,} {manifest.kind} in {shards} of {manifest.bytes / 1e6:,.1f} MB in all."
+
+
+def _anchor(number: int) -> str:
+    return f"data-set-{number + 1}"

@@ -1,0 +1,263 @@
+"""A data set on its way through the stages: pieces of rows on disk, and beside them what each stage decided.
+
+Before: `read.py` writes the pieces, once. After: each stage reads the rows that the earlier ones kept, and adds a
+verdict: which rows it drops and why, perhaps other negatives for those it keeps. Nothing is ever rewritten, so a killed
+run loses only the files it had not finished, and memory holds a piece at a time.
+
+A row's id is the number of its record in the source, from 0; unreadable records leave gaps. Its key in the shards is
+the id in nine digits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from jemb.files import write_atomic
+
+Ids = npt.NDArray[np.int64]
+
+PIECE_ROWS = 50_000
+PIECE_BYTES = 64 << 20
+"""A piece ends at so many rows or bytes of text."""
+
+PIECE_SCHEMA = pa.schema(
+    [
+        ("number", pa.int64()),
+        ("query", pa.large_string()),
+        ("positive", pa.large_string()),
+        ("negatives", pa.list_(pa.large_string())),
+        ("extra", pa.large_string()),
+    ]
+)
+VERDICT_SCHEMA = pa.schema([("id", pa.int64()), ("reason", pa.string()), ("note", pa.string())])
+
+
+def key_of(row: int) -> str:
+    """The row's key in the shards."""
+    return f"{row:09d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of one piece that all earlier stages kept. N of each column that was asked for, else none.
+
+    ids: [N], ascending. negatives: () for a pair. extra: the other fields as a JSON object, "" when there are none.
+    """
+
+    ids: Ids
+    query: list[str] = field(default_factory=list)
+    positive: list[str] = field(default_factory=list)
+    negatives: list[tuple[str, ...]] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What a stage that looks at one piece at a time decides for its N rows.
+
+    dropped: position in the rows -> (reason, note for a reader). negatives: new ones for all N rows (also of dropped
+    ones); None: unchanged. statistics: numbers, dicts of numbers and lists of numbers, which add up over pieces.
+    """
+
+    dropped: dict[int, tuple[str, str]] = field(default_factory=dict)
+    negatives: list[tuple[str, ...]] | None = None
+    statistics: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """What a stage that looks at the whole data set drops for one reason.
+
+    ids: ascending. values: a number for each, which `note` shows: `{value}`, or `{key}` where it is a row's id.
+    """
+
+    ids: Ids
+    values: Ids
+    reason: str
+    note: str = ""
+    statistics: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One file of rows. start: to be added to its numbers; its ids are below start + span. rows: how many it holds."""
+
+    path: Path
+    start: int
+    span: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The pieces in order and the folders with the verdicts of the stages so far. Picklable; holds no rows."""
+
+    pieces: tuple[Piece, ...]
+    verdicts: tuple[Path, ...] = ()
+
+    @property
+    def num_pieces(self) -> int:
+        return len(self.pieces)
+
+    @property
+    def end(self) -> int:
+        """Every id is below it."""
+        return self.pieces[-1].start + self.pieces[-1].span if self.pieces else 0
+
+    def judged(self, folder: Path) -> Table:
+        """This table after one more stage, whose verdicts lie in `folder`."""
+        return replace(self, verdicts=(*self.verdicts, folder))
+
+    def read(self, piece: int, columns: Sequence[str] = ("query", "positive", "negatives")) -> Rows:
+        """The live rows of a piece."""
+        batch = load_table(self.pieces[piece].path, ["number", *columns])
+        ids = batch["number"].to_numpy() + self.pieces[piece].start
+        alive = self._alive(piece, ids)
+        changed = self._changed(piece) if "negatives" in columns else None
+        if not alive.all():
+            batch, ids = batch.filter(pa.array(alive)), ids[alive]
+        values: dict[str, Any] = {name: batch[name].to_pylist() for name in columns}
+        if changed is not None:
+            (at, negatives) = changed
+            values["negatives"] = negatives.take(pa.array(np.searchsorted(at, ids))).to_pylist()
+        if "negatives" in values:
+            values["negatives"] = [tuple(texts) if texts else () for texts in values["negatives"]]
+        return Rows(ids, **values)
+
+    def ids(self, piece: int) -> Ids:
+        """Ids of the live rows of a piece, ascending."""
+        return self.read(piece, ()).ids
+
+    def counts(self) -> list[int]:
+        """Live rows of each piece."""
+        dropped = [sum(_num_rows(path) for path in self._drops(piece)) for piece in range(self.num_pieces)]
+        return [piece.rows - gone for piece, gone in zip(self.pieces, dropped, strict=True)]
+
+    def _drops(self, piece: int) -> Iterator[Path]:
+        return (path for folder in self.verdicts if (path := drops_file(folder, piece)).exists())
+
+    def _alive(self, piece: int, ids: Ids) -> npt.NDArray[np.bool_]:
+        alive = np.ones(len(ids), dtype=bool)
+        for path in self._drops(piece):
+            alive[np.searchsorted(ids, load_table(path, ["id"])["id"].to_numpy())] = False
+        return alive
+
+    def _changed(self, piece: int) -> tuple[Ids, pa.Array] | None:
+        """(ids, negatives) as the last stage that changed them left them."""
+        for folder in reversed(self.verdicts):
+            path = changes_file(folder, piece)
+            if path.exists():
+                table = load_table(path, ["id", "negatives"])
+                return table["id"].to_numpy(), table["negatives"].combine_chunks()
+        return None
+
+
+def drops_file(folder: Path, piece: int) -> Path:
+    """Where a stage leaves the rows of a piece it drops; absent when it drops none."""
+    return folder / f"drops-{piece:06d}.arrow"
+
+
+def changes_file(folder: Path, piece: int) -> Path:
+    """Where a stage leaves new negatives of the live rows of a piece; absent when it changes none."""
+    return folder / f"negatives-{piece:06d}.arrow"
+
+
+def write_drops(folder: Path, piece: int, ids: Sequence[int] | Ids, reasons: list[str], notes: list[str]) -> None:
+    """The drops of a piece, in ascending order of id."""
+    if len(ids):
+        write_table(drops_file(folder, piece), pa.table([ids, reasons, notes], schema=VERDICT_SCHEMA))
+
+
+def write_negatives(folder: Path, piece: int, ids: Ids, negatives: list[tuple[str, ...]]) -> None:
+    """New negatives of live rows of a piece, in ascending order of id."""
+    columns = [pa.array(ids), pa.array(list(map(list, negatives)), PIECE_SCHEMA.field("negatives").type)]
+    write_table(changes_file(folder, piece), pa.table(columns, names=["id", "negatives"]))
+
+
+def write_verdict(folder: Path, piece: int, rows: Rows, verdict: Verdict) -> dict[str, Any]:
+    """Leave a verdict beside the piece; returns what the marker keeps: counts by reason, and statistics."""
+    positions = sorted(verdict.dropped)
+    reasons = [verdict.dropped[position][0] for position in positions]
+    write_drops(folder, piece, rows.ids[positions], reasons, [verdict.dropped[position][1] for position in positions])
+    if verdict.negatives is not None:
+        write_negatives(folder, piece, rows.ids, verdict.negatives)
+    return {"dropped": dict(Counter(reasons)), "statistics": verdict.statistics}
+
+
+def write_dropped(folder: Path, table: Table, found: Sequence[Dropped]) -> dict[str, Any]:
+    """Leave the verdict of a stage that looked at everything, piece by piece."""
+    for number, piece in enumerate(table.pieces):
+        parts = []
+        for dropped in found:
+            low, high = np.searchsorted(dropped.ids, [piece.start, piece.start + piece.span])
+            ids, values = dropped.ids[low:high].tolist(), dropped.values[low:high].tolist()
+            if "{" in dropped.note:
+                notes = [dropped.note.format(value=value, key=key_of(value)) for value in values]
+            else:
+                notes = [dropped.note] * len(values)
+            parts += [(row, dropped.reason, note) for row, note in zip(ids, notes, strict=True)]
+        parts.sort()
+        write_drops(folder, number, *(map(list, zip(*parts, strict=True)) if parts else ([], [], [])))
+    counts: Counter[str] = Counter()
+    for dropped in found:
+        counts[dropped.reason] += len(dropped.ids)
+    statistics = add_up(dropped.statistics for dropped in found)
+    return {"dropped": {reason: count for reason, count in counts.items() if count}, "statistics": statistics}
+
+
+def read_drops(folder: Path, piece: int) -> list[tuple[int, str, str]]:
+    """(id, reason, note) of the rows of a piece that the stage dropped."""
+    path = drops_file(folder, piece)
+    if not path.exists():
+        return []
+    table = load_table(path, VERDICT_SCHEMA.names)
+    return list(zip(*(table[name].to_pylist() for name in VERDICT_SCHEMA.names), strict=True))
+
+
+def add_up(parts: Any) -> dict[str, Any]:
+    """Statistics of all parts together: numbers, and dicts and lists of numbers place by place."""
+    total: dict[str, Any] = {}
+    for part in parts:
+        total = _sum(total, part)
+    return total
+
+
+def _sum(a: Any, b: Any, name: str = "") -> Any:
+    if isinstance(b, Mapping):
+        return {**a, **{key: _sum(a[key], value, key) if key in a else value for key, value in b.items()}}
+    if isinstance(b, list):
+        return [_sum(x, y) for x, y in zip(a, b, strict=True)]
+    # The borders of a histogram are the same in every part.
+    return a if name in ("from", "to") else a + b
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """An Arrow IPC file, whole or absent."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    write_atomic(path, sink.getvalue())
+
+
+def load_table(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Columns of an Arrow IPC file; their bytes stay in the file until they are used."""
+    with pa.memory_map(str(path)) as source:
+        table = pa.ipc.open_file(source).read_all()
+    return table.select(list(columns))
+
+
+def _num_rows(path: Path) -> int:
+    with pa.memory_map(str(path)) as source:
+        reader = pa.ipc.open_file(source)
+        return sum(reader.get_batch(number).num_rows for number in range(reader.num_record_batches))

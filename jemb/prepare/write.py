@@ -1,0 +1,126 @@
+"""Last: the kept rows in one global random order, as shards.
+
+Before: `run.py` has the table with every verdict. After: `data/` reads the shards. Each piece is encoded and sorted by
+the rows' places in the shuffle; each shard then takes its stretch of every piece. Memory: 16 bytes for each row, and
+one piece or shard for each worker; disk: the data once more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jemb.files import write_array, write_atomic
+from jemb.prepare.job import Job
+from jemb.prepare.order import scrambled
+from jemb.prepare.table import Rows, Table, key_of, read_drops
+from jemb.records import Sample
+from jemb.shards import ShardInfo, encode_payload, write_shard
+
+COLUMNS = ("query", "positive", "negatives", "extra")
+PLACE = np.dtype([("rank", "<i8"), ("id", "<i8"), ("offset", "<i8"), ("size", "<i8")])
+
+
+def write_shards(table: Table, job: Job, folder: Path, shard_samples: int, seed: int) -> list[ShardInfo]:
+    """All live rows in hash order of (seed, id), `shard_samples` a shard but the last, in `folder`."""
+    counts = table.counts()
+    ranks = job.folder / "ranks.npy"
+    if not ranks.exists():
+        ids = np.concatenate([np.empty(0, np.int64), *map(table.ids, range(table.num_pieces))])
+        order = np.empty(len(ids), np.int64)
+        order[np.argsort(scrambled(ids, seed, "shuffle"))] = np.arange(len(ids))
+        write_array(ranks, order)
+    spans = list(pairwise([0, *np.cumsum(counts).tolist()]))
+    job.map("shuffle", partial(_spill, table, job.folder), list(enumerate(spans)), sizes=counts)
+    total = sum(counts)
+    starts = list(range(0, total, shard_samples))
+    gather = partial(_gather, job.folder, table.num_pieces, folder, shard_samples)
+    sizes = [min(shard_samples, total - start) for start in starts]
+    return [ShardInfo(**info) for info in job.map("write", gather, range(len(starts)), sizes=sizes)]
+
+
+def write_dropped(table: Table, stages: dict[str, list[Path]], job: Job, folder: Path) -> list[ShardInfo]:
+    """The rows that `stages` (name -> folders of its verdicts) dropped, a shard a piece, with `stage`, `reason` and
+    `note` as fields; a triplet's negatives as `dropped_negatives`."""
+    function = partial(_write_drops, Table(table.pieces), stages, folder)
+    infos = job.map("write dropped", function, range(table.num_pieces), sizes=[piece.rows for piece in table.pieces])
+    return [ShardInfo(**info) for info in infos if info]
+
+
+def _spill(table: Table, folder: Path, task: tuple[int, tuple[int, int]]) -> dict[str, Any]:
+    """A piece as encoded samples in the order of their ranks."""
+    piece, (start, end) = task
+    rows = table.read(piece, COLUMNS)
+    ranks = np.load(folder / "ranks.npy", mmap_mode="r")[start:end]
+    order = np.argsort(ranks)
+    payloads = [encode_payload(_sample(rows, position)) for position in order.tolist()]
+    places = np.empty(len(order), PLACE)
+    places["rank"], places["id"] = ranks[order], rows.ids[order]
+    places["size"] = [len(payload) for payload in payloads]
+    places["offset"] = np.cumsum(places["size"]) - places["size"]
+    write_atomic(_spill_file(folder, piece), b"".join(payloads))
+    write_array(_places_file(folder, piece), places)
+    return {}
+
+
+def _gather(spills: Path, num_pieces: int, folder: Path, shard_samples: int, shard: int) -> dict[str, Any]:
+    """One shard from its stretch of every piece."""
+    parts: list[tuple[int, int, bytes]] = []
+    for piece in range(num_pieces):
+        places = np.load(_places_file(spills, piece), mmap_mode="r")
+        low, high = np.searchsorted(places["rank"], [shard * shard_samples, (shard + 1) * shard_samples])
+        if low == high:
+            continue
+        mine = np.array(places[low:high])
+        start = int(mine["offset"][0])
+        with _spill_file(spills, piece).open("rb") as file:
+            data = os.pread(file.fileno(), int(mine["offset"][-1] + mine["size"][-1]) - start, start)
+        for rank, row, offset, size in mine.tolist():
+            parts.append((rank, row, data[offset - start : offset - start + size]))
+    parts.sort()
+    info = write_shard(folder / f"shard-{shard:06d}.tar", ((key_of(row), payload) for _, row, payload in parts))
+    return info.to_json()
+
+
+def _write_drops(table: Table, stages: dict[str, list[Path]], folder: Path, piece: int) -> dict[str, Any]:
+    why = {
+        row: {"stage": stage, "reason": reason, "note": note}
+        for stage, verdicts in stages.items()
+        for verdict in verdicts
+        for row, reason, note in read_drops(verdict, piece)
+    }
+    if not why:
+        return {}
+    rows = table.read(piece, COLUMNS)
+
+    def members() -> Iterator[tuple[str, bytes]]:
+        for position, row in enumerate(rows.ids.tolist()):
+            if row in why:
+                sample = _sample(rows, position)
+                extra = {**sample.extra, **why[row]}
+                if sample.negatives:
+                    extra["dropped_negatives"] = list(sample.negatives)
+                yield sample.key, encode_payload(Sample(sample.key, sample.query, sample.positive, extra=extra))
+
+    return write_shard(folder / f"shard-{piece:06d}.tar", members()).to_json()
+
+
+def _sample(rows: Rows, position: int) -> Sample:
+    extra = json.loads(rows.extra[position]) if rows.extra[position] else {}
+    key = key_of(int(rows.ids[position]))
+    return Sample(key, rows.query[position], rows.positive[position], rows.negatives[position], extra)
+
+
+def _spill_file(folder: Path, piece: int) -> Path:
+    return folder / f"spill-{piece:06d}.bin"
+
+
+def _places_file(folder: Path, piece: int) -> Path:
+    return folder / f"places-{piece:06d}.npy"

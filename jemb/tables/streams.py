@@ -1,0 +1,154 @@
+"""Bytes of a file as they were before packing, and its lines: of the whole file or of a range of bytes.
+
+Before: `places.py` opens. After: `jsonl.py`, `delimited.py`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow
+
+from jemb.errors import InputError
+from jemb.tables.places import open_bytes
+
+BLOCK = 1 << 20
+"""Bytes read at once from a plain file."""
+PACKED_BLOCK = 1 << 16
+"""The same from a packed one."""
+PACKED_READ = 1 << 14
+"""Bytes unpacked at once: when the file turns out to be damaged, at most this much of what could be read is lost."""
+MAX_LINE = 64 << 20
+"""Bytes of the longest line that is kept whole, so that a file without line ends cannot fill the memory."""
+
+
+class Damaged(Exception):
+    """The file breaks off or turns into nonsense here; what came before is good."""
+
+
+def is_compressed(place: str) -> bool:
+    return place.lower().partition("?")[0].endswith((".gz", ".zst"))
+
+
+def open_data(place: str) -> io.BufferedReader:
+    """The content of `place`, read in order; `.gz` and `.zst` unpacked.
+
+    Reading may raise `Damaged`; what could be unpacked before comes whole through `read1` only.
+    """
+    file = open_bytes(place, in_order=True)
+    if not is_compressed(place):
+        return file
+    kind = "gzip" if place.lower().partition("?")[0].endswith(".gz") else "zstd"
+    unpacked: Any = gzip.GzipFile(fileobj=file) if kind == "gzip" else pyarrow.CompressedInputStream(file, kind)
+    return io.BufferedReader(_Unpacked(file, unpacked, kind), PACKED_BLOCK)
+
+
+def refuse_utf16(place: str, file: io.BufferedReader) -> None:
+    """`InputError` when `file`, at its begin, is UTF-16 or UTF-32; it is not moved on."""
+    head = file.peek(4)[:4]
+    every_other = len(head) == 4 and [not byte for byte in head] in ([False, True] * 2, [True, False] * 2)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")) or every_other:
+        raise InputError(f"{place}: is UTF-16; wanted UTF-8: iconv -f UTF-16 -t UTF-8 FILE > NEW_FILE")
+
+
+class Lines:
+    """The lines that begin in the bytes start ≤ b < end of `file`, without their line feeds.
+
+    end: None is the end of the file. Ranges that join without gap give each line of the file once. A line of more than
+    `MAX_LINE` bytes comes as its first `MAX_LINE` + 1. Iterate once.
+    count: lines given so far, exact at the end; left_out: bytes of lines too long.
+    """
+
+    def __init__(self, file: io.BufferedReader, start: int = 0, end: int | None = None, block: int = BLOCK) -> None:
+        self._file = file
+        self._start = start
+        self._end = end
+        self._block = block
+        self.count = 0
+        self.left_out = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        carry: list[bytes] = []
+        length = 0
+        for block in self._blocks():
+            lines = block.split(b"\n")
+            if length <= MAX_LINE:
+                carry.append(lines[0])
+            length += len(lines[0])
+            if len(lines) == 1:
+                continue
+            self.count += len(lines) - 1
+            yield self._joined(carry, length)
+            yield from lines[1:-1]
+            carry, length = [lines[-1]], len(lines[-1])
+        if length:
+            self.count += 1
+            yield self._joined(carry, length)
+
+    def _joined(self, pieces: list[bytes], length: int) -> bytes:
+        line = b"".join(pieces)[: MAX_LINE + 1]
+        self.left_out += length - len(line)
+        return line
+
+    def _blocks(self) -> Iterator[bytes]:
+        """The bytes from the first line that begins in the range to the end of the last one."""
+        position = max(self._start - 1, 0)
+        if position:
+            self._file.seek(position)
+        skipping = self._start > 0
+        while block := self._file.read1(self._block):
+            after = position + len(block)
+            if self._end is not None and after >= self._end:
+                # The line feed that ends the last line is at `end` - 1 or later.
+                stop = block.find(b"\n", max(self._end - 1 - position, 0))
+                last = stop >= 0
+                block = block[: stop + 1] if last else block
+            else:
+                last = False
+            if skipping:
+                begin = block.find(b"\n", max(self._start - 1 - position, 0))
+                skipping = begin < 0
+                block = b"" if skipping else block[begin + 1 :]
+            if block:
+                yield block
+            if last:
+                return
+            position = after
+
+
+class _Unpacked(io.RawIOBase):
+    """A packed stream whose many errors are one: `Damaged`, raised when all that came before it has been read."""
+
+    def __init__(self, file: io.BufferedReader, unpacked: Any, kind: str) -> None:
+        self._file = file
+        self._unpacked = unpacked
+        self._kind = kind
+        self._damage: Damaged | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        filled = 0
+        while self._damage is None and filled < len(buffer):
+            try:
+                data = self._unpacked.read1(min(len(buffer) - filled, PACKED_READ))
+            except (EOFError, zlib.error, OSError) as error:
+                self._damage = Damaged(f"damaged or truncated {self._kind}: {error}")
+                break
+            if not data:
+                break
+            buffer[filled : filled + len(data)] = data
+            filled += len(data)
+        if self._damage is not None and not filled:
+            raise self._damage
+        return filled
+
+    def close(self) -> None:
+        self._unpacked.close()
+        self._file.close()
+        super().close()

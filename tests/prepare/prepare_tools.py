@@ -1,0 +1,38 @@
+"""What the tests of prepare give to it: an encoder of a few lines, and tools that must not be asked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jemb.prepare import Tools
+
+
+def bag_of_words(texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Unit vectors [N, 64]: each word adds 1 at its hash; a text without words points along the first axis."""
+    vectors = np.zeros((len(texts), 64), np.float32)
+    for row, text in enumerate(texts):
+        for word in text.lower().split() or [""]:
+            vectors[row, hashlib.sha1(word.encode()).digest()[0] % 64] += 1
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def bag_encoder(name: str) -> Callable[[Sequence[str]], Any]:
+    """What `Tools.encoder` is: picklable, from a name to a function."""
+    return bag_of_words
+
+
+def no_model(name: str) -> Any:
+    raise AssertionError(f"{name} was asked for")
+
+
+def lines_of(entry: str) -> list[str]:
+    """What `Tools.evaluation_texts` is."""
+    return Path(entry).read_text().splitlines()
+
+
+TOOLS = Tools(bag_encoder, bag_encoder, no_model, lines_of)
