@@ -1,7 +1,7 @@
 """Near-duplicate tools, each with its fastest documented way and the same shingles: runs of five words.
 
 `python near_duplicates_peers.py NAME TEXTS.txt OUT.npy` runs one on the lines of a file (lower-case words, one space
-between), prints `{"seconds", "cpu", "version", "peak"}`, and saves which rows it removes. It does not need jemb, so that
+between), prints `{"seconds", "cpu", "version", "peak"}`, and saves which rows it removes. It needs no jemb, so that
 peers can live in another environment.
 """
 

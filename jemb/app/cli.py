@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import os
@@ -54,6 +55,10 @@ COMMANDS = {
 }
 
 
+FULL = "; what was finished is kept: make room and run the same command again"
+"""Said where a disk is full."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `jemb`. Returns the exit code: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -93,7 +98,8 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         if debug:
             traceback.print_exc()
         elif is_first or isinstance(error, OSError):  # what all processes find is said once
-            print(f"jemb {name}: {error}", file=sys.stderr)
+            hint = FULL if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            print(f"jemb {name}: {error}{hint}", file=sys.stderr)
         code = WRONG_INPUT if isinstance(error, InputError) else FAILED
         if _is_one_of_many():
             # gloo's threads can wait for ever for the interpreter that frees them while an error unwinds.

@@ -1,6 +1,6 @@
 """Many texts to vectors, outside training.
 
-Before: an encoder from `load.py`. After: `evaluate/`, `export/`, and `prepare/` by way of `app/auxiliary.py`.
+Before: an encoder from `load.py`. After: `evaluate/`, `export/`, and `prepare/` by way of `app/models.py`.
 """
 
 from __future__ import annotations

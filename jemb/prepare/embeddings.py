@@ -2,9 +2,8 @@
 
 Before: any stage. After: `consistency.py` and `mine.py` take the vectors of the texts they compare.
 
-    pieces -> digest  -> two 128-bit digests a row, sorted, a file for each piece
-           -> number  -> a number for each distinct text, in order of first appearance (`numbers.npy`, `starts.npy`)
-           -> embed   -> a file of vectors for each block of numbers; with a cache, found there if it was made before
+    table -> `number_texts` -> a number for each distinct text
+          -> embed          -> a file of vectors for each block of numbers; with a cache, found there if made before
 
 A block holds the same texts whatever runs beside it, and on the CPU is encoded by one thread. So the same bits come
 out, however many workers there are.
@@ -15,8 +14,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -26,8 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from jemb.errors import Failure
-from jemb.files import sync_folder, write_array
+from jemb.files import write_array
 from jemb.prepare.job import Job
+from jemb.prepare.numbering import NUMBERS, number_texts, read_texts, whole_array
 from jemb.prepare.table import Table
 
 log = logging.getLogger(__name__)
@@ -43,11 +42,6 @@ SERIAL_BELOW = 4000
 """Texts that are encoded in this process: before another one has loaded a model, these are done."""
 COPIED = 65_536
 """Vectors copied at once."""
-RANGE_TEXTS = 4_000_000
-"""Digests sorted at once, about 300 MB."""
-DIGEST = np.dtype([("high", "<u8"), ("low", "<u8"), ("place", "<i4")])
-
-NUMBERS, STARTS = "numbers.npy", "starts.npy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +75,7 @@ class Embeddings:
 
     def write(self, numbers: Numbers, path: Path) -> None:
         """Write the vectors of the texts of these numbers to one file, to be read as `StoredVectors`."""
-        with _whole_array(path, np.dtype(np.float32), (len(numbers), self.dim)) as vectors:
+        with whole_array(path, np.dtype(np.float32), (len(numbers), self.dim)) as vectors:
             for start in range(0, len(numbers), COPIED):
                 vectors[start : start + COPIED] = self.take(numbers[start : start + COPIED])
 
@@ -115,19 +109,14 @@ def embed(
     make_encoder: name of the encoder -> texts to unit vectors. Called once in each worker, so equal ones must be equal
     after pickling too (a function, a frozen dataclass). cache: folder in which vectors are kept for later jobs, under
     the digest of their texts and the `identity` that the encoder has as an attribute; without that they are not kept.
-    Memory of this process: 32 bytes a row at its peak, 3 GB for 10^8 rows. Disk: 4 * dim bytes a text, in the job's
-    folder. Raises `Failure` when an encoder gives another shape or numbers that are not finite.
+    Memory of this process: that of `number_texts`. Disk: 4 * dim bytes a text, in the job's folder.
+    Raises `Failure` when an encoder gives another shape or numbers that are not finite.
     """
-    counts = table.counts()
-    offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-    job.map("digest texts", partial(_digest_piece, table, job.folder), range(table.num_pieces), sizes=counts)
-    if not (job.folder / STARTS).exists():
-        _number(job.folder, offsets)
-    texts = len(np.load(job.folder / STARTS, mmap_mode="r"))
+    texts = number_texts(table, job)
     block = BLOCK
     while block * MOST_BLOCKS < texts:
         block *= 2
-    work = _Work(table, job.folder, tuple(offsets.tolist()), block, name, make_encoder, cache)
+    work = _Work(table, job.folder, block, name, make_encoder, cache)
     sizes = [min(block, texts - start) for start in range(0, texts, block)]
     blocks = range(len(sizes))
     results = job.map(
@@ -135,75 +124,15 @@ def embed(
     )
     if found := sum(size for size, result in zip(sizes, results, strict=True) if result["found"]):
         log.info("%s: %d of %d vectors were in the cache", job.label, found, texts)
-    return Embeddings(job.folder, sum(counts), texts, block, results[0]["dim"] if results else 0)
-
-
-# Which texts are equal.
-
-
-def _digest_piece(table: Table, folder: Path, piece: int) -> dict[str, Any]:
-    """The digests of a piece's texts, sorted. place: 2 * row for its query, one more for its positive."""
-    rows = table.read(piece, ("query", "positive"))
-    digests = b"".join(
-        hashlib.blake2b(text.encode(), digest_size=16).digest()
-        for pair in zip(rows.query, rows.positive, strict=True)
-        for text in pair
-    )
-    found = np.empty(2 * len(rows), DIGEST)
-    words = np.frombuffer(digests, "<u8").reshape(-1, 2)
-    found["high"], found["low"], found["place"] = words[:, 0], words[:, 1], np.arange(len(found))
-    write_array(_digest_file(folder, piece), found[np.lexsort((found["low"], found["high"]))])
-    return {}
-
-
-def _number(folder: Path, offsets: Numbers) -> None:
-    """Write the number of every text, and the place at which each number first appears (2 * row, + 1: positive).
-
-    Digests of 128 bits: among 10^10 texts the chance that any two different ones agree is below 10^-18.
-    """
-    total = 2 * int(offsets[-1])
-    # For each place, the first place of an equal text.
-    first = np.empty(total, np.int64)
-    num_ranges = 1 + total // RANGE_TEXTS
-    bounds = [(number << 64) // num_ranges for number in range(1, num_ranges)]
-    cuts = [_cut(folder, piece, bounds) for piece in range(len(offsets) - 1)]
-    for number in range(num_ranges):
-        parts = [np.empty(0, DIGEST)]
-        places = [np.empty(0, np.int64)]
-        for piece, cut in enumerate(cuts):
-            part = np.array(np.load(_digest_file(folder, piece), mmap_mode="r")[cut[number] : cut[number + 1]])
-            parts.append(part)
-            places.append(part["place"] + 2 * offsets[piece])
-        digests, place = np.concatenate(parts), np.concatenate(places)
-        order = np.lexsort((place, digests["low"], digests["high"]))
-        digests, place = digests[order], place[order]
-        new = np.ones(len(digests), bool)
-        new[1:] = (digests["high"][1:] != digests["high"][:-1]) | (digests["low"][1:] != digests["low"][:-1])
-        first[place] = place[new][np.cumsum(new) - 1]
-    starts = np.flatnonzero(first == np.arange(total))
-    with _whole_array(folder / NUMBERS, np.dtype(np.int64), (2, total // 2)) as numbers:
-        for start in range(0, total, RANGE_TEXTS):
-            part = np.searchsorted(starts, first[start : start + RANGE_TEXTS])
-            numbers[:, start // 2 : (start + len(part)) // 2] = part.reshape(-1, 2).T
-    write_array(folder / STARTS, starts)
-
-
-def _cut(folder: Path, piece: int, bounds: Sequence[int]) -> list[int]:
-    """Where the sorted digests of a piece are to be cut into ranges, both ends included."""
-    high = np.load(_digest_file(folder, piece), mmap_mode="r")["high"]
-    return [0, *np.searchsorted(high, np.array(bounds, np.uint64)).tolist(), len(high)]
-
-
-# Vectors.
+    return Embeddings(job.folder, sum(table.counts()), texts, block, results[0]["dim"] if results else 0)
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What every task of `embed` needs. offsets: first row of each piece."""
+    """What every task of `embed` needs."""
 
     table: Table
     folder: Path
-    offsets: tuple[int, ...]
     block: int
     name: str
     make_encoder: Callable[[str], Encode]
@@ -213,7 +142,7 @@ class _Work:
 def _embed(work: _Work, block: int) -> dict[str, Any]:
     """Leave the vectors of a block; {"dim": their length, "found": whether the cache had them}."""
     path = _block_file(work.folder, block)
-    texts = _block_texts(work, block)
+    texts = read_texts(work.table, work.folder, block * work.block, (block + 1) * work.block)
     encode = _encoder(work.make_encoder, work.name)
     identity = getattr(encode, "identity", None)
     if work.cache is None or identity is None:
@@ -226,26 +155,6 @@ def _embed(work: _Work, block: int) -> dict[str, Any]:
         write_array(kept, _encode(encode, texts))
     _link(kept, path)
     return {"dim": np.load(path, mmap_mode="r").shape[1], "found": found}
-
-
-def _block_texts(work: _Work, block: int) -> list[str]:
-    places = np.load(work.folder / STARTS, mmap_mode="r")[block * work.block : (block + 1) * work.block]
-    rows, sides = np.divmod(places, 2)
-    pieces = np.searchsorted(work.offsets, rows, side="right") - 1
-    texts: list[str] = []
-    for piece in np.unique(pieces).tolist():
-        columns = _texts(work.table, piece)
-        inside = pieces == piece
-        for row, side in zip((rows[inside] - work.offsets[piece]).tolist(), sides[inside].tolist(), strict=True):
-            texts.append(columns[side][row])
-    return texts
-
-
-@lru_cache(maxsize=2)
-def _texts(table: Table, piece: int) -> tuple[list[str], list[str]]:
-    """Queries and positives of a piece: the blocks that a worker is given one after the other often come from one."""
-    rows = table.read(piece, ("query", "positive"))
-    return rows.query, rows.positive
 
 
 @lru_cache(maxsize=1)
@@ -290,28 +199,6 @@ def _link(kept: Path, path: Path) -> None:
         os.link(kept, path)
     except OSError:
         write_array(path, np.load(kept))
-
-
-@contextmanager
-def _whole_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """A `.npy` file to be filled place by place, whole or absent."""
-    if 0 in shape:  # nothing can be mapped
-        yield (nothing := np.empty(shape, dtype))
-        write_array(path, nothing)
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        array = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
-        yield array
-        array.flush()
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def _digest_file(folder: Path, piece: int) -> Path:
-    return folder / f"digests-{piece:06d}.npy"
 
 
 def _block_file(folder: Path, block: int) -> Path:

@@ -194,7 +194,7 @@ def _sign(data, offsets, word, n, factors, terms, out):  # type: ignore[no-untyp
             text[place] = data[offsets[row] + place]
         count = 0
         part = 0
-        at = 0
+        at = np.int64(0)  # not a literal, for which numba would compile the callees anew
         while True:
             stop = _part_end(text, at, end)
             for shingle in range(_shingles(text, at, stop, word, n, starts, sizes)):

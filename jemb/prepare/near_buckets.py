@@ -100,9 +100,9 @@ def connect(keys: Keys, rows: Numbers, names: Numbers, texts: Texts, config: Nea
 
 def repeated(keys: Keys) -> np.ndarray:
     """[N] bool: False only for keys that occur once. Spares sorting most of them."""
-    bits = max(10, int(4 * len(keys)).bit_length())
+    seen = np.zeros(1 << max(10, (4 * len(keys)).bit_length()), np.uint8)
     out = np.empty(len(keys), np.bool_)
-    _repeated(keys, bits, out)
+    _repeated(keys, np.uint64(len(seen) - 1), seen, out)
     return out
 
 
@@ -199,10 +199,9 @@ def _windows(members: Numbers, lengths: Numbers) -> Iterator[Numbers]:
 
 
 @kernel
-def _repeated(keys, bits, out):  # type: ignore[no-untyped-def]
-    seen = np.zeros(1 << bits, np.uint8)
+def _repeated(keys, mask, seen, out):  # type: ignore[no-untyped-def]
     for place in range(len(keys)):
-        slot = np.int64(keys[place] & np.uint64((1 << bits) - 1))
-        seen[slot] = min(seen[slot] + 1, 2)
+        slot = np.int64(keys[place] & mask)
+        seen[slot] += seen[slot] < 2
     for place in range(len(keys)):
-        out[place] = seen[np.int64(keys[place] & np.uint64((1 << bits) - 1))] > 1
+        out[place] = seen[np.int64(keys[place] & mask)] > 1

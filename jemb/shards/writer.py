@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from jemb.errors import InputError
-from jemb.files import sync_folder, write_atomic
+from jemb.files import naming, sync_folder, write_atomic
 from jemb.records import Kind, Sample
 from jemb.shards.index import encode_index
 from jemb.shards.manifest import MANIFEST, UNFINISHED, Manifest, ShardInfo, StageCount, write_manifest
@@ -123,9 +123,10 @@ class _OpenShard:
         """End mark, fsync, and the real names: index first, so that a tar is never without one."""
         end = self.position + 2 * BLOCK
         self._put(bytes(2 * BLOCK + -end % tarfile.RECORDSIZE))
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
+        with naming(self.path):
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
         info = ShardInfo(self.path.name, len(self.places), self.position, self.digest.hexdigest())
         write_atomic(self.path.with_name(info.index_file), encode_index(self.places))
         self.temporary.replace(self.path)
@@ -133,7 +134,8 @@ class _OpenShard:
         return info
 
     def _put(self, data: bytes) -> None:
-        self.file.write(data)
+        with naming(self.path):
+            self.file.write(data)
         self.digest.update(data)
         self.position += len(data)
 

