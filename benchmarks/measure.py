@@ -1,8 +1,9 @@
-"""Run a command and see what it costs: wall time, and the resident memory of it and all its children together."""
+"""Run a command and see what it costs: wall and CPU time, and the resident memory of it and all its children."""
 
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import threading
 import time
@@ -15,17 +16,18 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """seconds: wall time. peak: highest sum of resident sets, bytes; pages that processes share count for each."""
+    """seconds: wall time. cpu: seconds of all its processes. peak: highest sum of resident sets, bytes; pages that
+    processes share count for each. largest: highest resident set of a single process, bytes."""
 
     seconds: float
+    cpu: float
     peak: int
     largest: int
-    """Highest resident set of a single process, bytes."""
 
 
 def run(command: Sequence[str | Path], *, environment: dict[str, str] | None = None, interval: float = 0.1) -> Cost:
     """Raises CalledProcessError when the command fails; its output is shown then."""
-    began = time.perf_counter()
+    began, before = time.perf_counter(), _children_cpu()
     process = subprocess.Popen(
         command, env={**os.environ, **(environment or {})}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -45,7 +47,12 @@ def run(command: Sequence[str | Path], *, environment: dict[str, str] | None = N
     thread.join()
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, list(map(str, command)), output)
-    return Cost(seconds, peaks[0], peaks[1])
+    return Cost(seconds, _children_cpu() - before, peaks[0], peaks[1])
+
+
+def _children_cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _tree(pid: int) -> list[int]:

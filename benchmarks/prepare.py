@@ -3,7 +3,8 @@
     python -m benchmarks.prepare growth --pairs 100_000 1_000_000 10_000_000
     python -m benchmarks.prepare workers | ray | kills
 
-Each run is the real command in processes of its own. Input is made on the spot and kept in --folder. Tables go to stdout.
+Each run is the real command in processes of its own. Input is made on the spot and kept in --folder. Tables go to
+stdout.
 """
 
 from __future__ import annotations
@@ -52,14 +53,14 @@ def prepare(source: Path, output: Path, *options: str) -> Cost:
 
 
 def growth(arguments: argparse.Namespace) -> None:
-    print("| pairs | wall, s | µs a pair | peak resident of all processes, GB | largest process, GB |")
-    print("|---|---|---|---|---|")
+    print("| pairs | wall, s | CPU, s | CPU µs a pair | peak resident of all processes, GB | largest process, GB |")
+    print("|---|---|---|---|---|---|")
     for count in arguments.pairs or [100_000, 1_000_000, 10_000_000]:
         source = write_pairs(arguments.folder / f"pairs-{count}.jsonl", count)
         cost = prepare(source, arguments.folder / "out", arguments.stages)
         print(
-            f"| {count:,} | {cost.seconds:.1f} | {cost.seconds / count * 1e6:.1f} | {cost.peak / 1e9:.2f} | "
-            f"{cost.largest / 1e9:.2f} |",
+            f"| {count:,} | {cost.seconds:.1f} | {cost.cpu:.1f} | {cost.cpu / count * 1e6:.1f} | "
+            f"{cost.peak / 1e9:.2f} | {cost.largest / 1e9:.2f} |",
             flush=True,
         )
         shutil.rmtree(arguments.folder / "out")
@@ -99,7 +100,7 @@ def compare(arguments: argparse.Namespace, source: Path, ways: dict[str, list[st
 
 
 def kills(arguments: argparse.Namespace) -> None:
-    """SIGKILL of the whole job at random moments; the same command goes on; the bytes are those of an undisturbed run."""
+    """SIGKILL of the job at random moments; the same command goes on; the bytes are those of an undisturbed run."""
     count = (arguments.pairs or [60_000])[0]
     source = write_pairs(arguments.folder / f"pairs-{count}.jsonl", count)
     output = arguments.folder / "out"

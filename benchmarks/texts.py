@@ -41,10 +41,8 @@ def pairs(count: int, *, seed: int = 0, duplicates: float = 0.05, near: float = 
             at += query + positive
             if row and kind[row] < duplicates + near:
                 old = block[int(earlier[row])]
-                if kind[row] < duplicates:
-                    sides = old
-                else:
-                    sides = [*old[0][:-1], sides[0][0]], [*old[1][:-1], sides[1][0]]
+                changed = [*old[0][:-1], sides[0][0]], [*old[1][:-1], sides[1][0]]
+                sides = old if kind[row] < duplicates else changed
             block.append(sides)
             yield {"query": " ".join(sides[0]), "positive": " ".join(sides[1])}
         made += size
