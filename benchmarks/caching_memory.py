@@ -2,8 +2,8 @@
 
 python -m benchmarks.caching_memory [--device cuda]
 
-Each measurement is a process of its own: forward and backward of a BERT over so many texts, with dropout. On the CPU its
-highest resident set (libraries and model included), on a GPU the most that torch allocated.
+Each measurement is a process of its own: forward and backward of a BERT over so many texts, with dropout. On the CPU
+its highest resident set (libraries and model included), on a GPU the most that torch allocated.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def shares(steps: int = 100_000) -> None:
         repeats = _repeats(np.concatenate(rows[name]), sizes[name])
         off = abs(counts[name] - steps * share) / sigma
         print(
-            f"  {name}: P = {share:.5f}, drawn {counts[name] / steps:.5f}, off by {off:.3f} binomial standard deviations; "
+            f"  {name}: P = {share:.5f}, drawn {counts[name] / steps:.5f}, {off:.3f} binomial standard deviations off; "
             f"{repeats} repeats within {len(rows[name]) * 16 // sizes[name]} passes"
         )
 

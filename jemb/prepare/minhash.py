@@ -17,7 +17,7 @@ from datasketch import MinHash
 
 from jemb.config import NearDuplicatesConfig
 from jemb.prepare.folding import Numbers, Packed
-from jemb.prepare.near_kernel import kernel, load32, load64, rotated
+from jemb.prepare.near_kernel import inlined, kernel, load32, load64, rotated
 
 Signatures = npt.NDArray[np.uint32]
 Keys = npt.NDArray[np.uint64]
@@ -79,7 +79,7 @@ P1, P2, P3, P4, P5 = map(np.uint32, (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4E
 K1, K2 = map(np.uint64, (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93))
 
 
-@kernel
+@inlined
 def _xxh32(data, at, size):  # type: ignore[no-untyped-def]
     """xxHash, 32 bits, seed 0."""
     end = at + size
@@ -109,7 +109,7 @@ def _xxh32(data, at, size):  # type: ignore[no-untyped-def]
     return np.uint32(h ^ (h >> np.uint32(16)))
 
 
-@kernel
+@inlined
 def _fmix32(h):  # type: ignore[no-untyped-def]
     """datasketch's mixing before the permutations (MurmurHash3's)."""
     h = np.uint32((h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B))
@@ -117,13 +117,13 @@ def _fmix32(h):  # type: ignore[no-untyped-def]
     return np.uint32(h ^ (h >> np.uint32(16)))
 
 
-@kernel
+@inlined
 def _mixed(h, word):  # type: ignore[no-untyped-def]
     h = (h ^ word) * K1
     return (h ^ (h >> np.uint64(29))) * K2
 
 
-@kernel
+@inlined
 def _hash64(data, at, size, seed):  # type: ignore[no-untyped-def]
     """64 bits of a run of bytes, well mixed in all of them."""
     h = _mixed(seed, np.uint64(size))
@@ -190,13 +190,14 @@ def _sign(data, offsets, word, n, factors, terms, out):  # type: ignore[no-untyp
     text = np.empty(longest + 8, np.uint8)
     for row in range(len(offsets) - 1):
         end = offsets[row + 1] - offsets[row]
+        parts = 1
         for place in range(end):
             text[place] = data[offsets[row] + place]
+            parts += text[place] == 0
         count = 0
-        part = 0
         at = np.int64(0)  # not a literal, for which numba would compile the callees anew
-        while True:
-            stop = _part_end(text, at, end)
+        for part in range(parts):
+            stop = _part_end(text, at, end) if part < parts - 1 else end
             for shingle in range(_shingles(text, at, stop, word, n, starts, sizes)):
                 first = starts[shingle] - part
                 # What lies before a shingle was hashed already: there is room for its mark.
@@ -204,10 +205,7 @@ def _sign(data, offsets, word, n, factors, terms, out):  # type: ignore[no-untyp
                     text[place] = 0
                 hashes[count] = _fmix32(_xxh32(text, first, sizes[shingle] + part))
                 count += 1
-            if stop == end:
-                break
             at = stop + 1
-            part += 1
         while count % 4:  # a hash that comes twice changes no minimum
             hashes[count] = hashes[0]
             count += 1

@@ -8,6 +8,7 @@ each process compiles for itself.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numba
@@ -21,13 +22,16 @@ intrinsic: Any = _intrinsic
 """Untyped, since its functions are called with one argument less than they have."""
 
 
-def kernel(function: Callable[..., Any]) -> Any:
-    """`function` compiled at its first call."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False}
+def kernel(function: Callable[..., Any], *, inline: bool = False) -> Any:
+    """`function` compiled at its first call. inline: put it into its callers, whatever its size."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "forceinline": inline}
     try:
         return numba.njit(function, cache=True, **options)
     except RuntimeError:  # no folder for the cache can be written
         return numba.njit(function, **options)
+
+
+inlined = partial(kernel, inline=True)
 
 
 def _loader(bits: int) -> Any:

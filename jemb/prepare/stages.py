@@ -15,7 +15,7 @@ from typing import Any, get_args
 from jemb.config import PrepareConfig, StageName
 from jemb.files import read_json, write_json
 from jemb.prepare.job import Job
-from jemb.prepare.table import Dropped, Rows, Table, Verdict, add_up, write_dropped, write_verdict
+from jemb.prepare.table import Dropped, Rows, Table, Verdict, add_up, is_verdict, write_dropped, write_verdict
 from jemb.prepare.tools import Tools
 
 VERDICT = "verdict.json"
@@ -157,6 +157,9 @@ def run_pass(step: Pass, table: Table, job: Job) -> dict[str, Any]:
     else:
         result = write_dropped(job.folder, table, step.function(table, job))
     write_json(marker, result)
+    for path in job.folder.iterdir():  # signatures and vectors have done their service, and are many times the verdicts
+        if path != marker and not is_verdict(path):
+            path.unlink()
     return result
 
 

@@ -173,6 +173,11 @@ def changes_file(folder: Path, piece: int) -> Path:
     return folder / f"negatives-{piece:06d}.arrow"
 
 
+def is_verdict(path: Path) -> bool:
+    """Whether the file is one of the two that a table reads."""
+    return path.name.startswith(("drops-", "negatives-")) and path.suffix == ".arrow"
+
+
 def write_drops(folder: Path, piece: int, ids: Sequence[int] | Ids, reasons: list[str], notes: list[str]) -> None:
     """The drops of a piece, in ascending order of id."""
     if len(ids):

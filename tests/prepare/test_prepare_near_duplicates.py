@@ -128,7 +128,7 @@ def test_planted_near_duplicates_match_brute_force(run, seed, config):
 
 
 def test_the_result_depends_on_neither_pieces_nor_ranges_nor_batches(run, monkeypatch):
-    rows = [(text, "x") for pair in planted(seed=3) for text in pair]
+    rows = [(text, "x") for pair in planted(150, seed=3) for text in pair]
     config = NearDuplicatesConfig(side="query")
     expected, statistics = run(rows, config, 5)
     assert find_near_duplicates([row[0] for row in rows], config, 5).tolist() == expected
@@ -136,7 +136,7 @@ def test_the_result_depends_on_neither_pieces_nor_ranges_nor_batches(run, monkey
     monkeypatch.setattr(near_buckets, "BATCH_BYTES", 2000)
     assert run(rows, config, 5)[0] == expected
     monkeypatch.setattr(near_duplicates, "FEW_ROWS", 100)
-    assert near_duplicates.num_ranges(len(rows)) == 6
+    assert near_duplicates.num_ranges(len(rows)) == 3
     assert run(rows, config, 5, piece_rows=33)[0] == expected
 
 
@@ -406,9 +406,9 @@ def test_index_of_nothing_and_of_nothing_new():
 
 def test_index_compares_a_bounded_number_of_templates(monkeypatch):
     known = [
-        " ".join(["the same words again and again in each of these texts"] * 2 + [f"{n:05d}"]) for n in range(2000)
+        " ".join(["the same words again and again in each of these texts"] * 2 + [f"{n:05d}"]) for n in range(1000)
     ]
     index = Index(known, shingle="char", ngram=5, threshold=0.8, seed=0)
     start = time.process_time()
-    assert (index.match(known[1000:]) >= 0).all()
+    assert (index.match(known[600:]) >= 0).all()
     assert time.process_time() - start < 10
