@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from jemb.prepare.consistency import MOST, TOLERANCE
-from jemb.prepare.scoring import Way, count_better, exact_scores, fastest
+from jemb.prepare.vectors.scoring import Way, count_better, exact_scores, fastest
 
 TOP_K = 2
 

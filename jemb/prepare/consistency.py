@@ -20,11 +20,11 @@ import numpy.typing as npt
 
 from jemb.config import ConsistencyConfig
 from jemb.files import write_array
-from jemb.prepare.embeddings import Embeddings, Encode, StoredVectors, embed
 from jemb.prepare.job import Job
 from jemb.prepare.order import scrambled
-from jemb.prepare.scoring import count_better, exact_scores
 from jemb.prepare.table import Dropped, Table, add_up
+from jemb.prepare.vectors.embeddings import Embeddings, Encode, StoredVectors, embed
+from jemb.prepare.vectors.scoring import count_better, exact_scores
 
 Numbers = npt.NDArray[np.int64]
 

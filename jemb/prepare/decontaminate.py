@@ -21,7 +21,7 @@ from jemb.prepare.table import Dropped, Table, load_table, write_table
 from jemb.text import normalise
 
 if TYPE_CHECKING:
-    from jemb.prepare.near_index import Index
+    from jemb.prepare.near.index import Index
 
 Shingle = Literal["char", "word"]
 
@@ -73,7 +73,7 @@ def _match_piece(table: Table, folder: Path, config: DecontaminateConfig, seed: 
 
 @lru_cache(maxsize=2)
 def _index(path: Path, shingle: Shingle, ngram: int, threshold: float, seed: int) -> Index:
-    from jemb.prepare.near_index import Index
+    from jemb.prepare.near.index import Index
 
     texts = load_table(path, ["text"])["text"].to_pylist()
     return Index(texts, shingle=shingle, ngram=ngram, threshold=threshold, seed=seed)

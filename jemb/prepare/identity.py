@@ -12,8 +12,8 @@ from dataclasses import asdict
 from typing import Any, get_args
 
 from jemb.config import PrepareConfig, StageName
-from jemb.prepare.formats import hub_name
-from jemb.prepare.sources import Source
+from jemb.prepare.source.formats import hub_name
+from jemb.prepare.source.sources import Source
 from jemb.tables import base_name, each, hub_state, is_url, look, open_bytes
 
 RULES = 2

@@ -24,7 +24,6 @@ import numpy.typing as npt
 
 from jemb.config import MineConfig
 from jemb.files import sync_folder, write_array, write_atomic
-from jemb.prepare.embeddings import Embeddings, Encode, StoredVectors, embed
 from jemb.prepare.hard_negatives import (
     NONE,
     Found,
@@ -39,8 +38,9 @@ from jemb.prepare.hard_negatives import (
 )
 from jemb.prepare.job import Job
 from jemb.prepare.order import scrambled
-from jemb.prepare.scoring import exact_scores, top_candidates
 from jemb.prepare.table import Dropped, Table, add_up, write_negatives
+from jemb.prepare.vectors.embeddings import Embeddings, Encode, StoredVectors, embed
+from jemb.prepare.vectors.scoring import exact_scores, top_candidates
 
 SPARE = 12
 """Passages looked up beyond those that the ranks ask for, to stand in for those that answer the query."""

@@ -7,7 +7,7 @@ that threshold find 0.856.
 
 The flow, each step a map of tasks from files to files:
 
-    pieces ─► sign ─► a file a piece: folded texts, digests, band keys (`near_spill.py`)
+    pieces ─► sign ─► a file a piece: folded texts, digests, band keys (`near/spill.py`)
                        │ digests, range by range: rows of equal words; the first goes on
                        │ band keys, a few bands at a time, range by range: what is connected now
                        ▼ is not compared again in the next
@@ -26,11 +26,11 @@ import numpy as np
 
 from jemb.config import NearDuplicatesConfig
 from jemb.files import write_array
-from jemb.prepare.folding import Numbers, ends, fold, fold_rows, pack
 from jemb.prepare.job import Job
-from jemb.prepare.near_buckets import Found, band_rows, connect, equal_rows, keys_of, merge
-from jemb.prepare.near_index import Index
-from jemb.prepare.near_spill import Spills, write_spill
+from jemb.prepare.near.buckets import Found, band_rows, connect, equal_rows, keys_of, merge
+from jemb.prepare.near.folding import Numbers, ends, fold, fold_rows, pack
+from jemb.prepare.near.index import Index
+from jemb.prepare.near.spill import Spills, write_spill
 from jemb.prepare.table import Dropped, Table, add_up
 
 __all__ = ["Index", "find_near_duplicates", "near_duplicates"]

@@ -14,10 +14,10 @@ from __future__ import annotations
 import re
 
 from jemb.config import NegationConfig
-from jemb.prepare.english import choice, table
-from jemb.prepare.main_verb import Text
-from jemb.prepare.negation_rules import negate_fragment, negate_head, negate_main
-from jemb.prepare.negation_swaps import LEXICAL, take_out
+from jemb.prepare.negating.english import choice, table
+from jemb.prepare.negating.main_verb import Text
+from jemb.prepare.negating.rules import negate_fragment, negate_head, negate_main
+from jemb.prepare.negating.swaps import LEXICAL, take_out
 from jemb.prepare.table import Rows, Verdict
 from jemb.text import normalise
 

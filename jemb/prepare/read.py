@@ -17,11 +17,11 @@ from typing import Any
 import pyarrow as pa
 
 from jemb.files import write_atomic
-from jemb.prepare.check import check_names
-from jemb.prepare.formats import Part, Row, Summary, Unreadable, read_part
 from jemb.prepare.job import Job
-from jemb.prepare.parts import parts
-from jemb.prepare.sources import Source
+from jemb.prepare.source.check import check_names
+from jemb.prepare.source.formats import Part, Row, Summary, Unreadable, read_part
+from jemb.prepare.source.parts import parts
+from jemb.prepare.source.sources import Source
 from jemb.prepare.table import PIECE_BYTES, PIECE_ROWS, PIECE_SCHEMA, Piece, Table, write_table
 
 SERIAL_BYTES = 8 << 20

@@ -25,7 +25,6 @@ from tqdm import tqdm
 from jemb.config import PrepareConfig
 from jemb.errors import InputError
 from jemb.files import replace_folder, write_atomic
-from jemb.prepare.check import check
 from jemb.prepare.decontaminate import choose_texts, digest
 from jemb.prepare.examples import find_examples
 from jemb.prepare.executor import Executor, LocalExecutor
@@ -33,7 +32,8 @@ from jemb.prepare.identity import changes, is_origin, origin, stage_settings
 from jemb.prepare.job import Job
 from jemb.prepare.read import Reading, read
 from jemb.prepare.report import write_report
-from jemb.prepare.sources import Source, find_sources
+from jemb.prepare.source.check import check
+from jemb.prepare.source.sources import Source, find_sources
 from jemb.prepare.stages import Each, Given, passes, run_pass
 from jemb.prepare.summary import family, summary_table
 from jemb.prepare.table import Rows, Table, Verdict

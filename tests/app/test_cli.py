@@ -71,7 +71,7 @@ MISTAKES = [
     ("seed=-1", "option 'seed': got -1"),
     ("seed=18446744073709551616", "option 'seed': got 18446744073709551616"),
     ("mask_equal_texts=perhaps", "option 'mask_equal_texts': got 'perhaps'"),
-    ("strategy=dpp", "option 'strategy': got 'dpp'; input should be 'auto', 'single' or 'ddp'"),
+    ("strategy=dpp", "option 'strategy': got 'dpp'; input should be 'auto', 'single', 'ddp', "),
     ("precision=fp16", "option 'precision': got 'fp16'"),
     ("model=tinny", "model=tinny: there is no such model (did you mean 'tiny'?)"),
     ("objective=triplet", "did you mean 'triplets'?"),

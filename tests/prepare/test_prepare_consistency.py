@@ -9,12 +9,12 @@ import pytest
 
 from jemb.config import ConsistencyConfig
 from jemb.prepare import consistency as stage
-from jemb.prepare import embeddings, scoring
 from jemb.prepare.consistency import consistency
 from jemb.prepare.executor import LocalExecutor
 from jemb.prepare.job import Job
-from jemb.prepare.scoring import Way
 from jemb.prepare.table import write_drops
+from jemb.prepare.vectors import embeddings, scoring
+from jemb.prepare.vectors.scoring import Way
 
 
 def unit(vectors):

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from jemb.errors import Failure
-from jemb.prepare import embeddings, numbering
-from jemb.prepare.embeddings import StoredVectors, embed
 from jemb.prepare.table import write_drops
+from jemb.prepare.vectors import embeddings, numbering
+from jemb.prepare.vectors.embeddings import StoredVectors, embed
 
 
 @pytest.fixture(autouse=True)
@@ -174,7 +174,7 @@ import sys
 from pathlib import Path, PosixPath
 sys.path.insert(0, {tests!r})
 import test_prepare_embeddings as tests
-from jemb.prepare import embeddings
+from jemb.prepare.vectors import embeddings
 from jemb.prepare.executor import LocalExecutor
 from jemb.prepare.job import Job
 from jemb.prepare.table import Piece, Table

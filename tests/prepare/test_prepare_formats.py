@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 
 from jemb.config import FieldsConfig
 from jemb.errors import InputError
-from jemb.prepare.formats import Summary, Unreadable, read_part
-from jemb.prepare.parts import parts
-from jemb.prepare.record_fields import Row
-from jemb.prepare.sources import Source
+from jemb.prepare.source.formats import Summary, Unreadable, read_part
+from jemb.prepare.source.parts import parts
+from jemb.prepare.source.record_fields import Row
+from jemb.prepare.source.sources import Source
 from jemb.tables import load_hub
 
 FIELDS = FieldsConfig()

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jemb.config import NearDuplicatesConfig
-from jemb.prepare.folding import Packed, fold, fold_rows, fold_text, pack
-from jemb.prepare.minhash import band_keys, digests, shingle_sets, signatures
-from jemb.prepare.near_buckets import check_buckets, similarities
+from jemb.prepare.near.buckets import check_buckets, similarities
+from jemb.prepare.near.folding import Packed, fold, fold_rows, fold_text, pack
+from jemb.prepare.near.minhash import band_keys, digests, shingle_sets, signatures
 
 CHAR = NearDuplicatesConfig()
 WORD = NearDuplicatesConfig(shingle="word", ngram=3)
@@ -167,7 +167,7 @@ def test_kernels_run_where_nothing_can_be_cached():
     script = (
         "from numba.core.caching import CacheImpl, FunctionCache\n"
         "FunctionCache._impl_class._locator_classes = []\n"
-        "from jemb.prepare.folding import fold, pack\n"
+        "from jemb.prepare.near.folding import fold, pack\n"
         "print(fold(pack(['A, b']))[0])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)

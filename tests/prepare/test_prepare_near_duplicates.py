@@ -19,13 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jemb.config import NearDuplicatesConfig
-from jemb.prepare import near_buckets, near_duplicates
+from jemb.prepare import near_duplicates
 from jemb.prepare.executor import LocalExecutor
-from jemb.prepare.folding import fold, fold_rows, fold_text, pack
-from jemb.prepare.minhash import band_keys, signatures
-from jemb.prepare.near_buckets import band_rows, buckets, repeated
+from jemb.prepare.near import buckets as near_buckets
+from jemb.prepare.near.buckets import band_rows, buckets, repeated
+from jemb.prepare.near.folding import fold, fold_rows, fold_text, pack
+from jemb.prepare.near.minhash import band_keys, signatures
+from jemb.prepare.near.spill import Spills, write_spill
 from jemb.prepare.near_duplicates import Index, find_near_duplicates
-from jemb.prepare.near_spill import Spills, write_spill
 
 CONFIG = NearDuplicatesConfig()
 WORDS = NearDuplicatesConfig(shingle="word", ngram=2, threshold=0.6)

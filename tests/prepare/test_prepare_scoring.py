@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from jemb.prepare import scoring
-from jemb.prepare.embeddings import StoredVectors
-from jemb.prepare.scoring import Way, _Scorer, count_better, exact_scores, top_candidates
+from jemb.prepare.vectors import scoring
+from jemb.prepare.vectors.embeddings import StoredVectors
+from jemb.prepare.vectors.scoring import Way, _Scorer, count_better, exact_scores, top_candidates
 
 WAYS = [Way(dtype, threads=threads, compiled=compiled) for dtype in ("bfloat16", "float32")
         for threads, compiled in ((1, True), (2, True), (1, False))]  # fmt: skip

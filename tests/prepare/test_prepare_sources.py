@@ -24,12 +24,12 @@ from jemb.app.compose import compose_config
 from jemb.config import FieldsConfig, LanguageConfig, PrepareConfig, parse
 from jemb.config.prepare import SourceConfig, SourceFieldsConfig
 from jemb.errors import InputError
-from jemb.prepare.check import check, check_names
-from jemb.prepare.formats import read_part
 from jemb.prepare.identity import STAGE_NAMES, changes, is_origin, origin, stage_settings
-from jemb.prepare.parts import parts
-from jemb.prepare.record_fields import Row
-from jemb.prepare.sources import Source, find_sources
+from jemb.prepare.source.check import check, check_names
+from jemb.prepare.source.formats import read_part
+from jemb.prepare.source.parts import parts
+from jemb.prepare.source.record_fields import Row
+from jemb.prepare.source.sources import Source, find_sources
 from jemb.records import Sample
 from jemb.shards import ShardWriter
 

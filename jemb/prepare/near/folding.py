@@ -1,7 +1,7 @@
 """Texts as they are compared: lower case, words with one space between; packed end to end as UTF-8, without Python's
 strings.
 
-Before: rows of a piece. After: `minhash.py` signs what is folded here, and `near_check.py` compares it.
+Before: rows of a piece. After: `minhash.py` signs what is folded here, and `near/check.py` compares it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from jemb.config import DuplicateSide
-from jemb.prepare.near_kernel import kernel, read_only
+from jemb.prepare.near.kernel import kernel, read_only
 
 WORD = re.compile(r"\w+")
 ASK = 0xFFFFFFFF

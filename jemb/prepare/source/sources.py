@@ -13,8 +13,8 @@ from pathlib import Path
 
 from jemb.config import FieldsConfig, PrepareConfig, suggest
 from jemb.errors import InputError
-from jemb.prepare.formats import ENDINGS
-from jemb.prepare.record_fields import OWN_FIELDS
+from jemb.prepare.source.formats import ENDINGS
+from jemb.prepare.source.record_fields import OWN_FIELDS
 from jemb.shards import Manifest
 from jemb.tables import Found, HubName, base_name, is_url, join, kind_of, list_folder, look, open_bytes, to_local
 

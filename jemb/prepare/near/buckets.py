@@ -1,6 +1,6 @@
 """Candidates: rows that agree in all hashes of a band, put into buckets, and the buckets into batches for the check.
 
-Before: `minhash.py` gives each row a key for each band. After: `near_check.py`.
+Before: `minhash.py` gives each row a key for each band. After: `near/check.py`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from jemb.config import NearDuplicatesConfig
-from jemb.prepare import near_check
-from jemb.prepare.folding import Numbers, Packed, ends
-from jemb.prepare.minhash import Keys, Sets, band_keys, digests, shingle_sets, signatures
-from jemb.prepare.near_kernel import kernel
+from jemb.prepare.near import check as near_check
+from jemb.prepare.near.folding import Numbers, Packed, ends
+from jemb.prepare.near.kernel import kernel
+from jemb.prepare.near.minhash import Keys, Sets, band_keys, digests, shingle_sets, signatures
 from jemb.prepare.order import number as seed_for
 
 MISS = 0.06

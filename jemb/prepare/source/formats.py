@@ -16,8 +16,8 @@ from typing import Any
 
 from jemb.config import FieldsConfig
 from jemb.errors import InputError
-from jemb.prepare.record_fields import Converter, reason, shown
-from jemb.prepare.record_fields import Row as Row  # a part is read for its rows
+from jemb.prepare.source.record_fields import Converter, reason, shown
+from jemb.prepare.source.record_fields import Row as Row  # a part is read for its rows
 from jemb.shards import UnreadableSample, read_tar_samples
 from jemb.tables import (
     DELIMITERS,

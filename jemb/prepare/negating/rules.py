@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from jemb.prepare.english import (
+from jemb.prepare.negating.english import (
     AMBIGUOUS_PASTS,
     BASES,
     GERUNDS,
@@ -21,7 +21,7 @@ from jemb.prepare.english import (
     table,
     words,
 )
-from jemb.prepare.main_verb import (
+from jemb.prepare.negating.main_verb import (
     BE,
     CONTRACTED,
     HAVE,

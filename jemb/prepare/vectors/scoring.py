@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from jemb.prepare.near_kernel import read_only
-from jemb.prepare.scoring_kernel import count_above, count_near, dots, take_best, take_near
+from jemb.prepare.near.kernel import read_only
+from jemb.prepare.vectors.kernel import count_above, count_near, dots, take_best, take_near
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,7 @@ class Way:
     """How rough scores are computed and looked through. The result is the same for all.
 
     dtype: `bfloat16` or `float32`. device: `cpu` or `cuda`. threads: on the CPU. compiled: by the loops of
-    `scoring_kernel.py`, else by torch, as a GPU must.
+    `vectors/kernel.py`, else by torch, as a GPU must.
     """
 
     dtype: str

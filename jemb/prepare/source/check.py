@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from jemb.config import suggest
 from jemb.errors import InputError
-from jemb.prepare.formats import hub_name, read_tar
-from jemb.prepare.sources import Source
+from jemb.prepare.source.formats import hub_name, read_tar
+from jemb.prepare.source.sources import Source
 from jemb.tables import (
     DELIMITERS,
     Bad,

@@ -26,8 +26,8 @@ import numpy.typing as npt
 from jemb.errors import Failure
 from jemb.files import write_array
 from jemb.prepare.job import Job
-from jemb.prepare.numbering import NUMBERS, number_texts, read_texts, whole_array
 from jemb.prepare.table import Table
+from jemb.prepare.vectors.numbering import NUMBERS, number_texts, read_texts, whole_array
 
 log = logging.getLogger(__name__)
 

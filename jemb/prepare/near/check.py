@@ -1,6 +1,6 @@
 """The exact check: which rows of a bucket have a Jaccard similarity at or above the threshold in every part.
 
-Before: `near_buckets.py` puts rows whose band keys agree into buckets. A small bucket is compared pair by pair. Rows of
+Before: `near/buckets.py` puts rows whose band keys agree into buckets. A small bucket is compared pair by pair. Rows of
 one template share buckets by the thousand though few of them are duplicates: in a bigger bucket only rows that share
 one of their rarest shingles are compared (prefix filter: Bayardo et al., "Scaling up all pairs similarity search", WWW
 2007; Xiao et al., "Efficient similarity joins for near duplicate detection", WWW 2008), which loses no pair.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jemb.prepare.near_kernel import kernel, ones
+from jemb.prepare.near.kernel import kernel, ones
 
 SMALL = 48
 """Rows of a bucket up to which every pair is compared."""

@@ -1,6 +1,6 @@
 """MinHash signatures, equal bit for bit to datasketch's, and sets of shingles, made from packed bytes.
 
-Before: `folding.py`. After: `near_check.py` compares rows whose band keys agree. A row's parts stand apart by NUL, and
+Before: `folding.py`. After: `near/check.py` compares rows whose band keys agree. A row's parts stand apart by NUL, and
 the shingles of part k get k NULs in front, so that one set holds them all and no part's shingles pass for another's.
 The signatures are those of `datasketch.MinHash(num_perm, seed=seed, hashfunc=lambda b: xxhash.xxh32(b).intdigest())`
 (scheme affine32, the default since datasketch 2.0).
@@ -16,8 +16,8 @@ import numpy.typing as npt
 from datasketch import MinHash
 
 from jemb.config import NearDuplicatesConfig
-from jemb.prepare.folding import Numbers, Packed
-from jemb.prepare.near_kernel import inlined, kernel, load32, load64, rotated
+from jemb.prepare.near.folding import Numbers, Packed
+from jemb.prepare.near.kernel import inlined, kernel, load32, load64, rotated
 
 Signatures = npt.NDArray[np.uint32]
 Keys = npt.NDArray[np.uint64]

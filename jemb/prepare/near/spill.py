@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from jemb.files import write_atomic
-from jemb.prepare.folding import Numbers, Packed, copy_runs, ends
-from jemb.prepare.minhash import Keys
+from jemb.prepare.near.folding import Numbers, Packed, copy_runs, ends
+from jemb.prepare.near.minhash import Keys
 
 NEAR = 1 << 14
 """Bytes between two wanted texts up to which they are read in one go."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jemb.prepare.near_kernel import kernel
+from jemb.prepare.near.kernel import kernel
 
 SEGMENT = 256
 """Scores whose greatest is looked at first. Nearly always it is below the line, and with it all."""

@@ -1,6 +1,6 @@
 """Where the main verb of a sentence is: what a negation needs to know of grammar, and no more.
 
-`negation_rules.py` negates what is found here. There is no parser: words are told apart by tables and by what stands
+`negating/rules.py` negates what is found here. There is no parser: words are told apart by tables and by what stands
 beside them, and whatever may be something else (a noun, a participle, the verb of another clause) is not taken.
 """
 
@@ -9,7 +9,16 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
-from jemb.prepare.english import AMBIGUOUS_PASTS, BASES, NOUNS, PARTICIPLES, PASTS, THIRDS, base_of_third, table
+from jemb.prepare.negating.english import (
+    AMBIGUOUS_PASTS,
+    BASES,
+    NOUNS,
+    PARTICIPLES,
+    PASTS,
+    THIRDS,
+    base_of_third,
+    table,
+)
 
 _FIRST_OF_QUESTION = frozenset(table("what who whom whose which why how where here nor so such"))
 _LEADING = frozenset(

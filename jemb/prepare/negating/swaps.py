@@ -1,6 +1,6 @@
 """The edits of single words: a negation taken out, and words swapped for their opposites.
 
-`negation.py` chooses among them and those of `negation_rules.py`, which put a negation in.
+`negation.py` chooses among them and those of `negating/rules.py`, which put a negation in.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from jemb.prepare.english import (
+from jemb.prepare.negating.english import (
     GERUNDS,
     PARTICIPLES,
     THIRDS,
@@ -21,7 +21,7 @@ from jemb.prepare.english import (
     third_person,
     words,
 )
-from jemb.prepare.main_verb import (
+from jemb.prepare.negating.main_verb import (
     BE,
     PEOPLE,
     PEOPLE_SINGULAR,

@@ -11,8 +11,8 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
-from jemb.prepare.formats import Part, hub_name, read_records
-from jemb.prepare.sources import Source
+from jemb.prepare.source.formats import Part, hub_name, read_records
+from jemb.prepare.source.sources import Source
 from jemb.tables import (
     Damaged,
     Found,

@@ -1,0 +1,1 @@
+"""The little English that rule-based negation needs. `negation.py` applies it."""

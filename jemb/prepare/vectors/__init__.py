@@ -1,0 +1,1 @@
+"""Vectors of texts, and scores between them, for `consistency.py` and `mine.py`."""
