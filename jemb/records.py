@@ -49,6 +49,8 @@ class Batch:
     query, positive: B texts each. negatives: B*K texts, K per sample, row-major (sample 0's K first); None for pairs.
     *_hash: int64 content hashes of the same texts, in the same order; equal texts have equal hashes on every rank.
     keys: the samples' keys of the whole global batch in plan order, when asked for (`log_samples`); else of these rows.
+    share_sum, batch_sum: check sums of the rows of this rank and of the whole global batch; the former, added up over
+    all ranks modulo 2**32, give the latter, or the ranks do not share out the same batch.
     """
 
     step: int
@@ -60,6 +62,8 @@ class Batch:
     query_hash: Tensor
     positive_hash: Tensor
     negative_hash: Tensor | None
+    share_sum: int = 0
+    batch_sum: int = 0
 
     def to(self, device: torch.device) -> Batch:
         moved = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,12 +11,7 @@ from torch import Tensor
 from jemb.data.permutation import mix, shuffled
 from jemb.errors import InputError
 from jemb.records import Batch, Sample, Tokens
-
-
-def content_hash(text: str) -> int:
-    """Signed 64-bit hash of a text after folding white space and case; equal on every machine."""
-    folded = " ".join(text.split()).casefold()
-    return int.from_bytes(hashlib.blake2b(folded.encode(), digest_size=8).digest(), "little", signed=True)
+from jemb.text import content_hash
 
 
 @dataclass(frozen=True, slots=True)

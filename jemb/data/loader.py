@@ -10,10 +10,12 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from torch.utils.data import DataLoader, Dataset
 
 from jemb.data.collate import Collate
+from jemb.data.deal import Numbers, PayloadSizes, check_sum, deal
 from jemb.data.plan import BatchPlan
 from jemb.errors import InputError
 from jemb.records import Batch
@@ -21,7 +23,11 @@ from jemb.shards import ShardReader
 
 
 class StepDataset(Dataset[Batch | InputError]):
-    """Step number -> this rank's batch. The rank's rows are its slice of the global batch, in plan order."""
+    """Step number -> this rank's batch, its rows in plan order.
+
+    balance: the rows are dealt by length, so that all ranks get nearly as many tokens; else rank r gets slice r.
+    global_keys: the batch carries the keys of the whole global batch.
+    """
 
     def __init__(
         self,
@@ -32,6 +38,7 @@ class StepDataset(Dataset[Batch | InputError]):
         rank: int,
         world_size: int,
         global_keys: bool,
+        balance: bool = True,
     ) -> None:
         if plan.global_batch_size % world_size:
             raise InputError(
@@ -39,20 +46,34 @@ class StepDataset(Dataset[Batch | InputError]):
                 f"use a multiple of {world_size}"
             )
         self.plan, self.readers, self.collate = plan, readers, collate
+        self.rank, self.world_size = rank, world_size
         self.global_keys = global_keys
-        size = plan.global_batch_size // world_size
-        self.slice = slice(rank * size, (rank + 1) * size)
+        self.sizes = {name: PayloadSizes(reader) for name, reader in readers.items()}
+        self.balance = balance and world_size > 1
 
     def __getitem__(self, step: int) -> Batch | InputError:
         """An error is returned, not raised: a loader process would wrap its message in a traceback."""
         try:
-            name, rows = self.plan.batch(step)
+            name, mine, sums = self._share(step)
             reader = self.readers[name]
-            samples = [reader.read(int(row)) for row in rows[self.slice]]
-            keys = [reader.key(int(row)) for row in rows] if self.global_keys else [s.key for s in samples]
-            return self.collate(step, name, samples, keys)
+            samples = [reader.read(row) for row in mine.tolist()]
+            keys = [sample.key for sample in samples]
+            if self.global_keys and self.world_size > 1:
+                keys = [reader.key(row) for row in self.plan.batch(step)[1].tolist()]
+            batch = self.collate(step, name, samples, keys)
+            return replace(batch, share_sum=sums[0], batch_sum=sums[1])
         except InputError as error:
             return error
+
+    def _share(self, step: int) -> tuple[str, Numbers, tuple[int, int]]:
+        """(data set, this rank's rows, check sums of these and of all rows)."""
+        if not self.balance:
+            size = self.plan.global_batch_size // self.world_size
+            name, mine = self.plan.batch(step, slice(self.rank * size, (self.rank + 1) * size))
+            return name, mine, (0, 0)
+        name, rows = self.plan.batch(step)
+        mine = rows[deal(self.sizes[name](rows), self.rank, self.world_size)]
+        return name, mine, (check_sum(step, name, mine), check_sum(step, name, rows))
 
 
 class StepLoader:

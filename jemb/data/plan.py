@@ -105,11 +105,15 @@ class BatchPlan:
             s.name: count * self.global_batch_size / s.num_samples for s, count in zip(self.sources, used, strict=True)
         }
 
-    def batch(self, step: int) -> tuple[str, Rows]:
-        """(data set, its row numbers [global_batch_size], all different) of global batch `step` >= 0."""
+    def batch(self, step: int, part: slice = slice(None)) -> tuple[str, Rows]:
+        """(data set, its row numbers [global_batch_size], all different) of global batch `step` >= 0.
+
+        part: only these positions of it, in time O(their number).
+        """
         source, occurrence = self._source_at(step)
         first = occurrence * self.global_batch_size
-        return self.sources[source].name, self._stream(source, first, first + self.global_batch_size)
+        start, stop, _ = part.indices(self.global_batch_size)
+        return self.sources[source].name, self._stream(source, first + start, first + stop)
 
     def _source_at(self, step: int) -> tuple[int, int]:
         """(data set number, how many earlier batches it had)."""

@@ -35,8 +35,8 @@ from tqdm import tqdm
 from jemb.demo.reword import reword
 from jemb.errors import InputError
 from jemb.files import whole_folder
-from jemb.prepare.english import words
 from jemb.prepare.executor import LocalExecutor
+from jemb.prepare.negating.english import words
 from jemb.prepare.negation import negate
 
 Row = dict[str, Any]

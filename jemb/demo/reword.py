@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from jemb.prepare.english import WORD, choice, groups, head_verb, swap, third_person
+from jemb.prepare.negating.english import WORD, choice, groups, head_verb, swap, third_person
 
 
 def reword(sentence: str) -> str | None:

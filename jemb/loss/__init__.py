@@ -1,7 +1,18 @@
-"""The losses of arXiv 2307.11224 as functions of vectors and masks. They see candidates, not ranks."""
+"""The losses of arXiv 2307.11224 and later ones: functions of vectors and hashes. They see candidates, not ranks."""
 
 from jemb.loss.contrastive import info_nce, margin_loss
-from jemb.loss.masks import hidden_candidates
-from jemb.loss.objectives import Rows, pair_loss, triplet_loss
+from jemb.loss.masks import EqualTexts, equal_texts
+from jemb.loss.objectives import Loss, Rows, contrastive_loss
+from jemb.loss.tiles import LogSumExp, log_sum_exp
 
-__all__ = ["Rows", "hidden_candidates", "info_nce", "margin_loss", "pair_loss", "triplet_loss"]
+__all__ = [
+    "EqualTexts",
+    "LogSumExp",
+    "Loss",
+    "Rows",
+    "contrastive_loss",
+    "equal_texts",
+    "info_nce",
+    "log_sum_exp",
+    "margin_loss",
+]

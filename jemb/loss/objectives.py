@@ -1,17 +1,45 @@
-"""The two objectives of the paper over the global batch: L_pairs and L_triplets (arXiv 2307.11224, section 3).
+"""The objectives over the global batch: the paper's L_pairs and L_triplets (arXiv 2307.11224, section 3), and what the
+field has added since. Each is a weighted sum of a few terms; a term of weight 0 is not computed.
 
-B local rows; N = W*B rows of all ranks, this rank's at `offset`; K negatives a row, M = W*B*K of all ranks.
+B local rows; N = W*B rows of all ranks, this rank's at `offset`; K negatives a row, M = W*B*K of all ranks. s is the
+cosine, t the temperature, e the margin. Sums run over all ranks' rows, means over the local rows; over ranks the
+strategy takes the mean.
+
+    query_to_positive   mean_i -ln( exp(s(q_i,p_i)/t) / sum_j ( exp(s(q_i,p_j)/t) + sum_k exp(s(q_i,n_jk)/t) ) )
+    positive_to_query   mean_i -ln( exp(s(p_i,q_i)/t) / sum_j exp(s(p_i,q_j)/t) )
+    margin              mean_ik ReLU( s(q_i,n_ik) - s(q_i,p_i) + e )
+    positive_margin     mean_ik ReLU( s(p_i,n_ik) - s(q_i,p_i) + e )
+    joint               mean_i -ln( exp(s(q_i,p_i)/t) / (the denominators of the first two terms, added up) )
+
+The first three with weight 1 are L_triplets and, without negatives, L_pairs. positive_margin is what HardNegation
+measures: a positive has to be nearer to its query than to a negative.
+
+Extra negatives widen the denominators: query_query by sum_{j != i} exp(s(q_i,q_j)/t) in query_to_positive,
+positive_positive by sum_{j != i} exp(s(p_i,p_j)/t) and positive_negative by sum_jk exp(s(p_i,n_jk)/t) in
+positive_to_query; all of them in joint. joint with the first two is the loss of GTE (arXiv 2308.03281, section 3.3).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
+from jemb.errors import InputError
 from jemb.loss.contrastive import info_nce, margin_loss
-from jemb.loss.masks import hidden_candidates
+from jemb.loss.masks import EqualTexts, equal_texts
+from jemb.loss.tiles import LogSumExp, in_full_precision, log_sum_exp
+
+OF_QUERIES = ("query_positive", "query_negative", "query_query")
+OF_POSITIVES = ("positive_query", "positive_positive", "positive_negative")
+SETS = {"query_to_positive": OF_QUERIES, "positive_to_query": OF_POSITIVES, "joint": (*OF_QUERIES, *OF_POSITIVES)}
+"""What the denominator of a term may hold: whose rows, and what they are compared with."""
+OF_THE_PAPER = {"query_positive", "query_negative", "positive_query"}
+MARGINS = {"margin": "query", "positive_margin": "positive"}
+"""What a term keeps the negatives away from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,60 +51,152 @@ class Rows:
     hash_B: Tensor
     hash_N: Tensor
 
+    def cut(self, width: int) -> Rows:
+        """The first `width` numbers of every vector, as unit vectors, fp32."""
+        local_BD = _cut(self.local_BD, width)
+        return replace(
+            self, local_BD=local_BD, all_ND=local_BD if self.all_ND is self.local_BD else _cut(self.all_ND, width)
+        )
 
-def pair_loss(
-    query: Rows, positive: Rows, *, offset: int, temperature: float, mask_equal_texts: bool
-) -> tuple[Tensor, Tensor]:
-    """L_pairs: each query finds its positive among all positives, plus each positive its query among all queries.
 
-    Returns (scalar loss, number of hidden candidates of this rank's rows in the first term).
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """total: the scalar to call backward on. terms: the value of each computed term before its weight, without
+    gradient; those of a smaller width as `term@width`.
+
+    candidates: how many negatives a query has, hidden ones included, in the first of the terms computed. hidden: how
+    many of those of all local rows are hidden; int64 scalar. Both at the full width.
     """
-    target_B = _targets(query, offset)
-    hide_qp = hide_pq = None
-    if mask_equal_texts:
-        mine = query.hash_B, positive.hash_B
-        hide_qp = hidden_candidates(*mine, positive.hash_N, target_B, partner_N=query.hash_N)
-        hide_pq = hidden_candidates(*mine, query.hash_N, target_B, partner_N=positive.hash_N)
-    loss = info_nce(query.local_BD, positive.all_ND, target_B, temperature, hide_qp)
-    loss = loss + info_nce(positive.local_BD, query.all_ND, target_B, temperature, hide_pq)
-    return loss, _count(hide_qp, query)
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    candidates: int
+    hidden: Tensor
 
 
-def triplet_loss(
+def contrastive_loss(
     query: Rows,
     positive: Rows,
-    negatives: Rows,
+    negatives: Rows | None = None,
     *,
     offset: int,
     temperature: float,
-    margin: float,
-    mask_equal_texts: bool,
-) -> tuple[Tensor, Tensor]:
-    """L_triplets: the first term of L_pairs with all ranks' hard negatives among the candidates, its second term, and
-    a margin between each row's own negatives and its positive.
+    weights: Mapping[str, float],
+    margin: float = 0.0,
+    extra_negatives: Collection[str] = (),
+    mask_equal_texts: bool = True,
+    mask_margin: float | None = None,
+    widths: Collection[int] = (),
+) -> Loss:
+    """The weighted sum of the terms above, added up over the widths.
 
-    negatives: B*K local rows, row-major. Returns (scalar loss, number of hidden candidates in the first term).
+    negatives: B*K local rows, row-major; without them, what needs them is left out.
+    offset: this rank's first row among all. temperature: > 0. weights: by term, >= 0; 0 where not given.
+    mask_equal_texts: hide candidates that share a text with the row (`masks.py`).
+    mask_margin: hide candidates more similar to the row than its query and positive are by more than this: s(row,
+    candidate) > s(q_i,p_i) + mask_margin (Qwen3-Embedding, arXiv 2506.05176). The margin terms know no masks.
+    widths: train the first so many numbers of the vectors, too, with weight 1 (Matryoshka, arXiv 2205.13147); the full
+    width is always in. Raises InputError for one above D, ValueError for names that do not exist or nothing to compute.
     """
-    target_B = _targets(query, offset)
-    hide_qc = hide_pq = None
-    if mask_equal_texts:
-        mine = query.hash_B, positive.hash_B
-        hide_qp = hidden_candidates(*mine, positive.hash_N, target_B, partner_N=query.hash_N)
-        hide_qn = hidden_candidates(*mine, negatives.hash_N)
-        hide_qc = torch.cat([hide_qp, hide_qn], dim=1)
-        hide_pq = hidden_candidates(*mine, query.hash_N, target_B, partner_N=positive.hash_N)
-    candidates_CD = torch.cat([positive.all_ND, negatives.all_ND])
-    loss = info_nce(query.local_BD, candidates_CD, target_B, temperature, hide_qc)
-    loss = loss + info_nce(positive.local_BD, query.all_ND, target_B, temperature, hide_pq)
-    negatives_BKD = negatives.local_BD.unflatten(0, (target_B.numel(), -1))
-    loss = loss + margin_loss(query.local_BD, positive.local_BD, negatives_BKD, margin)
-    return loss, _count(hide_qc, query)
+    texts = {"query": query, "positive": positive} | ({} if negatives is None else {"negative": negatives})
+    chosen = _chosen(weights, extra_negatives, texts)
+    equal = _equal(texts, offset) if mask_equal_texts else {}
+    total = torch.zeros((), device=query.local_BD.device)
+    terms: dict[str, Tensor] = {}
+    candidates, hidden, full = 0, torch.zeros((), dtype=torch.int64, device=total.device), query.local_BD.shape[1]
+    for width in _widths(widths, full):
+        cut = {name: rows.cut(width) for name, rows in texts.items()}
+        contrasts = _Contrasts(cut, equal, offset, temperature, mask_margin)
+        for name, sets in chosen.items():
+            value = _margin(name, cut, margin) if name in MARGINS else contrasts.info_nce(name, sets)
+            total = total + weights[name] * value
+            terms[name if width == full else f"{name}@{width}"] = value.detach()
+        if width == full:
+            for found in map(contrasts.of, next(iter(chosen.values()))):
+                candidates, hidden = candidates + found.candidates, hidden + found.hidden
+    if negatives is not None and not candidates:  # margins alone: each row's own negatives
+        candidates = len(negatives.local_BD) // len(query.local_BD)
+    return Loss(total, terms, candidates, hidden)
 
 
-def _targets(query: Rows, offset: int) -> Tensor:
-    """The columns of this rank's own rows among all ranks' rows."""
-    return offset + torch.arange(query.local_BD.shape[0], device=query.local_BD.device)
+def _chosen(weights: Mapping[str, float], extra: Collection[str], texts: Collection[str]) -> dict[str, list[str]]:
+    """The terms to compute, softmax terms first, each with the sets in its denominator (none for a margin)."""
+    for kind, given, known in (("term", weights, {*SETS, *MARGINS}), ("extra negatives", extra, SETS["joint"])):
+        if strangers := set(given) - set(known):
+            raise ValueError(f"{kind} {min(strangers)!r}: there are {', '.join(sorted(known))}")
+    wanted = [name for name in (*SETS, *(MARGINS if "negative" in texts else ())) if weights.get(name)]
+    if not wanted:
+        raise ValueError(f"no term to compute: weights {dict(weights)}, texts {', '.join(texts)}")
+    allowed = OF_THE_PAPER | set(extra)
+    return {
+        name: [item for item in SETS.get(name, ()) if item in allowed and item.split("_")[1] in texts]
+        for name in wanted
+    }
 
 
-def _count(hide: Tensor | None, query: Rows) -> Tensor:
-    return hide.sum() if hide is not None else torch.zeros((), dtype=torch.long, device=query.local_BD.device)
+def _widths(widths: Collection[int], full: int) -> list[int]:
+    """All widths to train, each once, the full one first."""
+    if wrong := [width for width in widths if not 0 < width <= full]:
+        raise InputError(f"matryoshka_widths: got {wrong[0]}; a vector of this model has {full} numbers")
+    return [full, *sorted(set(widths) - {full}, reverse=True)]
+
+
+def _cut(x_ND: Tensor, width: int) -> Tensor:
+    x_ND = in_full_precision(x_ND)
+    return x_ND if width == x_ND.shape[1] else normalize(x_ND[:, :width], dim=1)
+
+
+def _equal(texts: Mapping[str, Rows], offset: int) -> dict[str, EqualTexts | None]:
+    """What each kind of candidate shares with the rows. A query and its positive stand for each other: whoever has the
+    one is answered by the other."""
+    query, positive = texts["query"], texts["positive"]
+    mine_B2 = torch.stack([query.hash_B, positive.hash_B], dim=1)
+    pairs = equal_texts(mine_B2, torch.stack([query.hash_N, positive.hash_N], dim=1), own=offset)
+    found = {"query": pairs, "positive": pairs}
+    if "negative" in texts:
+        found["negative"] = equal_texts(mine_B2, texts["negative"].hash_N[:, None])
+    return found
+
+
+def _margin(name: str, texts: Mapping[str, Rows], margin: float) -> Tensor:
+    query_BD, positive_BD = texts["query"].local_BD, texts["positive"].local_BD
+    negatives_BKD = texts["negative"].local_BD.unflatten(0, (len(query_BD), -1))
+    return margin_loss(query_BD, positive_BD, negatives_BKD, margin, texts[MARGINS[name]].local_BD)
+
+
+class _Contrasts:
+    """The log-sum-exps of one step at one width. Terms that want the same one share it."""
+
+    def __init__(
+        self,
+        texts: Mapping[str, Rows],
+        equal: Mapping[str, EqualTexts | None],
+        offset: int,
+        temperature: float,
+        mask_margin: float | None,
+    ) -> None:
+        self.texts, self.equal, self.offset, self.temperature = texts, equal, offset, temperature
+        query_BD = texts["query"].local_BD
+        # From the same column that the denominators leave out: a wrong offset must not pass for a small error.
+        own_BD = texts["positive"].all_ND[offset : offset + len(query_BD)]
+        self.own_B = (query_BD * own_BD).sum(-1)
+        self.limit_B = None if mask_margin is None else self.own_B.detach() + mask_margin
+        self.found: dict[str, LogSumExp] = {}
+
+    def info_nce(self, name: str, sets: Collection[str]) -> Tensor:
+        # The joint denominator holds s(q_i,p_i) twice, once from each direction; so does GTE's.
+        times = 2 if name == "joint" else 1
+        return info_nce(self.own_B / self.temperature, [self.of(item).values_B for item in sets], times)
+
+    def of(self, name: str) -> LogSumExp:
+        if name not in self.found:
+            side, _, other = name.partition("_")
+            self.found[name] = log_sum_exp(
+                self.texts[side].local_BD,
+                self.texts[other].all_ND,
+                self.temperature,
+                own=None if other == "negative" else self.offset,
+                equal=self.equal.get(other),
+                limit_B=self.limit_B,
+            )
+        return self.found[name]

@@ -73,9 +73,8 @@ def encode_together(
 
 @cache
 def return_freed_memory() -> None:
-    """Have glibc give blocks of 4 MiB and more back when they are freed. By itself it comes to keep those up to 32 MiB in
-    its heap, in pieces that do not fit the next group: 1.7 times the memory of one group (`benchmarks/caching_memory.py`).
-    """
+    """Have glibc give blocks of 4 MiB and more back when they are freed. By itself it keeps those up to 32 MiB in its
+    heap, in pieces that do not fit the next group: 1.7 times the memory of one group (benchmarks/caching_memory.py)."""
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, 4 << 20)
 

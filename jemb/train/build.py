@@ -6,24 +6,27 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
 from pathlib import Path
-from typing import Literal
 
 import lightning
 import torch
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
-from jemb.config import TrainConfig, suggest
+from jemb.config import ModelConfig, TrainConfig, suggest
 from jemb.data import BatchPlan, PlanSource
 from jemb.errors import InputError
 from jemb.model import Encoder, load_encoder, make_tiny
+from jemb.records import Sample
 from jemb.shards import ShardReader, open_datasets
 from jemb.train.processes import Processes
+from jemb.train.strategies import make_strategy
+
+log = logging.getLogger(__name__)
 
 TOKENIZER_SAMPLES = 20_000
 """Samples, over all data sets, that the tokenizer of a model made on the spot is trained on."""
 DEFAULT_MAX_LENGTH = 512
+LOOKED_AT = 200_000
+"""Samples of a data set whose negatives are counted before the first step."""
 
 
 def open_shards(config: TrainConfig) -> dict[str, ShardReader]:
@@ -42,7 +45,42 @@ def open_shards(config: TrainConfig) -> dict[str, ShardReader]:
                 f"objective=triplets needs hard negatives, but {', '.join(pairs)} in {config.shards} has pairs "
                 "only: use objective=pairs, or prepare these data sets from rows with `negatives`"
             )
+    elif wasted := [name for name, reader in readers.items() if reader.manifest.kind == "triplets"]:
+        log.warning("objective=pairs: the hard negatives of %s are not used; triplets uses them", ", ".join(wasted))
     return readers
+
+
+def check_negatives(config: TrainConfig, readers: Mapping[str, ShardReader]) -> None:
+    """Raises InputError where a sample has fewer negatives than the objective takes, before the step that needs it.
+
+    Looks at up to `LOOKED_AT` evenly spaced samples of each data set, which takes a second or two.
+    """
+    if config.objective != "triplets":
+        return
+    for name, reader in readers.items():
+        count = min(len(reader), LOOKED_AT)
+        short = [
+            (len(sample.negatives), sample.key)
+            for sample in _spread(reader, count)
+            if len(sample.negatives) < config.num_negatives
+        ]
+        if short:
+            least, key = min(short)
+            raise InputError(
+                f"data set {name}, sample {key}: {least} negatives, num_negatives={config.num_negatives} wanted, and "
+                f"{len(short)} of the {count} samples looked at have too few. "
+                + (f"Use num_negatives={least}, or prepare" if least else "Prepare")
+                + " the data set with more negatives a sample"
+            )
+
+
+def _spread(reader: ShardReader, count: int) -> Iterator[Sample]:
+    """`count` evenly spaced samples; a damaged one is left to the step that needs it."""
+    for i in range(count):
+        try:
+            yield reader.read(i * len(reader) // count)
+        except InputError:
+            continue
 
 
 def make_plan(config: TrainConfig, readers: Mapping[str, ShardReader], num_processes: int) -> BatchPlan:
@@ -67,6 +105,13 @@ def count_steps(config: TrainConfig, plan: BatchPlan) -> int:
 def make_encoder(config: TrainConfig, readers: Mapping[str, ShardReader]) -> Encoder:
     """The encoder to start from: `init`, `model.path`, or one made on the spot."""
     source = config.init or config.model.path
+    model, plain = config.model, ModelConfig()
+    if config.init and model.path:
+        log.info("init=%s takes the place of model.path=%s", config.init, model.path)
+    shape = ("vocab_size", "hidden_size", "num_layers", "num_heads")
+    if source and (unused := [name for name in shape if getattr(model, name) != getattr(plain, name)]):
+        given = " ".join(f"model.{name}={getattr(model, name)}" for name in unused)
+        log.warning("%s has a shape of its own: %s is not used", source, given)
     if source is None:
         texts = tokenizer_texts(readers)
         return make_tiny(texts, config.model, seed=config.seed, max_length=config.max_length or DEFAULT_MAX_LENGTH)
@@ -90,17 +135,19 @@ def tokenizer_texts(readers: Mapping[str, ShardReader]) -> Iterator[str]:
 def make_trainer(
     config: TrainConfig, processes: Processes, *, max_steps: int, callbacks: list[lightning.Callback]
 ) -> lightning.Trainer:
-    """A Lightning trainer that only runs the loop: no samplers, loggers, bars or checkpoints of its own."""
+    """A Lightning trainer that only runs the loop, for `max_steps` steps from here on: no samplers, loggers, bars or
+    checkpoints of its own."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Lightning's advice about worker counts, and its own uses of functions that torch renamed.
+    # Lightning's advice about worker counts, and uses of functions that torch renamed, its own and DeepSpeed's.
     warnings.filterwarnings("ignore", module="lightning.*")
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
     trainer = lightning.Trainer(
         accelerator="gpu" if processes.device.type == "cuda" else "cpu",
-        devices=processes.per_node,
+        devices=1,  # what Lightning looks at; the strategy knows them all
         num_nodes=processes.nodes,
         strategy=make_strategy(config, processes),
-        precision=choose_precision(config.precision, processes.device),
+        plugins=[processes.environment],
         max_steps=max_steps,
         max_epochs=-1,
         callbacks=callbacks,
@@ -116,24 +163,9 @@ def make_trainer(
     return trainer
 
 
-def make_strategy(config: TrainConfig, processes: Processes) -> Strategy:
-    """`auto`: one process needs nothing, several average gradients (DDP)."""
-    num_processes = processes.per_node * processes.nodes
-    if config.strategy == "single" and num_processes > 1:
-        raise InputError(f"strategy=single, but {num_processes} processes were started: use strategy=ddp")
-    if config.strategy == "single" or (config.strategy == "auto" and num_processes == 1):
-        return SingleDeviceStrategy(device=processes.device)
-    return DDPStrategy(
-        cluster_environment=processes.environment,
-        timeout=timedelta(minutes=config.timeout_minutes),
-        gradient_as_bucket_view=True,
-        broadcast_buffers=False,  # ours are constants
-    )
-
-
-def choose_precision(name: str, device: torch.device) -> Literal["32-true", "bf16-mixed"]:
-    """Lightning's word for the precision; `auto` is bf16 on a GPU that computes in it, else fp32."""
+def choose_bf16(name: str, device: torch.device) -> bool:
+    """Whether the encoder computes in bf16; `auto`: on a GPU that has it."""
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if name == "bf16" and device.type == "cuda" and not has_bf16:
         raise InputError("precision=bf16: this GPU has no bf16 arithmetic; use precision=fp32")
-    return "bf16-mixed" if name == "bf16" or (name == "auto" and has_bf16) else "32-true"
+    return name == "bf16" or (name == "auto" and has_bf16)

@@ -1,17 +1,21 @@
 """Checkpoints: whole or absent, the newest few kept, and written when the process is asked to stop.
 
-A checkpoint is a folder `step-NNNNNNNN` with Lightning's `state.ckpt` (weights, optimiser, schedule, loop counters) and
-`position.json`: the step and the plan's fingerprint, which together are the whole data position.
+A checkpoint is a folder `step-NNNNNNNN` that does not know which strategy wrote it, nor on how many processes:
+`weights.safetensors` is the encoder's state dict, `optimizer.safetensors` AdamW's two moments of each parameter by its
+name, all whole and in fp32, and `position.json` has the step and the plan's fingerprint, which together are the whole
+data position, and size and checksum of both files. The learning rate and the dropout follow from the step.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import logging
 import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,16 +23,26 @@ from types import FrameType
 from typing import Any
 
 import lightning
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
-from jemb.errors import InputError
+from jemb.distributed import rank
+from jemb.errors import Failure, InputError
 from jemb.files import read_json, sync_folder, write_json
-from jemb.model.weights import STATE, read_weights
+from jemb.model import Encoder
+from jemb.model.weights import WEIGHTS
 from jemb.run_folder import RunFolder
 from jemb.train.module import EmbeddingModule
+from jemb.train.optim import MOMENTS
+from jemb.train.processes import on_rank_zero
+from jemb.train.strategies import State, state_of
 
 log = logging.getLogger(__name__)
 
+OPTIMIZER = "optimizer.safetensors"
 POSITION = "position.json"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @dataclass(slots=True)
@@ -65,41 +79,108 @@ def stop_request() -> Iterator[StopRequest]:
 
 
 class Checkpoints(lightning.Callback):
-    """Saves every `every` steps, when a stop is agreed, and at the last step; keeps the newest `keep`."""
+    """Saves every `every` steps, when a stop is agreed, and at step `stop`; keeps the newest `keep`.
 
-    def __init__(self, run: RunFolder, *, plan: str, every: int, keep: int, stop: int) -> None:
+    start: what to go on from, `find_start` of this run; the weights are in the encoder already.
+    """
+
+    def __init__(
+        self, run: RunFolder, *, start: tuple[int, Path | None], plan: str, every: int, keep: int, stop: int
+    ) -> None:
         self.run, self.plan = run, plan
+        self.steps, self.folder = start
         self.every, self.keep, self.stop = every, keep, stop
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, EmbeddingModule)
+        state = state_of(trainer.strategy)
+        state.start(self.steps)
+        if self.folder is not None:
+            load_moments(self.folder, pl_module.encoder, state)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, EmbeddingModule)
-        step = trainer.global_step
+        assert pl_module.facts is not None
+        step = pl_module.facts.step
         if pl_module.stop:
             trainer.should_stop = True
         if step % self.every == 0 or step == self.stop or pl_module.stop:
-            self._save(trainer, step)
+            weights, moments = gather_state(pl_module.encoder, state_of(trainer.strategy), keep=rank() == 0)
+            position = {"step": step, "plan": self.plan, "world_size": trainer.world_size}
+            on_rank_zero(lambda: self._write(position, weights, moments))
 
-    def _save(self, trainer: lightning.Trainer, step: int) -> None:
-        final = self.run.checkpoint_folder / f"step-{step:08d}"
+    def _write(self, position: Mapping[str, Any], weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
+        final = self.run.checkpoint_folder / f"step-{position['step']:08d}"
         partial = self.run.checkpoint_folder / f".{final.name}.partial"
-        if trainer.is_global_zero:
+        before = self.run.checkpoints()
+        try:
+            with writing(final, f"the last good one is that of step {before[-1][0]}" if before else "it is the first"):
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+                save_file(weights, partial / WEIGHTS)
+                save_file(moments, partial / OPTIMIZER)
+                files = {name: _describe(partial / name, sync=True) for name in (WEIGHTS, OPTIMIZER)}
+                write_json(partial / POSITION, {**position, "files": files})
+                shutil.rmtree(final, ignore_errors=True)
+                partial.rename(final)
+                sync_folder(final.parent)
+        finally:
             shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        trainer.strategy.barrier()
-        trainer.save_checkpoint(partial / STATE)
-        trainer.strategy.barrier()
-        if trainer.is_global_zero:
-            write_json(partial / POSITION, {"step": step, "plan": self.plan, "world_size": trainer.world_size})
-            with (partial / STATE).open("rb") as file:
-                os.fsync(file.fileno())
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-            sync_folder(final.parent)
-            for _, old in self.run.checkpoints()[: -self.keep]:
-                # Renamed first: a half-removed folder must not look like a checkpoint.
-                shutil.rmtree(old.rename(old.with_name(f".{old.name}.partial")), ignore_errors=True)
+        for _, old in self.run.checkpoints()[: -self.keep]:
+            # Renamed first: a half-removed folder must not look like a checkpoint.
+            shutil.rmtree(old.rename(old.with_name(f".{old.name}.partial")), ignore_errors=True)
+
+
+@contextmanager
+def writing(path: Path, more: str = "") -> Iterator[None]:
+    """What a full disk raises inside the block becomes a `Failure` that names `path`, with `more` to say."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_ROOM:
+            raise
+        reason = getattr(error, "strerror", None) or error
+        told = f"; {more}" if more else ""
+        raise Failure(
+            f"{path}: cannot be written ({reason}){told}. Make room; then the same command continues"
+        ) from None
+
+
+def gather_state(encoder: Encoder, state: State, *, keep: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(state dict, moments as `NAME.exp_avg`, `NAME.exp_avg_sq`), whole and on the CPU; both empty without `keep`.
+
+    Every rank takes part. A GPU holds one whole parameter at a time. Tied weights are copied under each of their
+    names; their moments stand under the first.
+    """
+    weights: dict[str, Tensor] = {}
+    moments: dict[str, Tensor] = {}
+    seen: dict[int, str] = {}
+    for name, value in encoder.state_dict(keep_vars=True).items():
+        if (first := seen.setdefault(id(value), name)) != name:
+            if keep:
+                weights[name] = weights[first].clone()
+            continue
+        whole = state.weight(value) if isinstance(value, nn.Parameter) else value.detach()
+        if keep:
+            weights[name] = whole.cpu().contiguous()
+        if not (isinstance(value, nn.Parameter) and value.requires_grad):
+            continue
+        for moment in MOMENTS:
+            whole = state.moment(value, moment)
+            if keep:
+                moments[f"{name}.{moment}"] = whole.cpu().contiguous()
+    return weights, moments
+
+
+def load_moments(folder: Path, encoder: Encoder, state: State) -> None:
+    """Put the moments of a checkpoint into the started `state`. Every rank reads the file and takes what is its own."""
+    with safe_open(folder / OPTIMIZER, framework="pt") as file:
+        for name, p in encoder.named_parameters():
+            if p.requires_grad:
+                for moment in MOMENTS:
+                    state.set_moment(p, moment, file.get_tensor(f"{name}.{moment}").to(p.device))
 
 
 def remove_leftovers(run: RunFolder) -> None:
@@ -117,8 +198,7 @@ def find_start(run: RunFolder, plan: str) -> tuple[int, Path | None]:
     """
     for step, folder in reversed(run.checkpoints()):
         try:
-            position = read_json(folder / POSITION)
-            read_weights(folder)
+            position = read_position(folder)
         except InputError as error:
             aside = folder.rename(folder.with_name(f"damaged-{folder.name}-{time.time_ns()}"))
             log.warning("%s; put aside as %s, going on from the checkpoint before it", error, aside.name)
@@ -130,3 +210,26 @@ def find_start(run: RunFolder, plan: str) -> tuple[int, Path | None]:
             )
         return step, folder
     return 0, None
+
+
+def read_position(folder: Path) -> dict[str, Any]:
+    """position.json of a checkpoint whose files are as they were written; InputError naming what is not."""
+    position = read_json(folder / POSITION)
+    if not isinstance(position, dict) or not isinstance(files := position.get("files"), dict) or "plan" not in position:
+        raise InputError(f"{folder / POSITION}: not a readable checkpoint (no record of its files and batch plan)")
+    for name in (WEIGHTS, OPTIMIZER):
+        try:
+            found = _describe(folder / name)
+        except OSError as error:
+            raise InputError(f"{folder / name}: not a readable checkpoint ({error.strerror})") from None
+        if found != files.get(name):
+            raise InputError(f"{folder / name}: not a readable checkpoint (other bytes than were written)")
+    return position
+
+
+def _describe(path: Path, *, sync: bool = False) -> dict[str, Any]:
+    """Size and checksum; with `sync`, safe from a power cut after that."""
+    with path.open("rb") as file:
+        if sync:
+            os.fsync(file.fileno())
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

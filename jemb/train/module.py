@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import lightning
 import torch
@@ -14,11 +15,16 @@ from torch.optim import Optimizer
 from jemb.config import TrainConfig
 from jemb.data.permutation import mix
 from jemb.distributed import gather_rows, gather_values, mean_over_ranks, rank, world_size
-from jemb.errors import Failure
-from jemb.loss import Rows, pair_loss, triplet_loss
+from jemb.errors import Failure, InputError
+from jemb.loss import Loss, Rows, contrastive_loss
 from jemb.model import Encoder, encode_together
 from jemb.records import Batch, Tokens
-from jemb.train.optim import learning_rate_at, make_optimizer
+from jemb.train.deepspeed import ZeroState, ZeroStrategy
+from jemb.train.fsdp import shard
+from jemb.train.optim import clip_gradients, make_optimizer, planned_rate
+
+SHARED_WEIGHTS = ("deepspeed_3", "fsdp")
+"""Strategies under which a call of the encoder is a collective: every rank must make equally many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +45,21 @@ class StepFacts:
 class EmbeddingModule(lightning.LightningModule):
     """Encoder + objective. `facts` holds the latest step's measurements, `stop` whether any rank wants to stop."""
 
-    def __init__(self, encoder: Encoder, config: TrainConfig, *, max_steps: int, wants_to_stop: Callable[[], bool]):
+    def __init__(
+        self,
+        encoder: Encoder,
+        config: TrainConfig,
+        *,
+        max_steps: int,
+        wants_to_stop: Callable[[], bool],
+        bf16: bool = False,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.config = config
         self.max_steps = max_steps
         self.wants_to_stop = wants_to_stop
+        self.bf16 = bf16
         self.stop = False
         self.facts: StepFacts | None = None
         self.grad_norm = math.nan
@@ -54,74 +69,78 @@ class EmbeddingModule(lightning.LightningModule):
         torch.manual_seed(mix("dropout", self.config.seed, batch.step, rank()))
         rate = self._set_learning_rate(batch.step)
         texts = [batch.query, batch.positive, *([batch.negatives] if batch.negatives is not None else [])]
-        vectors, slots = encode_together(self.encoder, texts, self.config.micro_batch_size)
-        with torch.autocast(self.device.type, enabled=False):
-            loss, hidden = self._loss(batch, vectors)
-        self._measure(batch, loss, hidden, texts, slots, rate)
-        return loss
+        # Here and not in a strategy, so that bf16 means the same under each: fp32 weights and gradients, fp32 loss.
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            vectors, slots = encode_together(
+                self.encoder,
+                texts,
+                self.config.micro_batch_size,
+                self.config.micro_batch_tokens,
+                agree=self._largest if self.config.strategy in SHARED_WEIGHTS else None,
+            )
+        loss = self._loss(batch, vectors)
+        self._measure(batch, loss, texts, slots, rate)
+        return loss.total
+
+    def _largest(self, number: int) -> int:
+        """Over all ranks."""
+        return int(gather_values(torch.tensor([number], device=self.device)).max())
 
     def _set_learning_rate(self, step: int) -> float:
-        config = self.config
-        warmup = config.warmup_steps if config.warmup_steps is not None else self.max_steps // 10
-        rate = learning_rate_at(
-            step, config.schedule, peak=config.learning_rate, warmup_steps=warmup, max_steps=self.max_steps
-        )
+        rate = planned_rate(self.config, step, self.max_steps)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = rate
         return rate
 
-    def _loss(self, batch: Batch, vectors: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def _loss(self, batch: Batch, vectors: list[Tensor]) -> Loss:
         config = self.config
         hashes = [h for h in (batch.query_hash, batch.positive_hash, batch.negative_hash) if h is not None]
         rows = [
             Rows(local_BD=v, all_ND=gather_rows(v), hash_B=h, hash_N=gather_values(h))
             for v, h in zip(vectors, hashes, strict=True)
         ]
-        offset = rank() * len(batch.query_hash)
-        if config.objective == "pairs":
-            return pair_loss(
-                rows[0],
-                rows[1],
-                offset=offset,
-                temperature=config.temperature,
-                mask_equal_texts=config.mask_equal_texts,
-            )
-        return triplet_loss(
+        return contrastive_loss(
             *rows,
-            offset=offset,
+            offset=rank() * len(batch.query_hash),
             temperature=config.temperature,
+            weights=asdict(config.loss_weights),
             margin=config.margin,
+            extra_negatives=config.extra_negatives,
             mask_equal_texts=config.mask_equal_texts,
+            mask_margin=config.mask_margin,
+            widths=config.matryoshka_widths,
         )
 
-    def _measure(
-        self, batch: Batch, loss: Tensor, hidden: Tensor, texts: list[Tokens], slots: int, rate: float
-    ) -> None:
+    def _measure(self, batch: Batch, loss: Loss, texts: list[Tokens], slots: int, rate: float) -> None:
         """One small collective: facts of the global batch. Raises `Failure` on every rank for a loss that is no
         number, before it reaches the weights."""
-        tokens = sum(int(t.attention_mask.sum()) for t in texts)
-        local = torch.tensor(
-            [float(loss.detach()), float(hidden), tokens, slots, float(self.wants_to_stop())],
-            dtype=torch.float64,
-            device=loss.device,
+        counted = torch.stack([t.attention_mask.sum() for t in texts]).sum()
+        on_device = [loss.total, loss.hidden, counted, *loss.terms.values()]
+        on_host = torch.tensor(
+            [slots, self.wants_to_stop(), batch.share_sum], dtype=torch.float64, device=loss.total.device
         )
-        mean = mean_over_ranks(local).tolist()
-        global_batch_size = len(batch.query_hash) * world_size()
-        candidates = global_batch_size * (1 if batch.negatives is None else 1 + self.config.num_negatives)
-        self.stop = mean[4] > 0
+        local = torch.cat([torch.stack([value.detach().double() for value in on_device]), on_host])
+        total, hidden, tokens, *terms, mean_slots, wish, share_sum = mean_over_ranks(local).tolist()
+        self.stop = wish > 0
+        self.loss_terms = dict(zip(loss.terms, terms, strict=True))
         self.facts = StepFacts(
             step=batch.step + 1,
             dataset=batch.dataset,
             keys=batch.keys,
-            loss=mean[0],
-            negatives_per_query=candidates - 1 - mean[1] / len(batch.query_hash),
-            hidden_candidates=round(mean[1] * world_size()),
-            tokens=round(mean[2] * world_size()),
-            padding_share=1 - mean[2] / mean[3],
+            loss=total,
+            negatives_per_query=loss.candidates - hidden / len(batch.query_hash),
+            hidden_candidates=round(hidden * world_size()),
+            tokens=round(tokens * world_size()),
+            padding_share=1 - tokens / mean_slots,
             learning_rate=rate,
         )
-        if not math.isfinite(mean[0]):
-            raise self._not_a_number("loss", mean[0])
+        if round(share_sum * world_size()) % 2**32 != batch.batch_sum:
+            raise InputError(
+                f"step {batch.step + 1}: the processes do not share out the same batch of data set {batch.dataset}: "
+                "its indexes (*.idx.npy) are not the same on all machines, or have changed since the start"
+            )
+        if not math.isfinite(total):
+            raise self._not_a_number("loss", total)
 
     def _not_a_number(self, what: str, value: float) -> Failure:
         facts = self.facts
@@ -133,6 +152,10 @@ class EmbeddingModule(lightning.LightningModule):
             f"or a temperature too low ({self.config.temperature:g})"
         )
 
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:  # strategy=fsdp
+            shard(self.encoder, self.device_mesh["data_parallel"])
+
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
@@ -140,9 +163,16 @@ class EmbeddingModule(lightning.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Lightning's place between backward and the optimiser step: measures the gradient, clips it if asked to."""
-        limit = self.config.gradient_clip
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit if limit is not None else math.inf))
+        if not isinstance(self.trainer.strategy, ZeroStrategy):
+            parameters = [p for p in self.parameters() if p.requires_grad]
+            self._check_norm(clip_gradients(parameters, self.config.gradient_clip))
+
+    def optimizer_step(self, *arguments: Any, **more: Any) -> None:
+        super().optimizer_step(*arguments, **more)
+        if isinstance(self.trainer.strategy, ZeroStrategy):  # which clips and measures inside its step
+            self._check_norm(ZeroState(self.trainer.strategy).last_norm())
+
+    def _check_norm(self, norm: float) -> None:
         self.grad_norm = norm
         if not math.isfinite(norm):
             raise self._not_a_number("gradient norm", norm)

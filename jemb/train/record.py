@@ -6,6 +6,7 @@ import fcntl
 import os
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -22,6 +23,7 @@ from jemb.errors import InputError
 from jemb.files import write_atomic, write_json
 from jemb.run_folder import RunFolder
 from jemb.shards import ShardReader
+from jemb.train.trackers import check_installed
 
 FREE = {
     "shards",
@@ -30,11 +32,14 @@ FREE = {
     "device",
     "precision",
     "micro_batch_size",
+    "micro_batch_tokens",
     "max_steps",
     "checkpoint_every",
     "keep_checkpoints",
     "log_samples",
+    "trackers",
     "workers",
+    "balance",
     "timeout_minutes",
 }
 """Options that may change from one start of a run to the next. (Other shards are caught by the plan's fingerprint.)"""
@@ -55,13 +60,19 @@ def locked(run: RunFolder) -> Iterator[None]:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             raise InputError(f"{run.path}: another `jemb train` is writing to this run") from None
+        # What killed trainers left. Ours alone: `jemb evaluate` may be writing its scores here right now.
+        for path in (run.config, run.record, run.metrics, run.metrics_csv, run.samples):
+            for leftover in run.path.glob(f".{path.name}.*.tmp"):
+                leftover.unlink(missing_ok=True)
         yield
     finally:
         os.close(descriptor)
 
 
 def check_resumable(run: RunFolder, config: TrainConfig) -> None:
-    """Raises InputError where `output` holds something else, or a started run with other options."""
+    """Raises InputError where `output` holds something else, or a started run with other options, or where a tracker is
+    not installed."""
+    check_installed(config.trackers)
     strangers = (
         []
         if run.record.exists()
@@ -98,6 +109,7 @@ def write_start(
     """Record that the run starts, or starts again, at `step`."""
     before = run.read_record() if run.record.exists() else {}
     record = {
+        "id": before.get("id") or uuid.uuid4().hex[:12],
         "jemb": jemb.__version__,
         "versions": {name: metadata.version(name) for name in PACKAGES},
         "git_commit": git_commit(Path(jemb.__file__).parent),

@@ -1,4 +1,4 @@
-"""The run's records of each step: metrics.jsonl, metrics.csv, samples.jsonl, TensorBoard, and the progress bar.
+"""The run's records of each step: metrics.jsonl, samples.jsonl, what `trackers.py` has, and the progress bar.
 
 Written by rank 0 alone, a line at a time, so that a killed run loses none. On resume the lines after the checkpoint are
 cut off: those steps are done again, and each step stands in the files once.
@@ -6,44 +6,50 @@ cut off: those steps are done again, and each step stands in the files once.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from jemb.files import write_atomic
 from jemb.records import Batch
 from jemb.run_folder import RunFolder
 from jemb.train.module import EmbeddingModule
+from jemb.train.trackers import Trackers
 
 
 class RunLog(lightning.Callback):
     """start: steps already done. Times the loader and the step, and writes what the module measured."""
 
-    def __init__(self, run: RunFolder, *, start: int, stop: int, log_samples: bool, write: bool) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        *,
+        start: int,
+        stop: int,
+        log_samples: bool,
+        write: bool,
+        trackers: Sequence[str] = ("tensorboard", "csv"),
+    ) -> None:
         self.run, self.start, self.stop = run, start, stop
         self.log_samples, self.write = log_samples, write
+        self.tracker_names = trackers
         self.waiting_since = self.loader_wait = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self.write:
             for path in (self.run.metrics, self.run.samples):
                 keep_steps(path, self.start)
-            table = _as_csv(self.run.read_metrics(), header=True)
-            write_atomic(self.run.metrics_csv, table)
             # Line buffering: a killed process leaves whole lines.
             self.metrics = self.run.metrics.open("a", buffering=1)
-            self.table = self.run.metrics_csv.open("a", buffering=1)
             self.samples = self.run.samples.open("a", buffering=1) if self.log_samples else None
-            self.board = SummaryWriter(str(self.run.tensorboard), purge_step=self.start + 1)
+            self.trackers = Trackers(self.tracker_names, self.run, self.start)
             self.bar = tqdm(total=self.stop, initial=self.start, desc=f"train {self.run.path.name}", unit="step")
         self.waiting_since = time.perf_counter()
 
@@ -74,15 +80,12 @@ class RunLog(lightning.Callback):
         line["grad_norm"] = module.grad_norm if math.isfinite(module.grad_norm) else None
         line["tokens_per_second"] = facts.tokens / seconds
         line["loader_wait_seconds"] = self.loader_wait
+        line["loss_terms"] = module.loss_terms
         line = {"step": facts.step, "time": time.time(), **line}
         self.metrics.write(json.dumps(line) + "\n")
-        self.table.write(_as_csv([line]))
         if self.samples:
             self.samples.write(json.dumps({"step": facts.step, "dataset": facts.dataset, "ids": keys}) + "\n")
-        for name, value in line.items():
-            if isinstance(value, int | float) and name not in ("step", "time"):
-                self.board.add_scalar(name, value, facts.step)
-        self.board.add_scalar(f"loss/{facts.dataset}", facts.loss, facts.step)
+        self.trackers.log(line)
         self.bar.set_postfix_str(f"{facts.dataset} loss={facts.loss:.4f}", refresh=False)
         self.bar.update()
 
@@ -95,7 +98,7 @@ class RunLog(lightning.Callback):
         self._close()
 
     def _close(self) -> None:
-        for name in ("metrics", "table", "samples", "board", "bar"):
+        for name in ("metrics", "samples", "trackers", "bar"):
             if (file := getattr(self, name, None)) is not None:
                 file.close()
 
@@ -108,28 +111,3 @@ def keep_steps(path: Path, last: int) -> None:
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= last]
     if len(kept) < len(lines):
         write_atomic(path, "".join(kept))
-
-
-def _as_csv(lines: list[dict[str, Any]], header: bool = False) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=COLUMNS, lineterminator="\n")
-    if header:
-        writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
-
-
-COLUMNS = [
-    "step",
-    "time",
-    "dataset",
-    "loss",
-    "learning_rate",
-    "grad_norm",
-    "negatives_per_query",
-    "hidden_candidates",
-    "tokens",
-    "tokens_per_second",
-    "padding_share",
-    "loader_wait_seconds",
-]

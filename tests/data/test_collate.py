@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from jemb.data import Collate
-from jemb.data.collate import content_hash
 from jemb.errors import InputError
 from jemb.records import Sample, Tokens
+from jemb.text import content_hash
 
 
 def letters(texts: Sequence[str]) -> Tokens:

@@ -7,10 +7,12 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from jemb.data import BatchPlan, Collate, PlanSource, StepDataset, StepLoader
+from jemb.data.deal import check_sum, deal
 from jemb.errors import InputError
 from jemb.records import Batch, Tokens
 from jemb.shards import open_datasets
@@ -33,13 +35,20 @@ class WithPid:
 
 
 def dataset(
-    shards: Path, rank: int = 0, world_size: int = 1, global_keys: bool = False, negatives: int = 0
+    shards: Path,
+    rank: int = 0,
+    world_size: int = 1,
+    global_keys: bool = False,
+    negatives: int = 0,
+    balance: bool = True,
 ) -> StepDataset:
     readers = open_datasets(shards)
     sources = [PlanSource(name, len(reader), reader.manifest.fingerprint) for name, reader in readers.items()]
     plan = BatchPlan(sources, seed=1, global_batch_size=12)
     collate = Collate(letters, negatives, seed=1)
-    return StepDataset(plan, readers, collate, rank=rank, world_size=world_size, global_keys=global_keys)
+    return StepDataset(
+        plan, readers, collate, rank=rank, world_size=world_size, global_keys=global_keys, balance=balance
+    )
 
 
 def at(data: StepDataset, step: int) -> Batch:
@@ -52,32 +61,82 @@ def facts(batches: Iterator[Batch] | StepLoader) -> list[tuple[object, ...]]:
     return [(b.step, b.dataset, b.keys, b.query.input_ids.tolist(), b.positive_hash.tolist()) for b in batches]
 
 
+@pytest.mark.parametrize("balance", [True, False])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 12])
-def test_the_ranks_slices_are_the_batch(pair_shards: Path, world_size: int) -> None:
+def test_the_ranks_shares_are_the_batch(pair_shards: Path, world_size: int, balance: bool) -> None:
+    """Every row of the plan once; in its order within each rank, and in rank order where the rows are not dealt."""
     whole = dataset(pair_shards)
-    ranks = [dataset(pair_shards, rank, world_size) for rank in range(world_size)]
+    ranks = [dataset(pair_shards, rank, world_size, balance=balance) for rank in range(world_size)]
     for step in range(STEPS):
         name, rows = whole.plan.batch(step)
-        expected = [whole.readers[name].read(int(row)) for row in rows]
+        expected = [whole.readers[name].read(int(row)).key for row in rows]
         parts = [at(data, step) for data in ranks]
         assert {part.dataset for part in parts} == {name}
         assert {len(part.keys) for part in parts} == {12 // world_size}
-        assert [key for part in parts for key in part.keys] == [sample.key for sample in expected]
-        assert torch.equal(torch.cat([part.query_hash for part in parts]), at(whole, step).query_hash)
+        joined = [key for part in parts for key in part.keys]
+        assert sorted(joined) == sorted(expected)
+        if balance:
+            assert all(list(part.keys) == [key for key in expected if key in part.keys] for part in parts)
+        else:
+            assert joined == expected
+        hashes = torch.cat([part.query_hash for part in parts])
+        assert torch.equal(hashes[[joined.index(key) for key in expected]], at(whole, step).query_hash)
+
+
+def test_dealt_shares_have_like_lengths(pair_shards: Path) -> None:
+    """Characters are the tokens here; over 30 steps the fuller of two ranks exceeds the mean far less than undealt."""
+    excess = {}
+    for balance in (True, False):
+        ranks = [dataset(pair_shards, rank, 2, balance=balance) for rank in range(2)]
+        tokens = torch.tensor(
+            [
+                [int(b.query.attention_mask.sum() + b.positive.attention_mask.sum()) for b in (at(d, s) for d in ranks)]
+                for s in range(STEPS)
+            ]
+        )
+        excess[balance] = float((tokens.max(1).values / tokens.double().mean(1)).mean() - 1)
+    assert excess[True] < excess[False] / 4
+
+
+def test_check_sums_tell_a_rank_with_other_data(tmp_path: Path, pair_shards: Path) -> None:
+    """Alike on all ranks, they add up; with an index whose sizes differ on one rank they do not, but for chance."""
+    ranks = [dataset(pair_shards, rank, 3) for rank in range(3)]
+    other = shutil.copytree(pair_shards, tmp_path / "other")
+    for path in other.glob("*/*.idx.npy"):
+        index = np.load(path)
+        index["size"] = index["size"][::-1]
+        np.save(path, index)
+    strange = dataset(other, 1, 3).sizes
+    found = 0
+    for step in range(STEPS):
+        batches = [at(data, step) for data in ranks]
+        (expected,) = {batch.batch_sum for batch in batches}
+        assert sum(batch.share_sum for batch in batches) % 2**32 == expected
+        assert batches[0].share_sum != batches[1].share_sum
+        name, rows = ranks[1].plan.batch(step)
+        share = rows[deal(strange[name](rows), 1, 3)]
+        if sorted(share) != sorted(rows[deal(ranks[1].sizes[name](rows), 1, 3)]):
+            found += 1
+            sums = [batches[0].share_sum, check_sum(step, name, share), batches[2].share_sum]
+            assert sum(sums) % 2**32 != expected
+    assert found > STEPS / 2
 
 
 def test_global_keys(pair_shards: Path) -> None:
-    half = at(dataset(pair_shards, 1, 2, global_keys=True), 5)
-    assert half.keys == at(dataset(pair_shards), 5).keys
-    assert len(half.query_hash) == 6
+    for balance in (True, False):
+        half = at(dataset(pair_shards, 1, 2, global_keys=True, balance=balance), 5)
+        assert half.keys == at(dataset(pair_shards), 5).keys
+        assert len(half.query_hash) == 6
 
 
 def test_negatives_are_the_same_on_any_number_of_ranks(triplet_shards: Path) -> None:
-    whole = at(dataset(triplet_shards, negatives=2), 3)
-    parts = [at(dataset(triplet_shards, rank, 3, negatives=2), 3) for rank in range(3)]
-    hashes = [part.negative_hash for part in (whole, *parts)]
-    assert all(hashed is not None for hashed in hashes)
-    assert torch.equal(hashes[0], torch.cat(hashes[1:]))
+    def of(batch: Batch) -> dict[str, list[int]]:
+        assert batch.negative_hash is not None
+        return dict(zip(batch.keys, batch.negative_hash.view(-1, 2).tolist(), strict=True))
+
+    whole = of(at(dataset(triplet_shards, negatives=2), 3))
+    parts = [of(at(dataset(triplet_shards, rank, 3, negatives=2), 3)) for rank in range(3)]
+    assert {key: hashes for part in parts for key, hashes in part.items()} == whole
 
 
 def test_a_batch_that_cannot_be_divided(pair_shards: Path) -> None:

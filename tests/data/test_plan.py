@@ -98,6 +98,20 @@ def test_pure_in_any_order_and_after_pickling(plan: BatchPlan, seed: int) -> Non
             assert (name, rows.tolist()) == (expected[step][0], expected[step][1].tolist())
 
 
+@settings(max_examples=25, deadline=None)
+@given(plan=plans(), ends=st.tuples(st.integers(0, 24), st.integers(0, 24)))
+def test_a_part_of_a_batch(plan: BatchPlan, ends: tuple[int, int]) -> None:
+    """The border of two passes and its patch may fall before, inside or after the part."""
+    part = slice(min(ends), max(max(ends), min(ends) + 1))
+    if part.start >= plan.global_batch_size:
+        return
+    for step in range(40):
+        name, rows = plan.batch(step)
+        found, some = plan.batch(step, part)
+        assert found == name
+        assert some.tolist() == rows[part].tolist()
+
+
 def test_a_callers_change_does_not_reach_the_next_call() -> None:
     plan = plan_of({"a": 19}, batch=8)
     before = [plan.batch(step)[1].tolist() for step in range(6)]

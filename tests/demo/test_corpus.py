@@ -16,7 +16,7 @@ import pytest
 from jemb.demo import corpus
 from jemb.demo.corpus import CorpusCounts, build_corpus, find_modules, fold, parse_docstring, read_module, readable
 from jemb.errors import InputError
-from jemb.prepare.english import words
+from jemb.prepare.negating.english import words
 
 NOUNS = [
     "".join(syllables) for syllables in product(("ba", "ki", "mo"), ("lur", "tes", "dov"), ("an", "er", "ol", "im"))

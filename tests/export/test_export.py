@@ -21,6 +21,7 @@ from jemb.config import ExportConfig, ModelConfig
 from jemb.errors import Failure, InputError
 from jemb.export import export
 from jemb.model import Encoder, encode, make_tiny
+from jemb.model.weights import WEIGHTS
 from jemb.run_folder import RunFolder
 
 TEXTS = ["how to read a file", "Open file and return a stream.", "", "Ünïcode ∑ 図書館 🙂", "long " * 100]
@@ -72,8 +73,7 @@ def make_run(folder: Path, *, status: str, model: Encoder | None = None) -> RunF
 def add_checkpoint(run: RunFolder, step: int, encoder: Encoder) -> Path:
     folder = run.checkpoint_folder / f"step-{step:08d}"
     folder.mkdir(parents=True)
-    weights = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
-    torch.save({"state_dict": weights, "global_step": step}, folder / "state.ckpt")
+    save_file(encoder.state_dict(), folder / WEIGHTS)
     return folder
 
 
@@ -203,10 +203,10 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="without a checkpoint"):
         run_export(run, tmp_path / "out")
     checkpoint = add_checkpoint(run, 5, bert())
-    (checkpoint / "state.ckpt").write_bytes(b"half")
+    (checkpoint / WEIGHTS).write_bytes(b"half")
     with pytest.raises(InputError, match="not a readable checkpoint"):
         run_export(run, tmp_path / "out")
-    (checkpoint / "state.ckpt").unlink()
+    (checkpoint / WEIGHTS).unlink()
     with pytest.raises(InputError, match="no such file"):
         run_export(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +15,9 @@ from training_runs import Training, read_lines
 
 from jemb.app.cli import run_command
 from jemb.data import BatchPlan, PlanSource
+from jemb.data.deal import PayloadSizes, deal
 from jemb.run_folder import RunFolder
-from jemb.shards import open_datasets
+from jemb.shards import ShardWriter, open_datasets
 
 Start = Callable[..., Training]
 
@@ -41,12 +44,14 @@ def test_a_loss_that_is_no_number(tmp_path: Path, start: Start, pair_options: li
 
 @pytest.fixture
 def damaged(tmp_path: Path, pair_shards: Path) -> tuple[Path, int]:
-    """Shards of which one sample's bytes were overwritten, and the step (from 0) of which it is in the second half."""
+    """Shards of which one sample's bytes were overwritten, and the step (from 0) of which the second of two ranks has
+    it."""
     folder = shutil.copytree(pair_shards / "answers", tmp_path / "answers")
     reader = open_datasets(folder)["answers"]
     plan = BatchPlan([PlanSource("answers", len(reader), reader.manifest.fingerprint)], seed=0, global_batch_size=8)
     step = 3
-    row = int(plan.batch(step)[1][6])
+    rows = plan.batch(step)[1]
+    row = int(rows[deal(PayloadSizes(reader)(rows), 1, 2)][2])
     shard, inside = divmod(row, 16)
     offset = int(np.load(folder / f"shard-{shard:06d}.idx.npy")["offset"][inside])
     with (folder / f"shard-{shard:06d}.tar").open("r+b") as tar:
@@ -74,8 +79,9 @@ def test_a_damaged_sample(
     assert training.wait()[-1] == 2
     assert re.search(r"shard-00000\d\.tar: damaged sample 'answers-\d+' at byte \d+", training.output), training.output
     assert len(read_lines(training.run.metrics)) == step
-    if processes == 1:
-        assert "Traceback" not in training.output
+    assert "Traceback" not in training.output
+    if processes == 2:
+        assert re.search(r"^jemb train: process 1 \(\S+, pid \d+\) stopped: .*damaged sample", training.output, re.M)
 
 
 def test_two_trainers_on_one_folder(
@@ -188,3 +194,123 @@ def test_exit_code_0_means_done(tmp_path: Path, start: Start, pair_options: list
     training.close_pipe()
     (code,) = training.wait()
     assert (code == 0) == (training.run.read_record()["status"] == "finished")
+
+
+def with_other_texts(folder: Path) -> None:
+    """Same manifest and index, other letters in the tars: a copy that went wrong."""
+    for tar in folder.glob("*/*.tar"):
+        tar.write_bytes(tar.read_bytes().replace(b"birch", b"beech"))
+
+
+def with_other_samples(folder: Path) -> None:
+    """The data set made anew with the same samples in another order."""
+    reader = open_datasets(folder)["answers"]
+    with ShardWriter(folder / "new", "answers", "pairs", 16) as writer:
+        for row in reversed(range(len(reader))):
+            writer.write(reader.read(row))
+        writer.close()
+    shutil.rmtree(folder / "answers")
+
+
+def without_an_index(folder: Path) -> None:
+    (folder / "answers" / "shard-000001.idx.npy").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (with_other_texts, r"  texts of data set answers: [0-9a-f]{16}, [0-9a-f]{16}$"),
+        (with_other_samples, r"  data set answers: 50 samples with fingerprint [0-9a-f]{16}, 50 samples with finger"),
+        (without_an_index, r"^jemb train: process 1 \(\S+, pid \d+\): \S+shard-000001\.idx\.npy: no such file"),
+        (None, r"  temperature: 0\.05, 0\.07$"),
+    ],
+)
+def test_processes_with_other_data_or_options(
+    tmp_path: Path,
+    start: Start,
+    pair_options: list[str],
+    pair_shards: Path,
+    change: Callable[[Path], None] | None,
+    expected: str,
+) -> None:
+    """Told before the first step, on one line of the first process, and both end as for wrong input."""
+    own = ["temperature=0.07"]
+    if change:
+        shutil.copytree(pair_shards, tmp_path / "other")
+        change(tmp_path / "other")
+        own = [f"shards={tmp_path / 'other'}"]
+    training = start(tmp_path / "run", pair_options, processes=2, own={1: own})
+    assert training.wait() == [2, 2]
+    assert re.search(expected, training.output, re.M), training.output
+    assert training.output.count("jemb train:") == 1
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def see_other_sizes() -> None:
+    """In the second process, from step 5 on."""
+    if os.environ["RANK"] == "1":
+        sizes, calls = PayloadSizes.__call__, []
+
+        def strange(self: PayloadSizes, rows: np.ndarray) -> np.ndarray:
+            calls.append(rows)
+            return sizes(self, rows) if len(calls) < 5 else sizes(self, rows)[::-1]
+
+        PayloadSizes.__call__ = strange
+
+
+def test_an_index_that_changes_under_way(tmp_path: Path, start: Start, pair_options: list[str]) -> None:
+    """The processes would train on some rows twice and on others never; the step's check sum tells them."""
+    training = start(tmp_path / "run", pair_options, processes=2, prelude=see_other_sizes)
+    assert training.wait() == [2, 2]
+    step = len(read_lines(training.run.metrics)) + 1
+    assert 5 <= step < 8, "once the shares differ"
+    found = f"step {step}: the processes do not share out the same batch of data set "
+    assert training.output.count(found) >= 1, training.output
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_process_that_hangs(tmp_path: Path, start: Start, pair_options: list[str], stopped: int) -> None:
+    """The other one ends after the time-out, and says which one to look at; then the same command goes on."""
+    options = [*pair_options, "max_steps=2000", "checkpoint_every=2"]
+    training = start(tmp_path / "run", [*options, "timeout_minutes=0.1"], processes=2)
+    training.wait_for_step(4)
+    os.kill(training.pid_of(stopped), signal.SIGSTOP)
+    other = training.processes[1 - stopped]
+    other.join(60)
+    assert other.exitcode == 1, training.output
+    place = rf"process {stopped} \(\S+, pid {training.pid_of(stopped)}\)"
+    assert re.search(rf"no answer for 0\.1 minutes \(timeout_minutes\) from {place}", training.output), training.output
+    assert "Traceback" not in training.output
+    training.kill()
+    again = start(tmp_path / "run", options, processes=2)
+    again.wait_for_step(8)
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_process_that_never_comes(tmp_path: Path, start: Start, pair_options: list[str], missing: int) -> None:
+    training = start(tmp_path / "run", [*pair_options, "timeout_minutes=0.1"], processes=2)
+    training.processes[missing].kill()
+    other = training.processes[1 - missing]
+    other.join(60)
+    assert other.exitcode == 1
+    message = (
+        r"the 2 processes did not all meet at 127\.0\.0\.1:\d+ within 0\.1 minutes \(timeout_minutes\): one has ended"
+    )
+    assert len(re.findall(message, training.output)) == 1, training.output
+    assert "Traceback" not in training.output
+
+
+@pytest.mark.parametrize(("processes", "victim"), [(2, 1), (4, 2), (2, 0)])
+def test_a_process_that_dies(
+    tmp_path: Path, start: Start, pair_options: list[str], processes: int, victim: int
+) -> None:
+    """Named, and no other: also by processes that were not connected with it."""
+    training = start(tmp_path / "run", [*pair_options, "max_steps=2000"], processes=processes)
+    training.wait_for_step(3)
+    training.processes[victim].kill()
+    codes = training.wait()
+    assert codes == [-signal.SIGKILL if rank == victim else 1 for rank in range(processes)]
+    named = re.findall(r"lost ((?:process \d \(\S+, pid \d+\)(?:, )?)+): killed", training.output)
+    assert len(named) == 1, training.output
+    assert re.fullmatch(rf"process {victim} \(\S+, pid {training.pid_of(victim)}\)", named[0])
+    assert "Traceback" not in training.output

@@ -8,15 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from training_runs import Training, losses, read_lines, weights
+from training_runs import losses, read_lines, weights
 
 from jemb.run_folder import RunFolder
 
-STEPS = "max_steps=150"
-"""Enough for a signal to find the run at work on a busy machine."""
 ALONE = [sys.executable, "-m", "jemb.app.train"]
 TORCHRUN = [
     sys.executable,
@@ -28,12 +27,23 @@ TORCHRUN = [
     "-m",
     "jemb.app.train",
 ]
+SLOWED = """
+import sys
+if "jemb.app.train" in sys.orig_argv and "torch.distributed.run" not in sys.orig_argv:
+    import time
+    from jemb.train.module import EmbeddingModule
+    step = EmbeddingModule.training_step
+    EmbeddingModule.training_step = lambda *arguments: (time.sleep(0.2), step(*arguments))[1]
+"""
+"""Python runs a module of this name first of all: each of the 20 steps takes so long that no signal is too late."""
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory, pair_options: list[str]) -> RunFolder:
-    """The undisturbed run in one process."""
-    return Training(tmp_path_factory.mktemp("undisturbed") / "long", [*pair_options, STEPS]).succeed()
+def slowed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which the commands themselves are as they are, and their steps are slow."""
+    folder = tmp_path_factory.mktemp("slowed")
+    (folder / "sitecustomize.py").write_text(SLOWED)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
 
 
 @pytest.fixture
@@ -42,56 +52,93 @@ def started() -> Iterator[list[subprocess.Popen[bytes]]]:
     yield processes
     for process in processes:
         if process.poll() is None:
+            for child in children(process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.communicate()
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
+
+
+def wait_for_step(run: RunFolder, step: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 300
+    while len(read_lines(run.metrics)) < step:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
 
 
 def test_torchrun_killed_and_repeated(
-    tmp_path: Path, pair_options: list[str], reference: RunFolder, started: list[subprocess.Popen[bytes]]
+    tmp_path: Path,
+    pair_options: list[str],
+    pair_run: RunFolder,
+    slowed: dict[str, str],
+    started: list[subprocess.Popen[bytes]],
 ) -> None:
     """torchrun with two processes, SIGKILL to all, the same command again: the one-process run's batches and losses."""
-    command = [*TORCHRUN, f"output={tmp_path / 'run'}", *pair_options, STEPS, "checkpoint_every=2"]
+    command = [*TORCHRUN, f"output={tmp_path / 'run'}", *pair_options, "checkpoint_every=2"]
     run = RunFolder(tmp_path / "run")
-    started.append(subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL))
-    deadline = time.monotonic() + 300
-    while len(read_lines(run.metrics)) < 5:
-        assert time.monotonic() < deadline
-        assert started[0].poll() is None
-        time.sleep(0.005)
-    for children in Path(f"/proc/{started[0].pid}/task").glob("*/children"):
-        for child in children.read_text().split():
-            os.kill(int(child), signal.SIGKILL)
+    started.append(subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, env=slowed))
+    wait_for_step(run, 5, started[0])
+    workers = children(started[0].pid)
     os.killpg(started[0].pid, signal.SIGKILL)
+    for worker in workers:
+        os.kill(worker, signal.SIGKILL)
     started[0].wait()
     assert len(run.checkpoints()) > 0
-    assert not run.model.exists(), "killed too late for this test"
+    assert not run.model.exists()
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert run.samples.read_bytes() == reference.samples.read_bytes()
-    assert losses(run) == pytest.approx(losses(reference), abs=1e-5)
+    assert run.samples.read_bytes() == pair_run.samples.read_bytes()
+    assert losses(run) == pytest.approx(losses(pair_run), abs=1e-5)
     assert run.read_record()["starts"][1]["step"] > 0
 
 
-def test_python_terminated_and_repeated(
-    tmp_path: Path, pair_options: list[str], reference: RunFolder, started: list[subprocess.Popen[bytes]]
+def test_torchrun_restarts_a_killed_process(
+    tmp_path: Path,
+    pair_options: list[str],
+    pair_run: RunFolder,
+    slowed: dict[str, str],
+    started: list[subprocess.Popen[bytes]],
 ) -> None:
-    command = [*ALONE, f"output={tmp_path / 'run'}", *pair_options, STEPS, "workers=1"]
+    """SIGKILL to one of two processes: torchrun ends the other and starts both anew, from the checkpoint."""
+    start = [*TORCHRUN[:4], "--max-restarts", "1", *TORCHRUN[4:]]
+    command = [*start, f"output={tmp_path / 'run'}", *pair_options, "checkpoint_every=2"]
     run = RunFolder(tmp_path / "run")
-    started.append(subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE))
-    deadline = time.monotonic() + 300
-    while len(read_lines(run.metrics)) < 2:
-        assert time.monotonic() < deadline
-        assert started[0].poll() is None
-        time.sleep(0.002)
+    started.append(subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, env=slowed))
+    wait_for_step(run, 5, started[0])
+    os.kill(children(started[0].pid)[1], signal.SIGKILL)
+    message = started[0].communicate(timeout=300)[1].decode()
+    assert started[0].returncode == 0, message
+    assert run.samples.read_bytes() == pair_run.samples.read_bytes()
+    assert losses(run) == pytest.approx(losses(pair_run), abs=1e-5)
+    assert [entry["world_size"] for entry in run.read_record()["starts"]] == [2, 2]
+    assert run.read_record()["starts"][1]["step"] >= 4
+
+
+def test_python_terminated_and_repeated(
+    tmp_path: Path,
+    pair_options: list[str],
+    pair_run: RunFolder,
+    slowed: dict[str, str],
+    started: list[subprocess.Popen[bytes]],
+) -> None:
+    command = [*ALONE, f"output={tmp_path / 'run'}", *pair_options, "workers=1"]
+    run = RunFolder(tmp_path / "run")
+    started.append(subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, env=slowed))
+    wait_for_step(run, 2, started[0])
     started[0].terminate()
     message = started[0].communicate(timeout=300)[1].decode()
     assert started[0].returncode == 0, message
     assert "stopped after step" in message
-    assert not run.model.exists(), "terminated too late for this test"
+    assert not run.model.exists()
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert run.samples.read_bytes() == reference.samples.read_bytes()
-    assert weights(run) == weights(reference)
+    assert run.samples.read_bytes() == pair_run.samples.read_bytes()
+    assert weights(run) == weights(pair_run)
 
 
 def test_a_batch_that_torchrun_cannot_divide(tmp_path: Path, pair_options: list[str]) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,12 +17,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training_runs import Training, read_lines, weights
 
 import jemb
-from jemb.data import BatchPlan, PlanSource
-from jemb.model import load_encoder
+from jemb.data import BatchPlan, PlanSource, StepDataset
+from jemb.errors import InputError
+from jemb.model import load_encoder, read_weights
+from jemb.records import Batch
 from jemb.run_folder import RunFolder, is_run
 from jemb.shards import open_datasets
 from jemb.train.optim import learning_rate_at, make_optimizer
-from jemb.train.run_log import COLUMNS, keep_steps
+from jemb.train.run_log import keep_steps
+from jemb.train.trackers import COLUMNS
 
 Start = Callable[..., Training]
 
@@ -39,6 +45,7 @@ def test_metrics_of_each_step(pair_run: RunFolder) -> None:
         assert 16 * 3 <= line["tokens"] <= 16 * 16
         assert 0 <= line["loader_wait_seconds"] < 60
         assert line["tokens_per_second"] > 0
+        assert sum(line["loss_terms"].values()) == pytest.approx(line["loss"], rel=1e-6)
 
 
 def test_token_counts_are_those_of_the_texts(pair_run: RunFolder, pair_shards: Path) -> None:
@@ -52,6 +59,64 @@ def test_token_counts_are_those_of_the_texts(pair_run: RunFolder, pair_shards: P
     assert line["tokens"] == tokens
     longest = max(int(side.attention_mask.sum(1).max()) for side in sides)
     assert 0 <= line["padding_share"] <= 1 - tokens / (16 * longest)
+
+
+@pytest.fixture(scope="module")
+def plain_run(tmp_path_factory: pytest.TempPathFactory, pair_options: list[str]) -> RunFolder:
+    """Three steps in two processes, each text encoded by itself, no text hidden; only the loader takes time."""
+    options = [*pair_options, "max_steps=3", "micro_batch_size=1", "mask_equal_texts=false", "trackers=[]"]
+    folder = tmp_path_factory.mktemp("plain") / "run"
+    return Training(folder, options, processes=2, prelude=read_slowly).succeed()
+
+
+def read_slowly() -> None:
+    """Every batch takes a quarter of a second to read."""
+    read = StepDataset.__getitem__
+
+    def slow(self: StepDataset, step: int) -> Batch | InputError:
+        time.sleep(0.25)
+        return read(self, step)
+
+    StepDataset.__getitem__ = slow
+
+
+def test_times(plain_run: RunFolder) -> None:
+    """The wait for the loader is that, and the tokens of a second are those of the time between two lines."""
+    lines = read_lines(plain_run.metrics)
+    for before, line in itertools.pairwise(lines):
+        assert 0.25 <= line["loader_wait_seconds"] < line["time"] - before["time"] + 0.01
+        assert line["tokens"] / line["tokens_per_second"] == pytest.approx(line["time"] - before["time"], abs=0.02)
+
+
+def test_texts_encoded_by_themselves_have_no_padding(plain_run: RunFolder, pair_run: RunFolder) -> None:
+    assert {line["padding_share"] for line in read_lines(plain_run.metrics)} == {0}
+    assert max(line["padding_share"] for line in read_lines(pair_run.metrics)) > 0
+    assert {line["negatives_per_query"] for line in read_lines(plain_run.metrics)} == {7}
+    assert {line["hidden_candidates"] for line in read_lines(plain_run.metrics)} == {0}
+
+
+def test_loss_and_gradient_norm_by_the_formula(plain_run: RunFolder, pair_shards: Path) -> None:
+    """Of the first step, from the model before it, in one process and without any of our losses (arXiv 2307.11224)."""
+    line, batch = read_lines(plain_run.metrics)[0], read_lines(plain_run.samples)[0]
+    samples = {sample.key: sample for sample in open_datasets(pair_shards)[batch["dataset"]]}
+    encoder = load_encoder(str(plain_run.start), dropout=0.0).train()
+    q = encoder(encoder.tokenize([samples[key].query for key in batch["ids"]]))
+    p = encoder(encoder.tokenize([samples[key].positive for key in batch["ids"]]))
+    scores = torch.exp(q @ p.T / 0.05)
+    forward = -torch.log(scores.diag() / scores.sum(1)).mean()
+    backward = -torch.log(scores.diag() / scores.sum(0)).mean()
+    (forward + backward).backward()
+    norm = math.sqrt(sum(float((w.grad.double() ** 2).sum()) for w in encoder.parameters() if w.grad is not None))
+    assert line["loss"] == pytest.approx((forward + backward).item(), rel=1e-5)
+    assert line["grad_norm"] == pytest.approx(norm, rel=1e-4)
+    assert line["loss_terms"] == pytest.approx(
+        {"query_to_positive": forward.item(), "positive_to_query": backward.item()}, rel=1e-5
+    )
+
+
+def test_no_trackers(plain_run: RunFolder) -> None:
+    assert not plain_run.metrics_csv.exists()
+    assert not plain_run.tensorboard.exists()
 
 
 def test_hidden_candidates_are_counted(pair_run: RunFolder, pair_shards: Path) -> None:
@@ -68,7 +133,8 @@ def test_the_table_is_the_same(pair_run: RunFolder) -> None:
     with pair_run.metrics_csv.open(newline="") as file:
         rows = list(csv.DictReader(file))
     for row, line in zip(rows, read_lines(pair_run.metrics), strict=True):
-        assert row == {name: str(line[name]) for name in COLUMNS}
+        assert json.loads(row.pop("loss_terms")) == line["loss_terms"]
+        assert row == {name: str(line[name]) for name in COLUMNS if name != "loss_terms"}
 
 
 def test_tensorboard(pair_run: RunFolder) -> None:
@@ -114,8 +180,8 @@ def test_the_models_of_start_and_end(pair_run: RunFolder) -> None:
     assert start.dim == end.dim == 32
     changed = [name for name, value in end.state_dict().items() if not torch.equal(value, start.state_dict()[name])]
     assert len(changed) > 10
-    state = torch.load(pair_run.checkpoints()[-1][1] / "state.ckpt", weights_only=True)["state_dict"]
-    assert all(torch.equal(state[f"encoder.{name}"], value) for name, value in end.state_dict().items())
+    state = read_weights(pair_run.checkpoints()[-1][1])
+    assert all(torch.equal(state[name], value) for name, value in end.state_dict().items())
 
 
 def test_learning_rate(pair_run: RunFolder) -> None:

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ import pytest
 import torch
 from training_runs import Training, losses, read_lines, slowly, weights
 
-from jemb.model import Encoder, load_encoder
+from jemb.model import Encoder, load_encoder, read_weights
+from jemb.model.weights import WEIGHTS
 from jemb.run_folder import RunFolder
-from jemb.train.checkpoints import Checkpoints
+from jemb.train.checkpoints import OPTIMIZER, Checkpoints
 
 Start = Callable[..., Training]
 
@@ -81,24 +83,50 @@ def test_killed_while_writing(tmp_path: Path, start: Start, often: list[str], pa
     partial = run.checkpoint_folder / f".step-{step + 1:08d}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    (partial / "state.ckpt").write_bytes((folder / "state.ckpt").read_bytes()[:1000])
+    (partial / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:1000])
+    (run.path / ".run.json.1234567.tmp").write_text('{"half')
+    (run.path / ".scores.json.1234567.tmp").write_text("{}")
     for file in (run.metrics, run.samples, run.metrics_csv):
         lines = file.read_text().splitlines(keepends=True)
         file.write_text("".join(lines) + lines[-1][:20])
     finished = start(tmp_path / "run", often).succeed()
     assert_undisturbed(finished, pair_run)
     assert not list(run.checkpoint_folder.glob(".*")), "nothing half-written stays behind"
+    left = sorted(path.name for path in run.path.glob(".*"))
+    assert left == [".lock", ".scores.json.1234567.tmp"], "what jemb evaluate writes is not for us to remove"
 
 
-def test_a_damaged_checkpoint_is_put_aside(tmp_path: Path, start: Start, often: list[str], pair_run: RunFolder) -> None:
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [(WEIGHTS, cut), (WEIGHTS, flip), (OPTIMIZER, flip), (OPTIMIZER, Path.unlink), ("position.json", cut)],
+)
+def test_a_damaged_checkpoint_is_put_aside(
+    tmp_path: Path,
+    start: Start,
+    often: list[str],
+    pair_run: RunFolder,
+    file: str,
+    damage: Callable[[Path], None],
+) -> None:
     training = start(tmp_path / "run", often, prelude=slowly)
     training.wait_for_step(8)
     training.kill()
     damaged = training.run.checkpoints()[-1][1]
-    (damaged / "state.ckpt").write_bytes((damaged / "state.ckpt").read_bytes()[:2000])
+    damage(damaged / file)
     again = start(tmp_path / "run", often)
     assert_undisturbed(again.succeed(), pair_run)
-    assert "not a readable checkpoint" in again.output
+    assert f"{file}: not " in again.output
+    assert "going on from the checkpoint before it" in again.output
     assert len(list(damaged.parent.glob("damaged-*"))) == 1
 
 
@@ -119,6 +147,47 @@ def test_killed_alone_continued_by_two(tmp_path: Path, start: Start, often: list
     starts = run.read_record()["starts"]
     assert [entry["world_size"] for entry in starts] == [1, 2, 1]
     assert [entry["step"] for entry in starts] == sorted(entry["step"] for entry in starts)
+
+
+@pytest.fixture(scope="module")
+def run_of_two(tmp_path_factory: pytest.TempPathFactory, pair_options: list[str]) -> RunFolder:
+    """The undisturbed run on pairs, in two processes."""
+    return Training(tmp_path_factory.mktemp("undisturbed") / "two", pair_options, processes=2).succeed()
+
+
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 34))])
+def test_crashes(
+    tmp_path: Path, start: Start, often: list[str], pair_run: RunFolder, run_of_two: RunFolder, seed: int
+) -> None:
+    """Killed at one to three random moments, one process or all of them; then to the end. Every third run goes from
+    two processes to one to four, and the others stay at two."""
+    draw = random.Random(seed)
+    worlds = [2, 1, 4] if seed % 3 == 2 else [2] * draw.randint(1, 3)
+    killed = 0
+    for world in worlds:
+        training = start(tmp_path / "run", often, processes=world, prelude=slowly)
+        before = len(read_lines(training.run.metrics))
+        if joined := draw.random() < 0.5:
+            training.wait_for_step(max(before + 1, draw.randint(1, 18)))
+        else:
+            time.sleep(draw.uniform(0, 2))  # also while they join or load; those left are killed as torchrun does it
+        alone = world > 1 and draw.random() < 0.5
+        victims = [draw.randrange(world)] if alone else range(world)
+        print(f"killing {list(victims)} of {world} after step {len(read_lines(training.run.metrics))}")
+        killed += all(training.processes[rank].is_alive() for rank in victims)
+        for rank in victims:
+            training.processes[rank].kill()
+        if joined:
+            assert all(training.wait()), "the others notice, and end"
+        training.kill()
+    run = start(tmp_path / "run", often, processes=worlds[-1]).succeed()
+    assert killed == len(worlds)
+    assert run.samples.read_bytes() == pair_run.samples.read_bytes()
+    if set(worlds) == {2}:
+        assert_undisturbed(run, run_of_two)
+    else:
+        assert losses(run) == pytest.approx(losses(pair_run), abs=1e-5)
+        assert {entry["world_size"] for entry in run.read_record()["starts"]} >= {4}
 
 
 @pytest.mark.parametrize("to_group", [False, True], ids=["process", "group"])
@@ -262,9 +331,9 @@ def test_killed_before_the_longer_run_wrote_its_model(tmp_path: Path, start: Sta
     assert [step for step, _ in training.run.checkpoints()] == [4, 6]
     run = start(tmp_path / "run", longer).succeed()
     assert weights(run) != short
-    state = torch.load(run.checkpoints()[-1][1] / "state.ckpt", weights_only=True)["state_dict"]
+    state = read_weights(run.checkpoints()[-1][1])
     for name, value in load_encoder(str(run.path)).state_dict().items():
-        assert torch.equal(state[f"encoder.{name}"], value)
+        assert torch.equal(state[name], value)
 
 
 def test_a_killed_run_can_be_started_again_at_once(

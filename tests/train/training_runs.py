@@ -64,7 +64,7 @@ class Training:
     """One start of `jemb train` in `processes` processes (with torchrun's environment where there are several).
 
     pipe: what it writes goes to a pipe instead of a file. prelude: called in each process before the command; must be
-    importable.
+    importable. own: further arguments of single processes, by rank.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Training:
         *,
         pipe: bool = False,
         prelude: Callable[[], None] | None = None,
+        own: Mapping[int, Sequence[str]] | None = None,
     ) -> None:
         self.run = RunFolder(folder)
         self._output = folder.with_name(f"{folder.name}.{time.time_ns()}.out")
@@ -87,9 +88,8 @@ class Training:
         self.processes: list[BaseProcess] = []
         for rank in range(processes):
             environment = self._torchrun(rank, processes) if processes > 1 else {}
-            process = _context.Process(
-                target=_main, args=([f"output={folder}", *arguments], environment, str(self._output), prelude)
-            )
+            mine = [f"output={folder}", *arguments, *(own or {}).get(rank, [])]
+            process = _context.Process(target=_main, args=(mine, environment, str(self._output), prelude))
             process.start()
             self.processes.append(process)
 
@@ -111,7 +111,10 @@ class Training:
 
     @property
     def pid(self) -> int:
-        pid = self.processes[0].pid
+        return self.pid_of(0)
+
+    def pid_of(self, rank: int) -> int:
+        pid = self.processes[rank].pid
         assert pid is not None
         return pid
 

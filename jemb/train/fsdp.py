@@ -1,0 +1,82 @@
+"""Weights, gradients and optimiser state in shards, by torch's FSDP2 (`fully_shard`); on GPUs and on CPU processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from jemb.errors import InputError
+from jemb.train.optim import start_moments
+from jemb.train.processes import Processes
+
+ON_CPU = hasattr(torch.cpu.Stream, "record_event")
+"""Whether this torch runs FSDP2 on CPU processes: 2.6 does not, 2.13 does."""
+
+
+def make_fsdp(processes: Processes, timeout: timedelta) -> ModelParallelStrategy:
+    """Lightning's strategy for FSDP2: all processes are data-parallel. (Its FSDPStrategy is FSDP1, and GPU only.)
+
+    Raises InputError on CPU processes where this version of torch cannot do it there.
+    """
+    if processes.device.type == "cpu" and not ON_CPU:
+        raise InputError(f"strategy=fsdp on CPU needs a newer torch than {torch.__version__}; use strategy=ddp")
+    strategy = ModelParallelStrategy(
+        data_parallel_size=processes.size,
+        tensor_parallel_size=1,
+        process_group_backend="gloo" if processes.device.type == "cpu" else "nccl",
+        timeout=timeout,
+    )
+    strategy.parallel_devices = [processes.device] * processes.per_node
+    return strategy
+
+
+def shard(encoder: nn.Module, mesh: DeviceMesh) -> None:
+    """Shard each of the encoder's repeated layers, then what is left. A layer is whole only while it computes.
+
+    Gradients are averaged over the ranks once in a backward pass, however often the encoder was called before it.
+    """
+    for layer in list(_layers(encoder)):
+        fully_shard(layer, mesh=mesh)
+    fully_shard(encoder, mesh=mesh)
+
+
+def _layers(module: nn.Module) -> Iterator[nn.Module]:
+    """The members of the outermost module lists: the layers of any transformer."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            yield from child
+        else:
+            yield from _layers(child)
+
+
+class ShardedState:
+    """Weights and moments of a sharded model, put together parameter by parameter."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+
+    def start(self, steps: int) -> None:
+        start_moments(self.optimizer, (p for g in self.optimizer.param_groups for p in g["params"]), steps)
+
+    def weight(self, p: nn.Parameter) -> Tensor:
+        return _whole(p.detach())
+
+    def moment(self, p: nn.Parameter, name: str) -> Tensor:
+        return _whole(self.optimizer.state[p][name])
+
+    def set_moment(self, p: nn.Parameter, name: str, value: Tensor) -> None:
+        assert isinstance(p, DTensor)
+        shards = distribute_tensor(value.to(p.device), p.device_mesh, p.placements)
+        self.optimizer.state[p][name].to_local().copy_(shards.to_local())
+
+
+def _whole(value: Tensor) -> Tensor:
+    return value.full_tensor() if isinstance(value, DTensor) else value

@@ -1,0 +1,99 @@
+"""How processes share the work. All strategies obey one law: gradients are averaged over the ranks once a step, weights
+are fp32, the gradient norm is the global batch's before clipping. So a run may change its strategy when it goes on.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from datetime import timedelta
+from typing import Protocol
+
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from jemb.config import TrainConfig
+from jemb.errors import InputError
+from jemb.train.deepspeed import ZeroConfig, ZeroState, ZeroStrategy
+from jemb.train.fsdp import ShardedState, make_fsdp
+from jemb.train.optim import start_moments
+from jemb.train.processes import Processes
+
+
+def choose_strategy(name: str, num_processes: int) -> str:
+    """`auto`: one process needs nothing, several average gradients (ddp). The option's docstring says what each does.
+
+    Raises InputError for `single` with several processes, and for deepspeed_N where DeepSpeed is not installed.
+    """
+    if name == "single" and num_processes > 1:
+        raise InputError(f"strategy=single, but {num_processes} processes were started: use strategy=ddp")
+    if name.startswith("deepspeed") and importlib.util.find_spec("deepspeed") is None:
+        raise InputError(
+            f"strategy={name} needs DeepSpeed, which is not installed: pip install 'jemb[deepspeed]', or use "
+            "strategy=ddp or strategy=fsdp"
+        )
+    if name == "auto":
+        return "single" if num_processes == 1 else "ddp"
+    return name
+
+
+def make_strategy(config: TrainConfig, processes: Processes) -> Strategy:
+    """Lightning's object for `choose_strategy`."""
+    name = choose_strategy(config.strategy, processes.size)
+    timeout = timedelta(minutes=config.timeout_minutes)
+    if name == "single":
+        return SingleDeviceStrategy(device=processes.device)
+    if name == "fsdp":
+        return make_fsdp(processes, timeout)
+    if name.startswith("deepspeed"):
+        zero = ZeroConfig(stage=int(name[-1]), gradient_clip=config.gradient_clip)
+        return ZeroStrategy(zero, processes, timeout)
+    return DDPStrategy(
+        parallel_devices=[processes.device] * processes.per_node,
+        timeout=timeout,
+        gradient_as_bucket_view=True,
+        broadcast_buffers=False,  # ours are constants
+    )
+
+
+class State(Protocol):
+    """Whole weights and AdamW moments of single parameters, wherever a strategy keeps them.
+
+    Every call is made by all ranks together and in the same order, `start` before all others in a new process.
+    """
+
+    def start(self, steps: int) -> None:
+        """Make AdamW's state of a run that has done `steps` steps, 0 or more, with moments of 0."""
+
+    def weight(self, p: nn.Parameter) -> Tensor: ...
+
+    def moment(self, p: nn.Parameter, name: str) -> Tensor: ...
+
+    def set_moment(self, p: nn.Parameter, name: str, value: Tensor) -> None: ...
+
+
+class WholeState:
+    """Where every rank has all of it."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+
+    def start(self, steps: int) -> None:
+        start_moments(self.optimizer, (p for g in self.optimizer.param_groups for p in g["params"]), steps)
+
+    def weight(self, p: nn.Parameter) -> Tensor:
+        return p.detach()
+
+    def moment(self, p: nn.Parameter, name: str) -> Tensor:
+        return self.optimizer.state[p][name]
+
+    def set_moment(self, p: nn.Parameter, name: str, value: Tensor) -> None:
+        self.optimizer.state[p][name].copy_(value)
+
+
+def state_of(strategy: Strategy) -> State:
+    """Access to what `strategy` keeps, once Lightning has set it up."""
+    if isinstance(strategy, ZeroStrategy):
+        return ZeroState(strategy)
+    (optimizer,) = strategy.optimizers
+    return ShardedState(optimizer) if isinstance(strategy, ModelParallelStrategy) else WholeState(optimizer)

@@ -1,0 +1,197 @@
+"""Real processes that train a tiny model under one strategy, case after case, and hand back what came of it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim import SGD, Optimizer
+
+import jemb.train.module as module_file
+from jemb.config import ModelConfig, TrainConfig
+from jemb.data import Collate
+from jemb.distributed import rank, world_size
+from jemb.model import Encoder, make_tiny
+from jemb.records import Batch, Sample
+from jemb.train.build import choose_bf16, make_trainer
+from jemb.train.module import EmbeddingModule
+from jemb.train.processes import joined_processes
+from jemb.train.strategies import state_of
+
+ROWS = 8
+STEPS = 3
+WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron"]
+# Texts that come twice, within a process and across processes: the masks have something to hide.
+SAMPLES = [
+    Sample(
+        key=f"{i}",
+        query=("AMBER  twice" if i == 6 else "amber twice") if i in (1, 6) else f"{WORDS[i]} asked" + " long" * i,
+        positive=f"{WORDS[i % 5]} found",
+        negatives=(f"{WORDS[(i + 1) % 5]} found", f"{WORDS[i % 5]} Found", f"{WORDS[i]} wrong" + " more" * (i % 3)),
+    )
+    for i in range(ROWS)
+]
+SIZE = ModelConfig(vocab_size=300, hidden_size=16, num_layers=1, num_heads=2)
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["jemb.train", "strategy_ranks"])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What three steps of SGD did: the change of each weight; loss, gradient norm and hidden candidates by step.
+
+    held: numbers of the weights that this process holds between the steps. calls: collectives by kind.
+    """
+
+    changes: dict[str, Tensor] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    hidden: list[int] = field(default_factory=list)
+    held: list[int] = field(default_factory=list)
+    calls: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def all_changes(self) -> Tensor:
+        return torch.cat([change.double().flatten() for change in self.changes.values()])
+
+
+def distance(one: Outcome, other: Outcome) -> float:
+    """Norm of the difference of what was done to the weights, relative to the second's norm."""
+    assert one.changes.keys() == other.changes.keys()
+    return float((one.all_changes - other.all_changes).norm() / other.all_changes.norm())
+
+
+class Batches:
+    """The samples in another order at each step, this rank's share."""
+
+    def __init__(self, collate: Collate) -> None:
+        self.collate = collate
+
+    def __len__(self) -> int:
+        return STEPS
+
+    def __iter__(self) -> Iterator[Batch]:
+        share = ROWS // world_size()
+        for step in range(STEPS):
+            turned = SAMPLES[step:] + SAMPLES[:step]
+            mine = turned[rank() * share : (rank() + 1) * share]
+            yield self.collate(step, "data", mine, [sample.key for sample in mine])
+
+
+class Collect(lightning.Callback):
+    def __init__(self, before: dict[str, Tensor]) -> None:
+        self.before = before
+        self.outcome = Outcome()
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
+        seen = self.outcome
+        seen.losses.append(module.facts.loss)
+        seen.norms.append(module.grad_norm)
+        seen.hidden.append(module.facts.hidden_candidates)
+        seen.held.append(sum(held(p) for p in module.encoder.parameters()))
+        if module.facts.step == STEPS:
+            state = state_of(trainer.strategy)
+            for name, p in module.encoder.named_parameters():
+                seen.changes[name] = state.weight(p).cpu() - self.before[name]
+
+
+def held(p: Any) -> int:
+    """Numbers of a parameter that are in this process's memory: all, or its shard."""
+    part = p.ds_tensor if hasattr(p, "ds_tensor") else p.to_local() if hasattr(p, "to_local") else p
+    return part.numel() + (p.numel() if hasattr(p, "ds_tensor") else 0)
+
+
+def sgd(model: torch.nn.Module, *, learning_rate: float, weight_decay: float) -> Optimizer:
+    """In the place of AdamW, which hides the scale of a gradient."""
+    return SGD([p for p in model.parameters() if p.requires_grad], lr=learning_rate)
+
+
+def run_case(options: dict[str, Any], processes: Any) -> Outcome:
+    """Three steps as `jemb train` does them, but for optimiser and data."""
+    defaults = {"shards": "", "output": "", "temperature": 0.2, "margin": 0.5, "gradient_clip": None}
+    config = TrainConfig(**{**defaults, "learning_rate": 0.001, "warmup_steps": 0, "schedule": "constant", **options})
+    encoder = tiny(config.model)
+    negatives = config.num_negatives if config.objective == "triplets" else 0
+    bf16 = choose_bf16(config.precision, processes.device)
+    module = EmbeddingModule(encoder, config, max_steps=STEPS, wants_to_stop=lambda: False, bf16=bf16)
+    collect = Collect({name: p.detach().clone() for name, p in encoder.named_parameters()})
+    trainer = make_trainer(config, processes, max_steps=STEPS, callbacks=[collect])
+    encoder.train()
+    batches: Any = Batches(Collate(tokenize=encoder.tokenize, num_negatives=negatives, seed=0))
+    trainer.fit(module, batches)
+    assert len(collect.outcome.losses) == STEPS
+    return collect.outcome
+
+
+def tiny(config: ModelConfig) -> Encoder:
+    texts = [text for sample in SAMPLES for text in (sample.query, sample.positive, *sample.negatives)]
+    return make_tiny(texts, replace(SIZE, dropout=config.dropout), seed=1, max_length=24)
+
+
+def run_cases(
+    cases: Mapping[str, dict[str, Any]],
+    inside: Callable[[str], AbstractContextManager[Any]] | None = None,
+    count_calls: bool = False,
+) -> dict[str, Outcome]:
+    """Every case, in the processes of this job. inside: what to run a case in, by its name."""
+    module_file.make_optimizer = sgd
+    found = {}
+    with joined_processes("cpu", 2) as processes:
+        for name, options in cases.items():
+            profile = torch.profiler.profile() if count_calls else nullcontext()
+            with inside(name) if inside else nullcontext(), profile:
+                found[name] = run_case(options, processes)
+            if isinstance(profile, torch.profiler.profile):
+                found[name].calls.update(e.name for e in profile.events() if e.name.startswith("c10d::"))
+    return found
+
+
+def on_ranks(folder: Path, size: int, work: Callable[..., Any], *arguments: Any, seconds: float = 240) -> list[Any]:
+    """[work(*arguments) of rank 0, of rank 1, …] in `size` processes with torchrun's environment; the process group is
+    the work's to make. Raises what a rank raised, as text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    started = [
+        _context.Process(target=_rank, args=(folder, number, size, port, work, arguments)) for number in range(size)
+    ]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(seconds)
+    failed = [path.read_text() for path in sorted(folder.glob("*.error"))]
+    for process in started:
+        if process.exitcode is None:
+            process.kill()
+            failed.append("a rank did not end")
+    assert not failed, "\n".join(failed)
+    return [torch.load(folder / f"{number}.out", weights_only=False) for number in range(size)]
+
+
+def _rank(folder: Path, number: int, size: int, port: int, work: Callable[..., Any], arguments: Sequence[Any]) -> None:
+    try:
+        torch.set_num_threads(1)
+        if size > 1:
+            place = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+            os.environ.update({name: str(value) for name, value in place.items()})
+            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        torch.save(work(*arguments), folder / f"{number}.out")
+    except BaseException:
+        (folder / f"{number}.error").write_text(f"rank {number}:\n{traceback.format_exc()}")
+        os._exit(1)
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,70 @@
+"""Who gets which rows of a global batch, and in what groups they are encoded, changes nothing but time and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from training_runs import Training, losses, read_lines
+
+from jemb.app.cli import run_command
+from jemb.data import loader
+from jemb.run_folder import RunFolder
+
+Start = Callable[..., Training]
+INVARIANT = ("dataset", "hidden_candidates", "negatives_per_query", "tokens", "learning_rate")
+
+
+def assert_same_run(run: RunFolder, reference: RunFolder) -> None:
+    assert run.samples.read_bytes() == reference.samples.read_bytes()
+    assert losses(run) == pytest.approx(losses(reference), abs=1e-5)
+    for line, expected in zip(read_lines(run.metrics), read_lines(reference.metrics), strict=True):
+        assert {name: line[name] for name in INVARIANT} == {name: expected[name] for name in INVARIANT}
+        assert line["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-3)
+
+
+def deal_at_random() -> None:
+    """To each rank other rows than by length, in another order than the plan's."""
+    draws = np.random.default_rng(7)
+    orders = [draws.permutation(8) for _ in range(100)]
+    count = iter(range(100))
+
+    def deal(sizes: np.ndarray, rank: int, num_ranks: int) -> np.ndarray:
+        return orders[next(count)].reshape(num_ranks, -1)[rank]
+
+    loader.deal = deal
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("kind", ["pair", "triplet"])
+def test_the_loss_does_not_depend_on_the_order_in_the_batch(
+    tmp_path: Path, start: Start, request: pytest.FixtureRequest, kind: str, processes: int
+) -> None:
+    options, reference = request.getfixturevalue(f"{kind}_options"), request.getfixturevalue(f"{kind}_run")
+    run = start(tmp_path / "run", options, processes=processes, prelude=deal_at_random).succeed()
+    assert_same_run(run, reference)
+
+
+def test_without_dealing(tmp_path: Path, start: Start, pair_options: list[str], pair_run: RunFolder) -> None:
+    assert_same_run(start(tmp_path / "run", [*pair_options, "balance=false"], processes=2).succeed(), pair_run)
+
+
+@pytest.mark.parametrize("budget", [1, 40])
+def test_micro_batches_of_tokens(
+    tmp_path: Path, start: Start, triplet_options: list[str], triplet_run: RunFolder, budget: int
+) -> None:
+    """Each text by itself; and in groups whose number differs from process to process."""
+    run = start(tmp_path / "run", [*triplet_options, f"micro_batch_tokens={budget}"], processes=2).succeed()
+    assert_same_run(run, triplet_run)
+    paddings = [line["padding_share"] for line in read_lines(run.metrics)]
+    assert (max(paddings) == 0) is (budget == 1)
+
+
+def test_only_one_kind_of_micro_batch(
+    tmp_path: Path, pair_options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [f"output={tmp_path / 'run'}", *pair_options, "micro_batch_size=2", "micro_batch_tokens=64"]
+    assert run_command("train", options) == 2
+    assert "micro_batch_size=2 and micro_batch_tokens=64: set one of them to null" in capsys.readouterr().err
