@@ -92,7 +92,8 @@ def compare(
 def operations(encoder: Encoder, tokens: np.ndarray) -> float:
     """Floating-point operations of the matrix products in all layers, for texts of so many tokens each."""
     config = encoder.backbone.config
-    width, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    width, layers = config.hidden_size, config.num_hidden_layers
+    inner = config.d_ff if config.model_type == "t5" else config.intermediate_size
     linear = 2 * (4 * width * width + 2 * width * inner) * tokens.sum()
     attention = 4 * width * (tokens.astype(float) ** 2).sum()
     return float(layers * (linear + attention))

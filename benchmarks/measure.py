@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -46,6 +47,7 @@ def run(command: Sequence[str | Path], *, environment: dict[str, str] | None = N
     seconds = time.perf_counter() - began
     thread.join()
     if process.returncode:
+        print(output, file=sys.stderr)
         raise subprocess.CalledProcessError(process.returncode, list(map(str, command)), output)
     return Cost(seconds, _children_cpu() - before, peaks[0], peaks[1])
 
