@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -11,6 +11,7 @@ help:
 	@echo "make test    the tests (RUN='-m slow' for the slow ones)"
 	@echo "make check   format, lint, types, import contract, tests"
 	@echo "make format  rewrite the code in the project's format"
+	@echo "make docs    the documentation as a site, docs/_build/index.html"
 
 $(BIN)/jemb: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"jemb needs Python 3.11 or newer, this is {sys.version.split()[0]}")'
@@ -26,7 +27,7 @@ demo: $(BIN)/jemb
 	$(BIN)/jemb demo output=demo
 
 test: $(VENV)/.dev
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(RUN)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup $(RUN)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -39,5 +40,9 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build
+	@echo docs/_build/index.html
+
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .hypothesis
+	rm -rf build docs/_build dist *.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""`jemb inspect`: what is in these shards, or how far this run has come, as text.
+"""`jemb inspect`: what is in these shards, or how far these runs have come, as text.
 
 Reads what `shards/` and `train/` wrote; changes nothing, except that `index=true` adds index and manifest to tars.
 """
@@ -6,31 +6,50 @@ Reads what `shards/` and `train/` wrote; changes nothing, except that `index=tru
 from __future__ import annotations
 
 import datetime
-import json
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from jemb.config import InspectConfig
 from jemb.errors import InputError
+from jemb.records import Sample
 from jemb.run_folder import RunFolder, is_run
 from jemb.shards import ShardReader, adopt, open_datasets
+from jemb.shards.duplicates import KINDS, Duplicates, count_duplicates, equal_shards
+from jemb.tables.places import is_url
 
 LENGTH_SAMPLES = 1000
 """Samples of a data set, evenly spaced, from which the lengths are estimated."""
 
+Lengths = Callable[[Sequence[str]], np.ndarray]
+"""Texts -> their lengths in tokens."""
+
 
 def inspect(config: InspectConfig) -> str:
     """The report to print. Raises InputError where there is nothing known, and with `verify` for the first damage."""
-    path = Path(config.path)
-    if not path.exists():
-        raise InputError(f"path={path}: no such file or folder")
-    if config.index:
-        adopt(path)
-    if is_run(path):
-        return describe_run(RunFolder(path))
-    readers = open_datasets(path)
-    parts = [describe_dataset(reader, config.samples) for reader in readers.values()]
+    if is_url(config.path):
+        if config.index:
+            raise InputError(f"path={config.path}: index=true adds files to a folder; wanted one on this machine")
+    else:
+        path = Path(config.path).expanduser()
+        if not path.exists():
+            raise InputError(f"path={path}: no such file or folder")
+        if config.index:
+            adopt(path)
+        if is_run(path):
+            return describe_run(RunFolder(path))
+        if path.is_dir() and (runs := [RunFolder(inner) for inner in sorted(path.iterdir()) if is_run(inner)]):
+            return "\n".join(summary_of(run) for run in runs)
+    readers = open_datasets(config.path, whole_shards=False)
+    tokens = None if config.tokenizer is None else _token_lengths(config.tokenizer)
+    repeated = count_duplicates(readers) if config.duplicates else {}
+    parts = [
+        describe_dataset(reader, config.samples, tokens=tokens, repeated=repeated.get(name))
+        for name, reader in readers.items()
+    ]
+    parts += [f"the same bytes: {', '.join(group)}" for group in equal_shards(readers)]
     if config.verify:
         for reader in readers.values():
             reader.verify()
@@ -40,8 +59,10 @@ def inspect(config: InspectConfig) -> str:
     return "\n\n".join(parts)
 
 
-def describe_dataset(reader: ShardReader, num_samples: int) -> str:
-    """Counts, the funnel that made it, lengths in characters, and its first samples."""
+def describe_dataset(
+    reader: ShardReader, num_samples: int, *, tokens: Lengths | None = None, repeated: Duplicates | None = None
+) -> str:
+    """Counts, the funnel that made it, lengths, duplicates where they were counted, and its first samples."""
     manifest = reader.manifest
     lines = [
         f"{manifest.name}: {manifest.num_samples:,} {manifest.kind} in {len(manifest.shards)} shards, "
@@ -52,13 +73,10 @@ def describe_dataset(reader: ShardReader, num_samples: int) -> str:
         drops = ", ".join(f"{reason} {count:,}" for reason, count in stage.dropped.items() if count) or "nothing"
         lines.append(f"  {stage.name:<16} kept {stage.kept:>12,}   dropped {drops}")
     rows = np.linspace(0, len(reader) - 1, min(len(reader), LENGTH_SAMPLES)).astype(int)
-    samples = [reader.read(int(row)) for row in rows]
-    for name in ("query", "positive"):
-        lengths = np.percentile([len(getattr(sample, name)) for sample in samples], [5, 50, 95])
-        lines.append(
-            f"  {name + ' length':<16} {lengths[0]:,.0f} / {lengths[1]:,.0f} / {lengths[2]:,.0f} characters "
-            "(5 %, median, 95 %)"
-        )
+    lines += _lengths([reader.read(int(row)) for row in rows], tokens)
+    if repeated:
+        lines.append(f"  {'come again':<16} {_counted(repeated.within)}")
+        lines.append(f"  {'in sets before':<16} {_counted(repeated.earlier)}")
     for row in range(min(num_samples, len(reader))):
         sample = reader.read(row)
         lines.append(f"  {sample.key}  query:    {_short(sample.query)}")
@@ -68,10 +86,11 @@ def describe_dataset(reader: ShardReader, num_samples: int) -> str:
 
 
 def describe_run(run: RunFolder) -> str:
-    """Objective, data, progress, the latest loss and scores."""
+    """Objective, data, progress, the latest loss, evaluations and scores."""
     record, metrics = run.read_record(), run.read_metrics()
-    steps = metrics[-1]["step"] if metrics else 0
-    lines = [f"{run.path}: {record['objective']}, {record['status']}, step {steps} of {record['max_steps']}"]
+    lines = [summary_of(run)]
+    if source := record.get("started_from"):
+        lines.append(f"  started from {source}")
     for name, data in record["datasets"].items():
         lines.append(
             f"  data set {name}: {data['num_samples']:,} {data['kind']}, {100 * data['share']:.1f} % of the batches"
@@ -85,10 +104,65 @@ def describe_run(run: RunFolder) -> str:
         rate = np.median([line["tokens_per_second"] for line in last])
         lines.append(f"  last {len(last)} steps: loss {loss:.4f}, {rate:,.0f} tokens/s")
     lines.append(f"  checkpoints: {', '.join(str(step) for step, _ in run.checkpoints()) or 'none'}")
-    if run.scores.exists():
-        for task, scores in json.loads(run.scores.read_text()).items():
-            lines.append(f"  {task}: " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
+    for evaluation in run.read_evaluations()[-3:]:
+        lines.append(f"  evaluated after step {evaluation['step']}: {evaluation.get('value', float('nan')):.2f}")
+    for task, scores in run.read_scores().items():
+        lines.append(f"  {task}: " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
     return "\n".join(lines)
+
+
+def summary_of(run: RunFolder) -> str:
+    """One line: objective, status, how far it has come; of one that is not finished also since when it stands there."""
+    record, metrics = run.read_record(), run.read_metrics()
+    steps = metrics[-1]["step"] if metrics else 0
+    line = f"{run.path}: {record['objective']}, {record['status']}, step {steps} of {record['max_steps']}"
+    if metrics and record["status"] != "finished":
+        line += f", the last step {_ago(time.time() - metrics[-1]['time'])} ago"
+    return line
+
+
+def _token_lengths(name: str) -> Lengths:
+    """Of the tokenizer of a run (finished or not), a model folder or a Hub name."""
+    from jemb.model import Tokenize  # seconds to import
+    from jemb.model.layout import read_layout
+    from jemb.model.load import find_folder, load_tokenizer
+    from jemb.model.quiet import quiet
+
+    path = Path(name).expanduser()
+    folder = RunFolder(path).start if is_run(path) else find_folder(name)
+    with quiet():
+        tokenize = Tokenize(load_tokenizer(read_layout(folder).transformer), max_length=10**6)
+    return lambda texts: np.asarray(tokenize(texts).attention_mask.sum(1).numpy())
+
+
+def _lengths(samples: Sequence[Sample], tokens: Lengths | None) -> list[str]:
+    """A line for each kind of text and unit, from these samples."""
+    sides = {"query": [sample.query for sample in samples], "positive": [sample.positive for sample in samples]}
+    if negatives := [text for sample in samples for text in sample.negatives]:
+        sides["negative"] = negatives
+    lines = []
+    for name, texts in sides.items():
+        units = {"characters": np.array([len(text) for text in texts])}
+        if tokens:
+            units["tokens"] = tokens(texts)
+        for unit, lengths in units.items():
+            low, middle, high = np.percentile(lengths, [5, 50, 95])
+            lines.append(
+                f"  {name + ' length':<16} {low:,.0f} / {middle:,.0f} / {high:,.0f} {unit} (5 %, median, 95 %), "
+                f"longest {lengths.max():,}"
+            )
+    return lines
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{counts[kind]:,} {kind}" for kind in KINDS)
+
+
+def _ago(seconds: float) -> str:
+    for name, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {name}"
+    return f"{max(0.0, seconds):.0f} s"
 
 
 def _short(text: str, width: int = 100) -> str:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
+import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jemb.errors import InputError
-from jemb.files import read_json
+from jemb.files import read_json, write_json
+
+log = logging.getLogger(__name__)
 
 CHECKPOINT = re.compile(r"step-(\d{8})")
 
@@ -50,8 +56,13 @@ class RunFolder:
         return self.path / "samples.jsonl"
 
     @property
+    def evaluations(self) -> Path:
+        """With `evaluation.tasks`: one JSON line for each evaluation while training."""
+        return self.path / "evaluations.jsonl"
+
+    @property
     def scores(self) -> Path:
-        """What `jemb evaluate model=RUN` found: {task: {metric: percent}}."""
+        """What `jemb evaluate model=RUN` found, and of which model: `read_scores` and `keep_scores`."""
         return self.path / "scores.json"
 
     @property
@@ -65,11 +76,16 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def logs(self) -> Path:
+        """What each process of each start wrote, where launch/slurm_train.sh started them."""
+        return self.path / "logs"
+
+    @property
     def names(self) -> set[str]:
         """All names that a run may have in its folder, hidden ones apart."""
         known = (
-            self.config, self.record, self.metrics, self.metrics_csv, self.tensorboard, self.samples, self.scores,
-            self.start, self.model, self.checkpoint_folder,
+            self.config, self.record, self.metrics, self.metrics_csv, self.tensorboard, self.samples, self.evaluations,
+            self.scores, self.start, self.model, self.logs, self.checkpoint_folder,
         )  # fmt: skip
         return {path.name for path in known}
 
@@ -84,6 +100,44 @@ class RunFolder:
         found = [(CHECKPOINT.fullmatch(path.name), path) for path in self.checkpoint_folder.iterdir()]
         return sorted((int(match[1]), path) for match, path in found if match)
 
+    def model_identity(self) -> str:
+        """Digest of the weights in `model/`: changes when the run has gone on to a newer model. "" without a model."""
+        digest = hashlib.sha256()
+        weights = sorted(self.model.glob("*.safetensors"))
+        for path in weights:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest() if weights else ""
+
+    def read_scores(self) -> dict[str, dict[str, float]]:
+        """{task: {metric: percent}} that `model/` got; none where it has no scores, or these are of an older model."""
+        if not self.scores.is_file():
+            return {}
+        known = read_json(self.scores)
+        if not isinstance(known, dict):
+            raise InputError(f"{self.scores}: holds no scores of `jemb evaluate`")
+        if "model" not in known:  # written before the model was named in it
+            return known
+        return known["scores"] if known["model"].get("sha256") == self.model_identity() else {}
+
+    def keep_scores(self, scores: Mapping[str, Mapping[str, float]], identity: str) -> None:
+        """Add the scores of the model of that `model_identity` to those kept.
+
+        Any number of processes may do so at once. Scores of an older model go. Where the run has gone on to a newer one
+        meanwhile, nothing is kept.
+        """
+        with (self.path / ".scores.lock").open("a") as lock:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX)
+            except OSError:
+                log.debug("%s: a file system without locks", self.path)
+            if identity != self.model_identity():
+                log.warning("%s: has a newer model than the one scored; %s is left as it is", self.path, self.scores)
+                return
+            step = self.read_record().get("model_step")
+            kept = {**self.read_scores(), **scores}
+            write_json(self.scores, {"model": {"step": step, "sha256": identity}, "scores": kept})
+
     def read_record(self) -> dict[str, Any]:
         record = read_json(self.record)
         if not isinstance(record, dict):
@@ -92,10 +146,17 @@ class RunFolder:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All whole lines of metrics.jsonl; a line cut off by a kill is left out."""
-        if not self.metrics.exists():
-            return []
-        lines = self.metrics.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return _whole_lines(self.metrics)
+
+    def read_evaluations(self) -> list[dict[str, Any]]:
+        """The same of evaluations.jsonl."""
+        return _whole_lines(self.evaluations)
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 def is_run(path: Path) -> bool:

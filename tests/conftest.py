@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +16,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from jemb.records import Sample
 from jemb.shards import ShardWriter
+
+if TYPE_CHECKING:
+    from object_store import FaultyProxy
 
 WORDS = [
     "amber",
@@ -59,10 +63,10 @@ def write_shards(folder: Path, name: str, samples: list[Sample], shard_samples: 
 
 @pytest.fixture(scope="session")
 def make_dataset() -> Callable[..., Path]:
-    """make_dataset(parent, "name", 40, negatives=0): a data set of that many samples in parent/name."""
+    """make_dataset(parent, "name", 40, negatives=0, shard_samples=16): a data set of 40 samples in parent/name."""
 
-    def make(parent: Path, name: str, size: int, negatives: int = 0) -> Path:
-        return write_shards(parent / name, name, make_samples(name, size, negatives))
+    def make(parent: Path, name: str, size: int, negatives: int = 0, shard_samples: int = 16) -> Path:
+        return write_shards(parent / name, name, make_samples(name, size, negatives), shard_samples)
 
     return make
 
@@ -105,3 +109,29 @@ def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         T5ForConditionalGeneration(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_port() -> Iterator[int]:
+    """Port of an S3 server on loopback with an empty bucket."""
+    pytest.importorskip("moto")
+    pytest.importorskip("s3fs")
+    from object_store import s3_server
+
+    with s3_server() as port:
+        yield port
+
+
+@pytest.fixture
+def proxy(s3_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultyProxy]:
+    """A proxy before it, to which s3:// leads from here on, also for processes that are started; and a new cache."""
+    import fsspec
+    from object_store import CREDENTIALS, FaultyProxy
+
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # it would know the address of another test's
+    faulty = FaultyProxy(s3_port)
+    for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": faulty.url, "JEMB_CACHE": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
+    yield faulty
+    faulty.shutdown()
+    faulty.server_close()

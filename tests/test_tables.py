@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from fsspec.registry import _registry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -294,6 +295,7 @@ def test_places_where_nothing_is_are_named(place: str, wanted: str) -> None:
 
 def test_a_file_system_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
+    monkeypatch.delitem(_registry, "s3", raising=False)  # another test may have used it
     with pytest.raises(InputError, match=r"s3://bucket/a\.jsonl: Install s3fs"):
         look("s3://bucket/a.jsonl")
 

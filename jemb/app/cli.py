@@ -12,18 +12,23 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from jemb import __version__
 from jemb.app.compose import compose_config
+from jemb.app.show import show
 from jemb.config import (
+    CompletionConfig,
     DemoConfig,
     EvaluateConfig,
     ExportConfig,
     InspectConfig,
+    NewConfig,
     PrepareConfig,
     TrainConfig,
     describe,
+    option_kinds,
     suggest,
 )
 from jemb.errors import Failure, InputError
@@ -37,6 +42,8 @@ class Command:
 
     config: type
     example: str
+    positional: str | None = None
+    """The option that a first argument without `=` gives."""
 
     @property
     def summary(self) -> str:
@@ -51,7 +58,9 @@ COMMANDS = {
         EvaluateConfig, "jemb evaluate model=runs/pairs 'tasks=[sts:sts.jsonl,retrieval:beir]' output=scores.json"
     ),
     "export": Command(ExportConfig, "jemb export run=runs/pairs output=my-model"),
-    "inspect": Command(InspectConfig, "jemb inspect path=shards"),
+    "inspect": Command(InspectConfig, "jemb inspect shards", positional="path"),
+    "new": Command(NewConfig, "jemb new my-model", positional="path"),
+    "completion": Command(CompletionConfig, "jemb completion bash", positional="shell"),
 }
 
 
@@ -66,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"jemb {__version__}")
         return DONE
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        _print_help(general_help())
+        show(general_help())
         return DONE if arguments else WRONG_INPUT
     name = arguments[0]
     if name not in COMMANDS:
@@ -78,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_command(name: str, arguments: Sequence[str]) -> int:
     """Run one command. `--help` shows its options; `--debug` shows tracebacks; `--flag` means flag=true."""
     if "-h" in arguments or "--help" in arguments:
-        _print_help(command_help(name))
+        show(command_help(name))
         return DONE
     debug = "--debug" in arguments
     # Before torch is imported: threads that wait actively for a core that somebody else uses cost up to 10 x the time.
@@ -89,18 +98,15 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     )
     logging.getLogger("jemb").setLevel((logging.DEBUG if debug else logging.INFO) if is_first else logging.ERROR)
     try:
-        overrides = [a.removeprefix("--") + "=true" if a.startswith("--") and "=" not in a else a for a in arguments]
-        overrides = [override for override in overrides if override != "debug=true"]
-        config: Any = compose_config(name, COMMANDS[name].config, overrides)
+        config: Any = compose_config(name, COMMANDS[name].config, _overrides(name, arguments))
         run: Any = importlib.import_module(f"jemb.app.{name}").run
         return int(run(config) or DONE)
     except (InputError, Failure, OSError) as error:
         if debug:
             traceback.print_exc()
         elif is_first or isinstance(error, OSError):  # what all processes find is said once
-            hint = FULL if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-            print(f"jemb {name}: {error}{hint}", file=sys.stderr)
-        code = WRONG_INPUT if isinstance(error, InputError) else FAILED
+            print(f"jemb {name}: {_said(error)}", file=sys.stderr)
+        code = WRONG_INPUT if isinstance(error, InputError | PermissionError) else FAILED
         if _is_one_of_many():
             # gloo's threads can wait for ever for the interpreter that frees them while an error unwinds.
             sys.stdout.flush()
@@ -114,16 +120,41 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         return INTERRUPTED
 
 
+def _said(error: Exception) -> str:
+    """The message of an expected error, with the way out where the system's own has none."""
+    if isinstance(error, PermissionError):
+        return f"{error.filename}: may not be read or written ({error.strerror}); use another path, or get the rights"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error}{FULL}"
+    return str(error)
+
+
+def _overrides(name: str, arguments: Sequence[str]) -> list[str]:
+    """The arguments as `option=value`: `--flag` is flag=true, `--option=value` does too, and a command that is about
+    one thing takes that first without its name."""
+    kinds, positional = option_kinds(COMMANDS[name].config), COMMANDS[name].positional
+    overrides: list[str] = []
+    for before, argument in pairwise(["", *arguments]):
+        option = before.removeprefix("--").replace("-", "_")
+        if argument == "--debug" or argument.startswith("--config-dir="):
+            overrides += [argument] if "=" in argument else []
+        elif "=" in argument:
+            overrides.append(argument.removeprefix("--"))
+        elif argument.startswith("--"):
+            overrides.append(argument.removeprefix("--") + "=true")
+        elif before.startswith("--") and "=" not in before and kinds.get(option, "true|false") != "true|false":
+            raise InputError(f"'{before} {argument}': wanted {option}={argument}")
+        elif positional:
+            overrides.append(f"{positional}={argument}")
+            positional = None
+        else:
+            raise InputError(f"'{argument}': wanted option=value, as in: {COMMANDS[name].example}")
+    return overrides
+
+
 def _is_one_of_many() -> bool:
     """Whether this is one of several processes of a job (under torchrun or srun)."""
     return int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1
-
-
-def _print_help(text: str) -> None:
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # `jemb … --help | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def general_help() -> str:

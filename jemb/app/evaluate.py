@@ -1,14 +1,31 @@
-"""`jemb evaluate`."""
+"""`jemb evaluate`, also as `torchrun … -m jemb.app.evaluate`: all processes encode, the first does the rest."""
 
+import os
 import sys
+from dataclasses import replace
 
 from jemb.config import EvaluateConfig
+
+PATIENCE_MINUTES = 24 * 60
+"""How long the other processes wait while the first searches and scores; that one has died is noticed at once."""
 
 
 def run(config: EvaluateConfig) -> None:
     from jemb.evaluate import evaluate, table
+    from jemb.mirror import local_copy, written_file
 
-    print(table(evaluate(config)))
+    if all(int(os.environ.get(name, "1")) <= 1 for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")):
+        with written_file(config.output) as output:
+            models = [local_copy(model) for model in config.model]
+            print(table(evaluate(replace(config, model=models, output=output))))
+        return
+    from jemb.evaluate.distributed import evaluate_together
+    from jemb.train.peers import answering
+    from jemb.train.processes import joined_processes
+
+    with joined_processes(config.device, PATIENCE_MINUTES), answering(PATIENCE_MINUTES, "Start it again"):
+        if (found := evaluate_together(config)) is not None:
+            print(table(found))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """`jemb export`."""
 
 import sys
+from dataclasses import replace
 
 from jemb.config import ExportConfig
 
 
 def run(config: ExportConfig) -> None:
     from jemb.export import export
+    from jemb.mirror import local_copy, written_to
 
-    export(config)
+    with written_to(config.output, anew=True) as output:
+        export(replace(config, run=local_copy(config.run), output=output))
 
 
 if __name__ == "__main__":

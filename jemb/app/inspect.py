@@ -6,9 +6,10 @@ from jemb.config import InspectConfig
 
 
 def run(config: InspectConfig) -> None:
+    from jemb.app.show import show
     from jemb.inspect import inspect
 
-    print(inspect(config))
+    show(inspect(config))
 
 
 if __name__ == "__main__":

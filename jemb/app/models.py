@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -12,6 +13,8 @@ import numpy as np
 from jemb.config import ConsistencyConfig, CrossEncoderConfig, MineConfig, PrepareConfig
 from jemb.evaluate.texts import evaluation_texts
 from jemb.prepare import Encode, Score, Tools
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from jemb.model import Encoder
@@ -64,6 +67,8 @@ class _MakeEncoder:
         from jemb.model import find_auxiliary, load_encoder
 
         encoder = load_encoder(find_auxiliary(name), max_length=self.max_length)
+        if encoder.prompts:
+            log.warning("%s: its prompts are not put before the texts: %s", name, encoder.prompts)
         return _TextEncoder(encoder, "cuda" if torch.cuda.is_available() else "cpu", self.batch_tokens)
 
 

@@ -1,14 +1,30 @@
 """`jemb train`, also as `torchrun … -m jemb.app.train`."""
 
+import os
 import sys
+from typing import TYPE_CHECKING
 
 from jemb.config import TrainConfig
 
+if TYPE_CHECKING:
+    from jemb.train import EvaluationTools
+
 
 def run(config: TrainConfig) -> None:
-    from jemb.train import train
+    from jemb.train import dry_run, train
 
-    train(config)
+    if not config.dry_run:
+        train(config, _tools() if config.evaluation.tasks else None)
+    elif os.environ.get("RANK", "0") == "0":
+        print(dry_run(config))
+
+
+def _tools() -> "EvaluationTools":
+    from jemb.evaluate import load_tasks
+    from jemb.evaluate.vectors import Prompts
+    from jemb.train import EvaluationTools
+
+    return EvaluationTools(load_tasks, Prompts)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,14 @@
 `app/` fills them, and `parse` refuses unknown keys, wrong types and values out of range with an `InputError`.
 """
 
-from jemb.config.commands import DemoConfig, EvaluateConfig, ExportConfig, InspectConfig
+from jemb.config.commands import (
+    CompletionConfig,
+    DemoConfig,
+    EvaluateConfig,
+    ExportConfig,
+    InspectConfig,
+    NewConfig,
+)
 from jemb.config.parse import describe, option_kinds, option_names, parse, suggest
 from jemb.config.prepare import (
     ConsistencyConfig,
@@ -19,30 +26,36 @@ from jemb.config.prepare import (
     OverlapConfig,
     PrepareConfig,
     RayConfig,
+    SourceConfig,
 )
-from jemb.config.train import ModelConfig, TrainConfig
+from jemb.config.train import EvaluationConfig, LossWeights, ModelConfig, TrainConfig
 from jemb.config.types import DuplicateSide, Sides, StageName
 
 __all__ = [
+    "CompletionConfig",
     "ConsistencyConfig",
     "CrossEncoderConfig",
     "DecontaminateConfig",
     "DemoConfig",
     "DuplicateSide",
     "EvaluateConfig",
+    "EvaluationConfig",
     "ExactConfig",
     "ExportConfig",
     "FieldsConfig",
     "InspectConfig",
     "LanguageConfig",
+    "LossWeights",
     "MineConfig",
     "ModelConfig",
     "NearDuplicatesConfig",
     "NegationConfig",
+    "NewConfig",
     "OverlapConfig",
     "PrepareConfig",
     "RayConfig",
     "Sides",
+    "SourceConfig",
     "StageName",
     "TrainConfig",
     "describe",

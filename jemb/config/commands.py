@@ -1,33 +1,49 @@
-"""Options of `jemb evaluate`, `export`, `inspect` and `demo`."""
+"""Options of `jemb evaluate`, `export`, `inspect`, `new`, `completion` and `demo`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from jemb.config.types import STRICT, Positive, Seed, Strings
+from jemb.config.train import Widths
+from jemb.config.types import STRICT, Positive, PositiveReal, Seed, Strings
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Score a model on local files."""
+    """Score a model, or several side by side, on local files and on mteb's tasks."""
 
     __pydantic_config__ = STRICT
 
-    model: str
+    model: Strings
     """A run folder of `jemb train`, an exported or sentence-transformers folder, a Hugging Face name, or `bm25`
-    (retrieval only)."""
+    (retrieval and reranking only). Several as `model=[runs/a,runs/b,bm25]`: the others are compared with the first."""
     tasks: Strings
-    """`sts:FILE`, `retrieval:BEIR_DIR`, `negation:FILE`; files as `.jsonl`, `.tsv`, `.csv` (also `.gz`), `.parquet`.
-    Where a BEIR folder has several judgements: `retrieval:BEIR_DIR/qrels/dev.tsv`."""
+    """`sts:FILE` (fields sentence1, sentence2, score), `retrieval:BEIR_DIR` (corpus.jsonl: _id, title, text;
+    queries.jsonl: _id, text; qrels/test.tsv: query id, passage id, relevance; or one of several judgements as
+    `retrieval:BEIR_DIR/qrels/dev.tsv`), `reranking:FILE` (query, and positive and negative, lists of texts),
+    `negation:FILE` (anchor, entailment, negative; or query, positive, negative), and by mteb `mteb:TASK`,
+    `mteb:TASK:SUBSET` or a benchmark, in quotes where its name has a comma: 'tasks=["mteb:MTEB(eng, v2)",sts:FILE]'.
+    Files are `.jsonl`, `.tsv` or `.csv` (each also `.gz`) or `.parquet`."""
     output: str
-    """JSON file: for each task its metrics in percent."""
+    """JSON file: for each task its metrics in percent; for several models that, intervals and differences by model.
+    Beside it `report.html`, and a folder of its name with a JSON file for each model and task that mteb reads."""
+    widths: Widths = field(default_factory=list)
+    """Score also the first so many numbers of each vector, as `METRIC@WIDTH`: `widths=[64,128]`. For models trained
+    with `matryoshka_widths`."""
+    bootstrap: Annotated[int, Field(ge=0)] = 1000
+    """Bootstrap samples behind each confidence interval; 0: no intervals."""
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Confidence level of the intervals."""
+    seed: Seed = 0
+    """Seed of the bootstrap samples."""
     batch_size: Positive = 64
     """Texts encoded at once."""
     max_length: Annotated[int, Field(ge=2)] | None = None
-    """Tokens a text is cut at; null: the model's own."""
+    """Tokens a text is cut at; null: the model's own, as in its published scores."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to encode."""
 
@@ -42,23 +58,82 @@ class ExportConfig:
     """Run folder of `jemb train`."""
     output: str
     """Folder to write; must not exist or be empty."""
+    onnx: bool = False
+    """Also write `onnx/model.onnx` for onnxruntime, checked like the rest. Needs `pip install 'jemb[onnx]'`."""
+    truncate_dim: Positive | None = None
+    """Whoever loads the folder gets the first so many numbers of each vector; null: all that the run's model gives. For
+    models trained with `matryoshka_widths`."""
+    prompts: dict[str, str] = field(default_factory=dict)
+    """A text that sentence-transformers puts before inputs of a kind, `prompts.query='query: '` (`encode_query` takes
+    `query`, `encode_document` takes `document`), beside those the run was trained with, which are always there. For
+    models whose training texts began so by themselves."""
+    license: str | None = None
+    """Licence of the model for its card, as the Hugging Face Hub names it: `apache-2.0`, `cc-by-4.0`, …"""
+    power_watts: PositiveReal | None = None
+    """Mean power of all devices that trained, together, for the energy in the card; null: the card has no figure."""
+    carbon_intensity: PositiveReal | None = None
+    """Grams of CO2-equivalent for a kWh where it was trained, for the emissions in the card; needs `power_watts`."""
+    push_to_hub: str | None = None
+    """Also upload the folder to this repository of the Hugging Face Hub, `USER/NAME`, made where there is none."""
+    private: bool = False
+    """Make that repository a private one; one that is there stays as it is."""
+
+    def __post_init__(self) -> None:
+        if self.license and not re.fullmatch(r"[a-z0-9.+-]+", self.license):
+            raise ValueError(
+                f"license={self.license}: wanted the Hub's name of it, as apache-2.0, mit, cc-by-4.0 or other "
+                "(https://huggingface.co/docs/hub/repositories-licenses)"
+            )
+        if self.push_to_hub and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.push_to_hub):
+            raise ValueError(f"push_to_hub={self.push_to_hub}: wanted USER/NAME or ORGANISATION/NAME")
+        if self.carbon_intensity and not self.power_watts:
+            raise ValueError("carbon_intensity needs power_watts: emissions are energy times intensity")
+        if self.private and not self.push_to_hub:
+            raise ValueError("private=true says nothing without push_to_hub=USER/NAME")
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
-    """Show what is in shards or in a run."""
+    """Show what is in shards, or how far a run has come."""
 
     __pydantic_config__ = STRICT
 
     path: str
-    """Shards, one data set, or a run folder."""
+    """Shards, one data set, or a run folder; `jemb inspect DIR` is short for `jemb inspect path=DIR`."""
     samples: Annotated[int, Field(ge=0)] = 3
     """Samples to show from each data set."""
+    tokenizer: str | None = None
+    """Also show lengths in tokens: of this model's tokenizer (a run, a model folder or a Hugging Face name)."""
+    duplicates: bool = False
+    """Read everything and count samples whose texts come more than once, within a data set and between them. 24 bytes
+    of memory a sample."""
     verify: bool = False
     """Read everything and compare checksums with the manifest."""
     index: bool = False
     """Build index and manifest for a folder of tars made by others (`jemb inspect --index path=DIR`). Each sample must
     be one `KEY.json` member; `jemb prepare` reads the rest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewConfig:
+    """Start a project of your own: a folder with example data, settings and the commands to run."""
+
+    __pydantic_config__ = STRICT
+
+    path: str
+    """Folder to make; must not exist or be empty. `jemb new DIR` is short for `jemb new path=DIR`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionConfig:
+    """Print the shell code that completes commands, options and their values."""
+
+    __pydantic_config__ = STRICT
+
+    shell: Literal["bash", "zsh", "fish"]
+    """Whose; `jemb completion bash` is short for `jemb completion shell=bash`. To use it, put into the start file:
+    `eval "$(jemb completion bash)"` in ~/.bashrc; `eval "$(jemb completion zsh)"` in ~/.zshrc, after `compinit`;
+    `jemb completion fish | source` in ~/.config/fish/config.fish."""
 
 
 @dataclass(frozen=True, kw_only=True)

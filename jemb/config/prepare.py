@@ -64,6 +64,8 @@ class SourceConfig:
     """A text that every sample gets as its field FIELD."""
     limit: Positive | None = None
     """Take the first rows only, so many; null: all."""
+    license: str | None = None
+    """Licence of the data, for the record: it is carried into the manifest, the run and the card of the model."""
 
 
 @dataclass(frozen=True, kw_only=True)

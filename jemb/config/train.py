@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from jemb.config.types import STRICT, Positive, PositiveReal, Seed
+from jemb.config.types import STRICT, Positive, PositiveReal, Seed, Strings
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Widths = Annotated[list[Positive], BeforeValidator(lambda value: [value] if isinstance(value, int | str) else value)]
@@ -38,6 +38,48 @@ class LossWeights:
     positive_margin: Weight = 0.0
     """Triplets: the positive is nearer to its query than to the query's negatives, by `margin`. Not in the paper; it is
     what its HardNegation test measures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Evaluation while training, which chooses the step whose weights become the model. Does not change the training.
+
+    Scores are those of `jemb evaluate`, and texts are encoded by all processes; the first one reads the tasks' files.
+    """
+
+    __pydantic_config__ = STRICT
+
+    tasks: Strings = field(default_factory=list)
+    """What to evaluate on, as for `jemb evaluate`: `sts:FILE`, `retrieval:BEIR_DIR`, `mteb:TASK`, …; none: no
+    evaluation, and the model is that of the last step. Vectors are computed by all processes; what the first one does
+    alone, search and scores, may take up to `timeout_minutes`."""
+    every: Positive | None = None
+    """Steps between evaluations, each of which comes with a checkpoint; null: `checkpoint_every`. There is also one
+    before the first step, which takes no part in the choice, and one after the last."""
+    metric: str | None = None
+    """What chooses the best step, the higher the better: `TASK/METRIC`, with the task as in `tasks`
+    (`sts:dev.jsonl/spearman`). null: the mean of the tasks' main metrics (spearman of sts, ndcg_at_10 of retrieval, map
+    of reranking, hard_negation, mteb's main score), which the log and run.json name."""
+    patience: Positive | None = None
+    """Evaluations without a better value after which the run ends as finished; null: it goes on to `max_steps`."""
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("every", "metric", "patience") if getattr(self, name) is not None]
+        if given and not self.tasks:
+            raise ValueError(f"evaluation.{given[0]} without evaluation.tasks: give what to evaluate on")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptsConfig:
+    """Texts put before the two sides of a sample, in training, in evaluation and by whoever uses the model."""
+
+    __pydantic_config__ = STRICT
+
+    query: str | None = None
+    """Put before each query, as `prompts.query='query: '`; null: what the model it starts from has as `query`, else
+    nothing."""
+    document: str | None = None
+    """Put before each positive and negative; null: what the model it starts from has as `document`, else nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,15 +119,19 @@ class TrainConfig:
     __pydantic_config__ = STRICT
 
     shards: str
-    """Output folder of `jemb prepare` (every data set in it), or the folder of one data set."""
+    """Output folder of `jemb prepare` (every data set in it), or the folder of one data set; or its URL (`s3://…`,
+    `gs://…`, `https://…`): then shards are fetched whole into a cache that all processes of a machine share."""
     output: str
-    """Run folder. The same command on the same folder continues where it stopped."""
+    """Run folder. The same command on the same folder continues where it stopped. With a URL, the run works in a folder
+    under `$JEMB_CACHE`, which is copied there after each checkpoint and fetched from there where it is missing."""
     objective: Literal["pairs", "triplets"] = "pairs"
-    """The loss: PAPER section 3. `triplets` needs shards with hard negatives."""
+    """The loss (arXiv 2307.11224, section 3). `triplets` needs shards with hard negatives."""
     model: ModelConfig = field(default_factory=ModelConfig)
     init: str | None = None
     """Start from these weights: a run folder of `jemb train`, an exported or sentence-transformers folder, or a Hugging
     Face name. Replaces `model.path`."""
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    """Texts put before the sides."""
     strategy: Literal["auto", "single", "ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3", "fsdp"] = "auto"
     """How processes share the work. `auto`: `single` for one process, `ddp` for more. `ddp`: each has the whole model.
     The others keep one share a process: `deepspeed_1` (ZeRO; needs the extra `deepspeed`) of AdamW's state,
@@ -144,13 +190,27 @@ class TrainConfig:
     checkpoint_every: Positive = 500
     """Steps between checkpoints. One is also written at the end, and on SIGINT, SIGTERM and SIGUSR1."""
     keep_checkpoints: Positive = 2
-    """How many checkpoints to keep: the newest ones."""
+    """How many checkpoints to keep: the newest ones, and with `evaluation.tasks` also the best one."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """Evaluation while training."""
     log_samples: bool = False
     """Write `samples.jsonl`: the keys of every global batch."""
     trackers: Trackers = field(default_factory=lambda: ["tensorboard", "csv"])
     """Where the metrics of each step go besides `metrics.jsonl`: `tensorboard` and `csv` (`metrics.csv`) in the run
     folder; `wandb` and `mlflow` (extras of these names), which follow their own environment variables (WANDB_MODE,
     WANDB_PROJECT, MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME, …)."""
+    shuffle_shards: Positive | None = None
+    """null: any sample of a data set may come next. N: samples are shuffled within windows of N whole shards, whose
+    order is drawn anew in each pass; so a data set needs only about 3 N shards at hand: for data behind a URL that are
+    larger than the cache. Changes the batches."""
+    cache_dir: str | None = None
+    """Where shards from a URL are kept, a folder on a local disk with locks; null: `shards` in `$JEMB_CACHE`, which is
+    ~/.cache/jemb by default."""
+    cache_gb: PositiveReal | None = None
+    """10^9 bytes of shards kept there at most, those of other runs included; their indexes, 1 or 2 % of that, come on
+    top. null: 80 % of the disk that is free at the start, with what the cache has."""
+    read_ahead: Annotated[int, Field(ge=0)] = 1000
+    """Steps whose shards are fetched before they are needed, as far as `cache_gb` allows; 0: none."""
     workers: Annotated[int, Field(ge=0)] = 1
     """Loader processes for each training process, which read and tokenise ahead; 0: none."""
     balance: bool = True
@@ -158,6 +218,8 @@ class TrainConfig:
     process then looks up the sizes of all its samples in the shards' indexes. Does not change the result."""
     timeout_minutes: PositiveReal = 30
     """How long a process waits for the others in a collective before it stops with an error."""
+    dry_run: bool = False
+    """Show batch arithmetic, the plan's shares, an estimate of the memory and the command, and start nothing."""
 
     def __post_init__(self) -> None:
         self._check_loss()

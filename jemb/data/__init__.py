@@ -1,7 +1,8 @@
 """The data path of training: which samples make a batch (`plan`), reading them, and the batch of token ids."""
 
+from jemb.data.ahead import ReadAhead
 from jemb.data.collate import Collate
 from jemb.data.loader import StepDataset, StepLoader
 from jemb.data.plan import BatchPlan, PlanSource
 
-__all__ = ["BatchPlan", "Collate", "PlanSource", "StepDataset", "StepLoader"]
+__all__ = ["BatchPlan", "Collate", "PlanSource", "ReadAhead", "StepDataset", "StepLoader"]

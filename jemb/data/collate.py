@@ -19,12 +19,16 @@ class Collate:
     """Makes the batch of one step.
 
     tokenize: texts -> padded Tokens. num_negatives: K, how many of each sample's negatives to use; 0 for pairs.
+    query_prompt, passage_prompt: put before each query, and before each positive and negative. The hashes are those of
+    the texts alone, or a query could not be found equal to a passage.
     Which K is a function of (seed, step, key), so it is the same however often and on whatever rank it is asked.
     """
 
     tokenize: Callable[[Sequence[str]], Tokens]
     num_negatives: int
     seed: int
+    query_prompt: str = ""
+    passage_prompt: str = ""
 
     def __call__(self, step: int, dataset: str, samples: Sequence[Sample], keys: Sequence[str]) -> Batch:
         """keys: what `Batch.keys` shall hold. Raises InputError for a sample with fewer than K negatives."""
@@ -35,13 +39,16 @@ class Collate:
             step=step,
             dataset=dataset,
             keys=tuple(keys),
-            query=self.tokenize(queries),
-            positive=self.tokenize(positives),
-            negatives=self.tokenize(negatives) if self.num_negatives else None,
+            query=self._tokens(self.query_prompt, queries),
+            positive=self._tokens(self.passage_prompt, positives),
+            negatives=self._tokens(self.passage_prompt, negatives) if self.num_negatives else None,
             query_hash=_hashes(queries),
             positive_hash=_hashes(positives),
             negative_hash=_hashes(negatives) if self.num_negatives else None,
         )
+
+    def _tokens(self, prompt: str, texts: Sequence[str]) -> Tokens:
+        return self.tokenize([prompt + text for text in texts] if prompt else texts)
 
     def _negatives(self, step: int, dataset: str, sample: Sample) -> Sequence[str]:
         have, wanted = sample.negatives, self.num_negatives

@@ -14,19 +14,21 @@ from dataclasses import replace
 
 from torch.utils.data import DataLoader, Dataset
 
+from jemb.data.ahead import ReadAhead
 from jemb.data.collate import Collate
 from jemb.data.deal import Numbers, PayloadSizes, check_sum, deal
 from jemb.data.plan import BatchPlan
-from jemb.errors import InputError
+from jemb.errors import Failure, InputError
 from jemb.records import Batch
 from jemb.shards import ShardReader
 
 
-class StepDataset(Dataset[Batch | InputError]):
+class StepDataset(Dataset[Batch | InputError | Failure]):
     """Step number -> this rank's batch, its rows in plan order.
 
     balance: the rows are dealt by length, so that all ranks get nearly as many tokens; else rank r gets slice r.
     global_keys: the batch carries the keys of the whole global batch.
+    ahead: fetches the remote shards of the steps to come, told here which step it is.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class StepDataset(Dataset[Batch | InputError]):
         world_size: int,
         global_keys: bool,
         balance: bool = True,
+        ahead: ReadAhead | None = None,
     ) -> None:
         if plan.global_batch_size % world_size:
             raise InputError(
@@ -50,9 +53,12 @@ class StepDataset(Dataset[Batch | InputError]):
         self.global_keys = global_keys
         self.sizes = {name: PayloadSizes(reader) for name, reader in readers.items()}
         self.balance = balance and world_size > 1
+        self.ahead = ahead
 
-    def __getitem__(self, step: int) -> Batch | InputError:
+    def __getitem__(self, step: int) -> Batch | InputError | Failure:
         """An error is returned, not raised: a loader process would wrap its message in a traceback."""
+        if self.ahead:
+            self.ahead.reached(step)
         try:
             name, mine, sums = self._share(step)
             reader = self.readers[name]
@@ -62,7 +68,7 @@ class StepDataset(Dataset[Batch | InputError]):
                 keys = [reader.key(row) for row in self.plan.batch(step)[1].tolist()]
             batch = self.collate(step, name, samples, keys)
             return replace(batch, share_sum=sums[0], batch_sum=sums[1])
-        except InputError as error:
+        except (InputError, Failure) as error:
             return error
 
     def _share(self, step: int) -> tuple[str, Numbers, tuple[int, int]]:
@@ -90,7 +96,7 @@ class StepLoader:
         return self.stop
 
     def __iter__(self) -> Iterator[Batch]:
-        loader: DataLoader[Batch | InputError] = DataLoader(
+        loader: DataLoader[Batch | InputError | Failure] = DataLoader(
             self.dataset,
             batch_size=None,
             sampler=range(self.start, self.stop),
@@ -99,10 +105,14 @@ class StepLoader:
             # Where another method is the default, each worker would import torch and Lightning first.
             multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
         )
-        for batch in loader:
-            if isinstance(batch, InputError):
-                raise batch
-            yield batch
+        try:
+            for batch in loader:
+                if isinstance(batch, InputError | Failure):
+                    raise batch
+                yield batch
+        finally:
+            if self.dataset.ahead:
+                self.dataset.ahead.close()
 
 
 def _start_worker(number: int) -> None:

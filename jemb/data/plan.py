@@ -6,7 +6,10 @@ Laws, each held by a test:
 - a batch holds samples of one data set, drawn by P(i) = |D_i| s_i / sum_j |D_j| s_j (arXiv 2307.11224, section 3.1);
 - a data set is used up once before any of its samples comes again, and each pass has a new order;
 - no batch holds a sample twice, also where one pass ends and the next begins inside it;
-- the plan depends on (names, sizes, fingerprints, weights, seed, global batch size) and nothing else.
+- with `shuffle_shards`, the rows of a batch come from the few windows of whole shards that `windows` names, so that
+  no more shards need be at hand;
+- the plan depends on (names, sizes, fingerprints, weights, seed, global batch size, with `shuffle_shards` on that and
+  on the shards' sizes) and nothing else: not on where the shards lie.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jemb.data.permutation import mix, permute, shuffled
+from jemb.data.windows import WindowedPass
 from jemb.errors import InputError
 
 PLAN_VERSION = 1
@@ -32,32 +36,47 @@ BLOCK = 1024
 Rows = NDArray[np.int64]
 Patch = tuple[Rows, Rows]
 """(positions in a pass, the rows to put there)."""
+Window = tuple[int, int]
+"""(number of the pass, number of the window in it)."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlanSource:
-    """A data set as the plan sees it. weight: quality factor s_i > 0."""
+    """A data set as the plan sees it. weight: quality factor s_i > 0; shard_sizes: samples of each shard, which only a
+    plan with `shuffle_shards` needs."""
 
     name: str
     num_samples: int
     fingerprint: str
     weight: float = 1.0
+    shard_sizes: tuple[int, ...] = ()
 
 
 class BatchPlan:
     """Global batches of `global_batch_size` rows each, by step = 0, 1, 2, …
 
-    Time for a batch is O(global_batch_size), memory O(number of data sets), whatever the number of samples. Only for
-    a data set under three batches long a far step needs all of its earlier passes, and so does a jump back.
+    shuffle_shards: None: any row of a data set may come next; N: rows are shuffled within windows of N whole shards.
+    Time for a batch is O(global_batch_size), memory O(number of data sets), whatever the number of samples; with
+    `shuffle_shards` the first batch of a pass and the memory are O(number of shards). Only for a data set under three
+    batches long a far step needs all of its earlier passes, and so does a jump back.
     Raises InputError for a data set smaller than the batch.
     """
 
-    def __init__(self, sources: Sequence[PlanSource], *, seed: int, global_batch_size: int) -> None:
+    def __init__(
+        self,
+        sources: Sequence[PlanSource],
+        *,
+        seed: int,
+        global_batch_size: int,
+        shuffle_shards: int | None = None,
+    ) -> None:
         if not sources:
             raise InputError("no data sets to plan over")
         self.sources = sorted(sources, key=lambda source: source.name)
         self.seed = seed
         self.global_batch_size = global_batch_size
+        self.shuffle_shards = shuffle_shards
+        assert not shuffle_shards or all(sum(s.shard_sizes) == s.num_samples for s in self.sources)
         small = [s for s in self.sources if s.num_samples < global_batch_size]
         if small:
             sizes = ", ".join(f"{s.name} ({s.num_samples})" for s in small)
@@ -72,20 +91,25 @@ class BatchPlan:
         self._keys = [mix("order", seed, s.name) for s in self.sources]
         self._schedule = lru_cache(maxsize=4)(self._make_schedule)
         self._patch = lru_cache(maxsize=256)(self._make_patch)
+        # A batch at the border of two passes needs both.
+        self._windowed = lru_cache(maxsize=2 * len(self.sources))(self._make_windowed)
         self._furthest: dict[int, tuple[int, Patch]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(BatchPlan, seed=self.seed, global_batch_size=self.global_batch_size), (self.sources,)
+        size, shards = self.global_batch_size, self.shuffle_shards
+        return partial(BatchPlan, seed=self.seed, global_batch_size=size, shuffle_shards=shards), (self.sources,)
 
     @property
     def fingerprint(self) -> str:
         """sha256 of everything the plan depends on. Runs with equal fingerprints see equal batches."""
-        facts = {
+        facts: dict[str, Any] = {
             "version": PLAN_VERSION,
             "seed": self.seed,
             "global_batch_size": self.global_batch_size,
             "sources": [[s.name, s.num_samples, s.fingerprint, str(s.weight)] for s in self.sources],
         }
+        if self.shuffle_shards:  # so that plans without it keep the fingerprints they had before there was such a thing
+            facts["shuffle_shards"] = [self.shuffle_shards, *(s.shard_sizes for s in self.sources)]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -100,7 +124,10 @@ class BatchPlan:
 
     def passes(self, steps: int) -> dict[str, float]:
         """How often each data set has been gone through after `steps` steps."""
-        used = self._counts(steps)
+        block, inside = divmod(steps, BLOCK)
+        order, _ = self._schedule(block)
+        begun = np.bincount(order[:inside], minlength=len(self.sources)).tolist()
+        used = [whole + part for whole, part in zip(self._counts(block * BLOCK), begun, strict=True)]
         return {
             s.name: count * self.global_batch_size / s.num_samples for s, count in zip(self.sources, used, strict=True)
         }
@@ -114,6 +141,28 @@ class BatchPlan:
         first = occurrence * self.global_batch_size
         start, stop, _ = part.indices(self.global_batch_size)
         return self.sources[source].name, self._stream(source, first + start, first + stop)
+
+    def windows(self, step: int) -> tuple[str, list[Window]]:
+        """(data set, windows that hold all rows of global batch `step`). Without `shuffle_shards`, (0, 0) is all."""
+        source, occurrence = self._source_at(step)
+        name, n, size = self.sources[source].name, self.sources[source].num_samples, self.global_batch_size
+        if not self.shuffle_shards:
+            return name, [(0, 0)]
+        found: list[Window] = []
+        start, stop = occurrence * size, (occurrence + 1) * size
+        for number in range(start // n, (stop - 1) // n + 1):
+            first, last = max(start - number * n, 0), min(stop - number * n, n)
+            if first < 2 * size:  # where a pass is patched, rows change places within so many
+                first, last = 0, min(max(last, 2 * size), n)
+            found += [(number, window) for window in self._windowed(source, number).windows(first, last)]
+        return name, found
+
+    def window_shards(self, name: str, window: Window) -> Rows:
+        """The numbers of the shards in a window of data set `name`, `shuffle_shards` of them but for the last one."""
+        source = next(number for number, source in enumerate(self.sources) if source.name == name)
+        if not self.shuffle_shards:
+            return np.arange(len(self.sources[source].shard_sizes))
+        return self._windowed(source, window[0]).shards(window[1])
 
     def _source_at(self, step: int) -> tuple[int, int]:
         """(data set number, how many earlier batches it had)."""
@@ -169,8 +218,17 @@ class BatchPlan:
         return _patched(self._raw_pass(source, number, start, stop), start, self._patch(source, number))
 
     def _raw_pass(self, source: int, number: int, start: int, stop: int) -> Rows:
+        if start == stop:
+            return _NOTHING[0].copy()
+        if self.shuffle_shards:
+            return self._windowed(source, number).rows(start, stop)
         n = self.sources[source].num_samples
         return permute(np.arange(start, stop, dtype=np.int64), n, mix("pass", self._keys[source], number))
+
+    def _make_windowed(self, source: int, number: int) -> WindowedPass:
+        assert self.shuffle_shards
+        sizes = np.array(self.sources[source].shard_sizes)
+        return WindowedPass(sizes, self.shuffle_shards, mix("pass", self._keys[source], number))
 
     def _make_patch(self, source: int, number: int) -> Patch:
         """The swaps that keep the batch in which pass `number` begins from repeating a row of the pass before."""

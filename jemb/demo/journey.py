@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -204,9 +204,8 @@ def _evaluate(journey: Journey, model: str, name: str) -> dict[str, float]:
     retrieval = f"retrieval:{journey.folder / 'corpus' / 'retrieval'}"
     negation = f"negation:{journey.folder / 'corpus' / 'negation.jsonl'}"
     tasks = [retrieval] if model == "bm25" else [retrieval, negation]
-    scores: Mapping[str, Mapping[str, float]] = evaluate(
-        EvaluateConfig(model=model, tasks=tasks, output=str(journey.folder / "scores" / f"{name}.json"))
-    )
+    output = journey.folder / "scores" / f"{name}.json"
+    scores = evaluate(EvaluateConfig(model=[model], tasks=tasks, output=str(output))).scores[model]
     return {"retrieval_ndcg_at_10": scores[retrieval]["ndcg_at_10"], **scores.get(negation, {})}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch.distributed as dist
 from torch import Tensor
 
@@ -23,3 +25,11 @@ def mean_over_ranks(values: Tensor) -> Tensor:
         dist.all_reduce(values)
         values /= world_size()
     return values
+
+
+def tasks_of_node(listed: str, node: int) -> int:
+    """The tasks of node `node` in Slurm's short form: `2(x3),1` is 2, 2, 2 and 1."""
+    counts: list[int] = []
+    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", listed):
+        counts += [int(count)] * int(times or 1)
+    return counts[node]

@@ -1,8 +1,23 @@
-"""Scores of a model on local files: similarity, retrieval, negation."""
+"""Scores of models on local files and on mteb's tasks: similarity, retrieval, reranking, negation."""
 
+from jemb.evaluate.comparison import Comparison, Results, table
+from jemb.evaluate.measure import Measured, Score, Task
 from jemb.evaluate.retrieval import RetrievalTask
-from jemb.evaluate.run import Results, evaluate, score, table
-from jemb.evaluate.tasks import Task, load_task
+from jemb.evaluate.run import evaluate, score
+from jemb.evaluate.tasks import load_task, load_tasks
 from jemb.evaluate.vectors import Encode
 
-__all__ = ["Encode", "Results", "RetrievalTask", "Task", "evaluate", "load_task", "score", "table"]
+__all__ = [
+    "Comparison",
+    "Encode",
+    "Measured",
+    "Results",
+    "RetrievalTask",
+    "Score",
+    "Task",
+    "evaluate",
+    "load_task",
+    "load_tasks",
+    "score",
+    "table",
+]

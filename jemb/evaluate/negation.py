@@ -10,29 +10,32 @@ from pathlib import Path
 
 import numpy as np
 
+from jemb.evaluate.measure import Mean, Measured, Score, Task
 from jemb.evaluate.rows import Row, read_rows
-from jemb.evaluate.vectors import Encode, encode_distinct, pair_cosines
+from jemb.evaluate.vectors import Encode, encode_distinct, pair_cosines, prompted
 
 FIELDS = ("anchor", "entailment", "negative")
 TRIPLET_FIELDS = ("query", "positive", "negative")
 
 
-@dataclass(frozen=True, slots=True)
-class NegationTask:
+@dataclass(frozen=True)
+class NegationTask(Task):
     """N triplets: an anchor a, a sentence e it entails, and a negative n, which is e negated."""
 
     name: str
     anchor: list[str] = field(repr=False)
     entailment: list[str] = field(repr=False)
     negative: list[str] = field(repr=False)
+    main = "hard_negation"
 
-    def score(self, encode: Encode) -> dict[str, float]:
+    def measure(self, encode: Encode) -> Measured:
         """{"easy_negation", "hard_negation"} in percent, 0 to 100: the means of `wins`."""
-        return {metric: 100 * float(won.mean()) for metric, won in self.wins(encode).items()}
+        return Measured({metric: Score.of(Mean(100.0 * won)) for metric, won in self.wins(encode).items()})
 
     def wins(self, encode: Encode) -> dict[str, np.ndarray]:
         """bool [N] each: easy where s(a,e) > s(a,n), hard where s(a,e) > s(e,n). Equal cosines do not win."""
-        vectors, (a, e, n) = encode_distinct(encode, self.anchor, self.entailment, self.negative)
+        groups = (prompted(encode, texts, "STS") for texts in (self.anchor, self.entailment, self.negative))
+        vectors, (a, e, n) = encode_distinct(encode, *groups)
         entailed = pair_cosines(vectors, a, e)
         return {
             "easy_negation": entailed > pair_cosines(vectors, a, n),

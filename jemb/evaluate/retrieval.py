@@ -13,8 +13,9 @@ import numpy as np
 import pytrec_eval
 
 from jemb.evaluate.beir import Qrels, read_beir
+from jemb.evaluate.measure import Mean, Measured, Score, Task
 from jemb.evaluate.search import top_k
-from jemb.evaluate.vectors import Encode, encode_distinct
+from jemb.evaluate.vectors import Encode, encode_distinct, prompted
 
 DEPTH = 100
 """Passages a run holds for each query: what the deepest metric looks at."""
@@ -23,24 +24,32 @@ Run = dict[str, dict[str, float]]
 """For each query {passage id: score} of what was found, best first, ties by falling id as in trec_eval."""
 
 
-@dataclass(frozen=True, slots=True)
-class RetrievalTask:
+@dataclass(frozen=True)
+class RetrievalTask(Task):
     """The judged queries and all passages by id, and who is relevant to whom."""
 
     name: str
     queries: dict[str, str] = field(repr=False)
     corpus: dict[str, str] = field(repr=False)
     qrels: Qrels = field(repr=False)
+    main = "ndcg_at_10"
 
-    def score(self, encode: Encode) -> dict[str, float]:
+    def measure(self, encode: Encode) -> Measured:
         """{"ndcg_at_10", "recall_at_10", "recall_at_100", "mrr_at_10"} of exact cosine search, in percent."""
-        return mean_metrics(self.qrels, self.run(encode))
+        return self.judge(self.run(encode))
+
+    def judge(self, run: Run) -> Measured:
+        """The metrics of any ranking, in percent: means of `query_metrics`."""
+        metrics = query_metrics(self.qrels, run)
+        return Measured({metric: Score.of(Mean(100 * values)) for metric, values in metrics.items()})
 
     def run(self, encode: Encode) -> Run:
         """The first 100 passages by cosine for every query, the query's own passage left out."""
         ids = self.ids()
         vectors, (passages, queries) = encode_distinct(
-            encode, [self.corpus[passage] for passage in ids], list(self.queries.values())
+            encode,
+            prompted(encode, [self.corpus[passage] for passage in ids], "Retrieval", "document"),
+            prompted(encode, list(self.queries.values()), "Retrieval", "query"),
         )
         # Search among distinct texts, numbered by the first id of each, so that passages with equal texts have
         # equal scores and the cut among ties is trec_eval's. One more than is kept: the query's own.
@@ -68,22 +77,23 @@ class RetrievalTask:
     def cut(self, query: str, passages: Sequence[str], scores: Sequence[float]) -> dict[str, float]:
         """The first 100 of a ranking without the passage that is the query itself.
 
-        In BEIR's sets where queries are passages too (Quora, ArguAna) those have the same id. Where the
-        judgements name such a pair, the ids only happen to be equal, and it stays.
+        In BEIR's sets where queries are passages too (Quora, ArguAna) those have the same id; BEIR leaves every such
+        passage out, mteb does for the tasks that say so. Here it goes where it also holds the query's text and is not
+        judged: else the ids only happen to be equal, as where both are numbered from 1.
         """
-        judged = query in self.qrels[query]
+        itself = query in self.corpus and query not in self.qrels[query]
+        itself = itself and _folded(self.queries[query]) in _folded(self.corpus[query])
         pairs = zip(passages, scores, strict=True)
-        return dict([pair for pair in pairs if judged or pair[0] != query][:DEPTH])
+        return dict([pair for pair in pairs if not itself or pair[0] != query][:DEPTH])
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def read_retrieval(path: Path, name: str) -> RetrievalTask:
     """A folder in BEIR's layout, or one of its judgement files: see `read_beir`."""
     return RetrievalTask(name, *read_beir(path))
-
-
-def mean_metrics(qrels: Qrels, run: Run) -> dict[str, float]:
-    """Means of `query_metrics` over all judged queries, in percent."""
-    return {metric: 100 * float(values.mean()) for metric, values in query_metrics(qrels, run).items()}
 
 
 def query_metrics(qrels: Qrels, run: Run) -> dict[str, np.ndarray]:

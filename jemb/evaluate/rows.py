@@ -1,7 +1,7 @@
 """The rows of a task's file, each with its place, so that every complaint can name it.
 
-Before: `jemb.tables` reads the formats. After: `sts.py`, `negation.py` and `beir.py` take the fields they know; further
-fields are ignored.
+Before: `jemb.tables` reads the formats. After: `sts.py`, `negation.py`, `reranking.py` and `beir.py` take the fields
+they know; further fields are ignored.
 """
 
 from __future__ import annotations
@@ -28,9 +28,17 @@ class Row:
 
     def text(self, name: str) -> str:
         """The text in field `name`, maybe empty; `InputError` when it is missing or not a text."""
+        return self._text(name, self._value(name), "a text")
+
+    def texts(self, name: str) -> list[str]:
+        """The texts in field `name`, a list of them, maybe empty, or one; `InputError` when it is neither."""
         value = self._value(name)
+        items = value if isinstance(value, list) else [value]
+        return [self._text(name, item, "a list of texts") for item in items]
+
+    def _text(self, name: str, value: Any, wanted: str) -> str:
         if not isinstance(value, str):
-            raise InputError(f"{self.place}: field '{name}' is {value!r}; wanted a text")
+            raise InputError(f"{self.place}: field '{name}' is {value!r}; wanted {wanted}")
         if not value.isascii():
             try:
                 value.encode()

@@ -1,68 +1,127 @@
-"""`jemb evaluate`: read every task, score the model on each, write the results.
+"""`jemb evaluate`: read every task, score every model on each, write the results.
 
-Before: a model folder or run. After: `OUTPUT.json`, and `RUN/scores.json` for the model card of `export/`.
+Before: model folders, runs, `bm25`. After: the output, `report.html` and mteb's JSON beside it, and `RUN/scores.json`
+for the model card of `export/`.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from jemb.config import EvaluateConfig
-from jemb.errors import Failure, InputError
-from jemb.evaluate.bm25 import SETTINGS, score_bm25
-from jemb.evaluate.retrieval import RetrievalTask
-from jemb.evaluate.tasks import Task, load_task
+from jemb.errors import InputError
+from jemb.evaluate.bootstrap import Bootstrap
+from jemb.evaluate.comparison import Comparison
+from jemb.evaluate.measure import Task
+from jemb.evaluate.models import BM25, check_models, load_text_encoder, open_model
+from jemb.evaluate.report import report_path, write_report
+from jemb.evaluate.task_result import write_task_results
+from jemb.evaluate.tasks import load_task, load_tasks
 from jemb.evaluate.vectors import Encode
 from jemb.files import read_json, write_json
 from jemb.run_folder import RunFolder, is_run
 
 log = logging.getLogger(__name__)
 
-Results = dict[str, dict[str, float]]
-"""{task as the user wrote it: {metric: percent}}."""
 
+def evaluate(config: EvaluateConfig, make: Callable[[str], Encode] | None = None) -> Comparison:
+    """Score every `config.model` on every task, write the results beside `config.output`, return them.
 
-def evaluate(config: EvaluateConfig) -> Results:
-    """Score `config.model` on every task, write the results to `config.output`, return them.
-
-    All files are read before anything is encoded, so a mistake in the last task costs no work. Where a task
-    fails later, what was scored before it is in `NAME.partial.json` beside the output.
+    make: from the name of a model to its encoder; None: `load_text_encoder`, in this process alone.
+    All tasks are read and all models found before anything is encoded, so a mistake in the last costs no work. Where a
+    task fails later, what was scored before it is in `NAME.partial.json` beside the output.
     """
+    try:
+        check(config)
+        tasks = load_tasks(config.tasks)
+        models = list(dict.fromkeys(config.model))
+        check_models(models, tasks)
+        _make_folder(Path(config.output))
+        comparison = Comparison(models, Bootstrap(config.bootstrap, config.level, config.seed))
+        unfinished = Path(config.output).with_name(f"{Path(config.output).stem}.partial.json")
+        try:
+            for number, model in enumerate(models, start=1):
+                # The last model may take the tasks along: their texts can go before the next is encoded.
+                left = tasks if number == len(models) else list(tasks)
+                score_model(model, left, comparison, config.widths, make or partial(load_text_encoder, config=config))
+        except BaseException:
+            if comparison.cells:
+                write_json(unfinished, comparison.output())
+                log.error("stopped before the end; the finished tasks are in %s", unfinished)
+            raise
+        write_results(comparison, config)
+        unfinished.unlink(missing_ok=True)
+    except PermissionError as error:
+        raise InputError(f"{error.filename}: no permission to use it ({error.strerror})") from None
+    return comparison
+
+
+def check(config: EvaluateConfig) -> None:
+    """`InputError` where the options cannot lead to results."""
     output = Path(config.output)
     if output.is_dir():
         raise InputError(f"output={output} is a folder; wanted the name of a JSON file")
     if output.exists() and not _is_scores(output):
         raise InputError(f"output={output} exists and holds no scores of `jemb evaluate`; wanted a new JSON file")
+    if output.name == "scores.json" and is_run(output.parent):
+        raise InputError(f"output={output} is where the run keeps all its scores by itself; give another file")
+    folder = _folder(output)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"output={output}: mteb's files go to the folder {folder}, which is a file; give another name")
     if not config.tasks:
         raise InputError("tasks is empty; wanted e.g. 'tasks=[sts:FILE.jsonl]'")
-    tasks = [load_task(name) for name in dict.fromkeys(config.tasks)]
-    score_one = _baseline(tasks) if config.model == "bm25" else _model(config)
+    if not config.model:
+        raise InputError("model is empty; wanted e.g. model=RUN")
+    made = next(parent for parent in output.absolute().parents if parent.exists())
+    if made.is_dir() and not os.access(made, os.W_OK | os.X_OK):
+        raise InputError(f"output={output}: no permission to write in {made}; give another place")
+
+
+def score_model(
+    name: str, tasks: list[Task], comparison: Comparison, widths: Sequence[int], make: Callable[[str], Encode]
+) -> None:
+    """Add one model's scores to `comparison`, and to its run where it is one. `tasks` is empty afterwards."""
+    run = _run_of(name)
+    identity = run.model_identity() if run else ""
+    scorer = open_model(name, make, widths)
+    while tasks:
+        task = tasks.pop(0)
+        began = time.monotonic()
+        measured = scorer(task)
+        if measured is not None:
+            comparison.add(name, task.name, task.main, measured, time.monotonic() - began)
+        else:
+            log.info("model=%s ranks texts only, so it has no score for '%s'", name, task.name)
+    if run:
+        _keep(run, comparison, name, identity)
+
+
+def write_results(comparison: Comparison, config: EvaluateConfig) -> None:
+    """The output, the report and mteb's files; the output last, as it says that all is done."""
+    output = Path(config.output)
+    write_task_results(comparison, _folder(output))
+    report = report_path(output)
+    write_report(comparison, config, report)
+    write_json(output, comparison.output())
+    log.info("report: %s", report)
+
+
+def score(encode: Encode, task: Task | str) -> dict[str, float]:
+    """Metrics in percent of any encode function on one task, read already or named as for `jemb evaluate`."""
+    task = load_task(task) if isinstance(task, str) else task
+    return task.score(encode)
+
+
+def _make_folder(output: Path) -> None:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"output={output}: its folder cannot be made ({error.strerror})") from None
-    results: Results = {}
-    partial = output.with_name(f"{output.stem}.partial.json")
-    try:
-        while tasks:
-            task = tasks.pop(0)  # so that its texts can go before the next is encoded
-            results[task.name] = _finite(task.name, score_one(task))
-    except BaseException:
-        if results:
-            write_json(partial, results)
-            log.error("stopped before the end; the %d finished tasks are in %s", len(results), partial)
-        raise
-    write_json(output, results)
-    partial.unlink(missing_ok=True)
-    model = Path(config.model).expanduser()
-    if config.model != "bm25" and is_run(model):
-        _keep_scores(RunFolder(model), results)
-    return results
 
 
 def _is_scores(path: Path) -> bool:
@@ -74,73 +133,19 @@ def _is_scores(path: Path) -> bool:
     return isinstance(value, dict) and all(isinstance(scores, dict) for scores in value.values())
 
 
-def score(encode: Encode, task: Task | str) -> dict[str, float]:
-    """Metrics in percent of any encode function on one task, read already or named as for `jemb evaluate`."""
-    task = load_task(task) if isinstance(task, str) else task
-    return _finite(task.name, task.score(encode))
+def _folder(output: Path) -> Path:
+    """Where mteb's files go."""
+    return output.with_name(output.stem if output.suffix else f"{output.name}_mteb")
 
 
-def table(results: Mapping[str, Mapping[str, float]]) -> str:
-    """The results as aligned text: a line for each metric of each task."""
-    rows = [
-        (task if first else "", metric, f"{value:.2f}")
-        for task, metrics in results.items()
-        for first, (metric, value) in zip([True] + [False] * len(metrics), metrics.items(), strict=False)
-    ]
-    head = ("task", "metric", "percent")
-    task_width, metric_width, value_width = (max(len(row[i]) for row in [head, *rows]) for i in range(3))
-    return "\n".join(
-        f"{task:<{task_width}}  {metric:<{metric_width}}  {value:>{value_width}}"
-        for task, metric, value in [head, *rows]
-    )
+def _run_of(model: str) -> RunFolder | None:
+    path = Path(model).expanduser()
+    return RunFolder(path) if model != BM25 and is_run(path) else None
 
 
-def _model(config: EvaluateConfig) -> Callable[[Task], dict[str, float]]:
-    # Not at the top: BM25 and the tasks themselves do without torch, which takes seconds to import.
-    import torch
-
-    from jemb.model.encode import encode
-    from jemb.model.load import load_encoder
-
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device=cuda, but torch sees no CUDA device; use device=cpu or device=auto")
-    encoder = load_encoder(config.model, max_length=config.max_length)
-
-    def score_one(task: Task) -> dict[str, float]:
-        def encode_texts(texts: Sequence[str]) -> np.ndarray:
-            return encode(encoder, texts, batch_size=config.batch_size, device=device, progress=Path(task.name).name)
-
-        return task.score(encode_texts)
-
-    return score_one
-
-
-def _baseline(tasks: Sequence[Task]) -> Callable[[Task], dict[str, float]]:
-    for task in tasks:
-        if not isinstance(task, RetrievalTask):
-            raise InputError(f"model=bm25 does retrieval only, so it cannot do '{task.name}'; leave that task out")
-    log.info("model=bm25: %s", SETTINGS)
-
-    def score_one(task: Task) -> dict[str, float]:
-        assert isinstance(task, RetrievalTask)
-        return score_bm25(task)
-
-    return score_one
-
-
-def _finite(task: str, metrics: dict[str, float]) -> dict[str, float]:
-    for metric, value in metrics.items():
-        if not math.isfinite(value):
-            raise Failure(f"{task}: {metric} is {value}; wanted a finite number")
-    return metrics
-
-
-def _keep_scores(run: RunFolder, results: Results) -> None:
-    """Into RUN/scores.json, beside earlier scores of the same model; scores of an older model go."""
-    known: Results = {}
-    if run.scores.exists() and run.scores.stat().st_mtime >= run.model.stat().st_mtime:
-        known = read_json(run.scores)
-    write_json(run.scores, known | results)
+def _keep(run: RunFolder, comparison: Comparison, name: str, identity: str) -> None:
+    """Into RUN/scores.json; where that is somebody else's to write, the output has the scores all the same."""
+    try:
+        run.keep_scores(comparison.scores.get(name, {}), identity)
+    except PermissionError as error:
+        log.warning("%s: its scores are not kept there (%s)", run.path, error.strerror)

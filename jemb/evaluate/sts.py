@@ -9,23 +9,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from jemb.errors import Failure, InputError
+from jemb.evaluate.measure import Correlation, Measured, Score, Task
 from jemb.evaluate.rows import read_rows
-from jemb.evaluate.vectors import Encode, encode_distinct, pair_cosines
+from jemb.evaluate.vectors import Encode, encode_distinct, pair_cosines, prompted
 
 
-@dataclass(frozen=True, slots=True)
-class StsTask:
+@dataclass(frozen=True)
+class StsTask(Task):
     """N sentence pairs and people's scores of their similarity, on any scale that rises with similarity."""
 
     name: str
     sentence1: list[str] = field(repr=False)
     sentence2: list[str] = field(repr=False)
     scores: np.ndarray = field(repr=False)
+    main = "spearman"
 
-    def score(self, encode: Encode) -> dict[str, float]:
+    def measure(self, encode: Encode) -> Measured:
         """{"spearman", "pearson"} of cosines and scores, percent, -100 to 100; ties share their mean rank."""
         cosines = self.cosines(encode)
         if np.ptp(cosines) == 0:
@@ -33,11 +34,13 @@ class StsTask:
                 f"{self.name}: the model gives every pair the same cosine ({cosines[0]:.6f}), so there is no "
                 "correlation: it tells no texts apart"
             )
-        return correlations(cosines, self.scores)
+        ranks = {"spearman": True, "pearson": False}
+        return Measured({name: Score.of(Correlation(cosines, self.scores, by)) for name, by in ranks.items()})
 
     def cosines(self, encode: Encode) -> np.ndarray:
         """float64 [N]: the cosine of each pair."""
-        vectors, (left, right) = encode_distinct(encode, self.sentence1, self.sentence2)
+        groups = (prompted(encode, texts, "STS") for texts in (self.sentence1, self.sentence2))
+        vectors, (left, right) = encode_distinct(encode, *groups)
         return pair_cosines(vectors, left, right)
 
 
@@ -54,11 +57,3 @@ def read_sts(path: Path, name: str) -> StsTask:
             "with a constant; wanted at least two different scores"
         )
     return StsTask(name, sentence1, sentence2, np.array(scores, np.float64))
-
-
-def correlations(cosines: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """Spearman and Pearson correlation of two float [N], neither constant, in percent."""
-    return {
-        "spearman": 100 * float(stats.spearmanr(cosines, scores).statistic),
-        "pearson": 100 * float(stats.pearsonr(cosines, scores).statistic),
-    }

@@ -6,13 +6,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jemb.errors import InputError
+from jemb.evaluate.tasks import MTEB, require_mteb
 from jemb.tables import Bad, kind_of, list_folder, look, read_table
 
-MTEB = "mteb:"
+JUDGEMENTS = "qrels"
+"""The part of BEIR's layout that holds no text, and may lack a header."""
 
 
 def evaluation_texts(entry: str) -> Iterator[str]:
-    """Every text of `entry`: a file (all text fields of all rows), a folder of files, or `mteb:TASK`.
+    """Every text of `entry`: a file (all text fields of all rows), a folder of files, or `mteb:NAME`.
 
     Raises `InputError` where there is none, or a row cannot be read.
     """
@@ -22,6 +24,7 @@ def evaluation_texts(entry: str) -> Iterator[str]:
     if not found.is_folder:
         return _file_texts(entry)
     entries = [item for item in list_folder(entry) if item.is_folder or kind_of(item.name)]
+    entries = [item for item in entries if item.name.partition(".")[0] != JUDGEMENTS]
     if not entries:
         raise InputError(f"{entry}: no evaluation texts in it; wanted .jsonl, .csv, .tsv or .parquet files")
     return (text for item in entries for text in evaluation_texts(item.place))
@@ -38,24 +41,17 @@ def _file_texts(place: str) -> Iterator[str]:
 
 
 def task_texts(name: str) -> Iterator[str]:
-    """Every text in the evaluation splits of the mteb task `name`: queries, passages, sentences.
+    """Every text in the evaluation splits of the mteb task or benchmark `name`: queries, passages, sentences.
 
     Raises `InputError` when mteb is not installed, knows no such task, or cannot get its data (offline, say).
     """
-    try:
-        import mteb
-    except ImportError:
-        raise InputError(f"mteb:{name}: mteb is not installed; pip install 'jemb[mteb]'") from None
-    try:
-        task = mteb.get_task(name)
-    except KeyError as error:
-        raise InputError(f"mteb:{name}: {error.args[0] if error.args else error}") from None
-    try:
-        task.load_data()
-    except Exception as error:  # whatever the hub, the network and the data set's own code may raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise InputError(f"mteb:{name}: its data cannot be loaded ({type(error).__name__}: {reason})") from None
-    return dataset_texts(task.dataset, set(task.metadata.eval_splits))
+    require_mteb(MTEB + name)
+    from jemb.evaluate.mteb_names import find_tasks, load_data
+
+    tasks = find_tasks(name)
+    load_data(tasks, name)
+    parts = [part for task in tasks.values() for part in getattr(task, "tasks", [task])]
+    return (text for part in parts for text in dataset_texts(part.dataset, set(part.metadata.eval_splits)))
 
 
 def dataset_texts(value: Any, splits: set[str]) -> Iterator[str]:

@@ -5,14 +5,67 @@ Before: `jemb.model.encode` or any function of its kind. After: the tasks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
 from jemb.errors import Failure
 
 Encode = Callable[[Sequence[str]], np.ndarray]
-"""N texts -> float [N, D] in the order of the texts. Rows need not have unit length."""
+"""N texts -> float [N, D] in the order of the texts. Rows need not have unit length. Where the function has an
+attribute `prompts` (`Prompts`), the tasks put those before the texts; a plain function has none."""
+
+Role = Literal["query", "document"]
+
+
+class Prompts:
+    """The texts that a model wants before its inputs, by name, and which of them an input gets.
+
+    The choice is that of mteb and sentence-transformers together: the task's own name, its kind, each with the role
+    first; then the role; an input without a role gets the default one.
+    """
+
+    def __init__(self, texts: Mapping[str, str] | None = None, default: str | None = None) -> None:
+        self.texts = dict(texts or {})
+        self.default = default
+
+    def choose(self, role: Role | None, *names: str) -> str:
+        """The text to put before an input of the tasks called `names`, the closest first; "" where there is none."""
+        keys = [key for name in names for key in ([f"{name}-{role}", name] if role else [name])]
+        return next((self.texts[key] for key in [*keys, role or self.default or ""] if self.texts.get(key)), "")
+
+
+def prompted(encode: Encode, texts: Sequence[str], kind: str, role: Role | None = None) -> Sequence[str]:
+    """The texts as `encode` wants them. kind: mteb's word for the task's kind, as `STS`."""
+    prompts: Prompts | None = getattr(encode, "prompts", None)
+    prompt = prompts.choose(role, kind) if prompts else ""
+    return [prompt + text for text in texts] if prompt else texts
+
+
+class Remember:
+    """An encode function that asks `encode` for no text twice, and gives the first `width` numbers of each vector.
+
+    So a task is measured at several widths for the cost of one. Vectors come out with unit length.
+    """
+
+    def __init__(self, encode: Encode) -> None:
+        self.encode = encode
+        self.prompts = getattr(encode, "prompts", None)
+        self.width: int | None = None
+        self._known: dict[str, np.ndarray] = {}
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            self._known.update(zip(new, np.asarray(self.encode(new), np.float32), strict=True))
+        return unit_rows(np.stack([self._known[text][: self.width] for text in texts]))
+
+
+def unit_rows(vectors_ND: np.ndarray) -> np.ndarray:
+    """The rows with length 1; a zero row stays zero."""
+    length = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    return vectors_ND / np.where(length > 0, length, 1)
 
 
 def encode_distinct(encode: Encode, *groups: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -27,15 +80,19 @@ def encode_distinct(encode: Encode, *groups: Sequence[str]) -> tuple[np.ndarray,
     vectors = np.asarray(encode(texts), np.float32)
     if vectors.ndim != 2 or len(vectors) != len(texts):
         raise ValueError(f"encode gave shape {vectors.shape} for {len(texts)} texts; wanted [{len(texts)}, D]")
-    finite = np.isfinite(vectors).all(axis=1)
+    check_finite(vectors, texts)
+    return unit_rows(vectors), indexes
+
+
+def check_finite(vectors_ND: np.ndarray, texts: Sequence[str]) -> None:
+    """`Failure` that names the first text whose vector is not finite."""
+    finite = np.isfinite(vectors_ND).all(axis=1)
     if not finite.all():
         first = texts[int(np.argmin(finite))]
         raise Failure(
             f"the model gave NaN or infinite vectors for {int((~finite).sum())} of {len(texts)} texts, "
             f"the first {first[:80]!r}: its weights are damaged, or its training diverged"
         )
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(length > 0, length, 1), indexes
 
 
 def pair_cosines(vectors_UD: np.ndarray, left_N: np.ndarray, right_N: np.ndarray) -> np.ndarray:

@@ -1,51 +1,27 @@
-"""The model card: what the model is, how to use it, and the data, settings and scores behind it."""
+"""The model card: what the model is, how to use it, and the data, settings, cost and scores behind it.
+
+The words are in `card.md.j2`; here are the facts, all of them from the run's records or the options of the export.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import PurePath
 from typing import Any
 
-from jemb.files import read_json
+import jinja2
+import yaml
+from huggingface_hub import ModelCardData
+
+from jemb import __version__
+from jemb.config import ExportConfig
+from jemb.export.cost import FIGURE, NO_FIGURE, cost_rows, emissions, hardware
+from jemb.lineage import Stage
 from jemb.model import Encoder
 from jemb.model.load import ENCODER_OF
-from jemb.run_folder import RunFolder
-
-FRONT = """---
-tags:
-- sentence-transformers
-- feature-extraction
-- sentence-similarity
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
----
-"""
-
-USE = """```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("PATH/OF/THIS/FOLDER")
-vectors = model.encode(["how to read a file", "Open file and return a stream."])  # [2, {dim}], unit length
-print(vectors @ vectors.T)  # cosine similarities
-```
-
-With transformers alone:
-
-```python
-import torch
-from transformers import AutoTokenizer, {cls}
-
-tokenizer = AutoTokenizer.from_pretrained("PATH/OF/THIS/FOLDER")
-model = {cls}.from_pretrained("PATH/OF/THIS/FOLDER").eval()
-tokens = tokenizer(texts, padding=True, truncation=True, max_length={max_length}, return_tensors="pt")
-with torch.inference_mode():
-    hidden = model(**tokens).last_hidden_state
-{pooling}
-vectors = torch.nn.functional.normalize(pooled, dim=1)
-```
-"""
 
 POOLING = {
     "mean": 'mask = tokens["attention_mask"].unsqueeze(-1)\npooled = (hidden * mask).sum(1) / mask.sum(1)',
@@ -53,60 +29,124 @@ POOLING = {
 }
 
 
-def write_card(run: RunFolder, encoder: Encoder, source: str) -> str:
-    """README.md of an exported model. source: which weights of the run these are, in words."""
-    record = run.read_record()
-    scores = read_json(run.scores) if run.scores.is_file() else {}
-    config = encoder.backbone.config
-    use = USE.format(
-        dim=encoder.dim,
-        cls=ENCODER_OF.get(config.model_type, "AutoModel"),
-        max_length=encoder.max_length,
-        pooling=POOLING[encoder.pooling],
-    )
+def write_card(
+    name: str,
+    encoder: Encoder,
+    stages: Sequence[Stage],
+    config: ExportConfig,
+    *,
+    source: str,
+    scores: Mapping[str, Mapping[str, float]],
+) -> str:
+    """README.md of an exported model. source: which weights of the run these are, in words. scores: of this very
+    model, {task: {metric: percent}}."""
+    backbone = encoder.backbone
     facts = [
-        ("vector", f"{encoder.dim} numbers, length 1"),
-        ("longest text", f"{encoder.max_length} tokens"),
-        ("encoder", f"{type(encoder.backbone).__name__}, {encoder.pooling} pooling"),
+        ("vector", f"{encoder.dim} numbers" + _of_which(encoder)),
+        ("longest text", f"{encoder.max_length} tokens; the rest is cut off"),
+        ("encoder", f"{type(backbone).__name__}, {encoder.pooling} pooling"),
         ("parameters", f"{sum(p.numel() for p in encoder.parameters()):,}"),
-        ("trained on", str(record.get("objective", "?"))),
-        ("weights", source),
+        ("started from", stages[0].get("started_from") or "random weights"),
+        ("trained on", " → ".join(str(stage.get("objective")) for stage in stages)),
+        ("weights", source + (f" ({chosen})" if (chosen := stages[-1].get("model_chosen")) else "")),
     ]
-    parts = [
-        FRONT,
-        f"# {run.path.resolve().name}\n",
-        f"A text-embedding model trained with jemb {record.get('jemb', '')}.\n",
-        _table(["", ""], facts),
-        "## Use\n",
-        use,
-        "## Data\n",
-        _data(record.get("datasets", {})),
-        "## Settings\n",
-        _starts(record.get("starts", [])),
-        f"```yaml\n{run.config.read_text(encoding='utf-8').strip()}\n```\n",
-        "## Scores\n",
-        _scores(scores),
-        "## Versions\n",
-        _table(["software", "version"], _versions(record)),
-    ]
-    return "\n".join(parts)
+    template = jinja2.Environment(
+        loader=jinja2.PackageLoader("jemb.export", ""),
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    ).get_template("card.md.j2")
+    card = template.render(
+        front=_front(encoder, stages, config),
+        name=name,
+        jemb=stages[-1].get("jemb", __version__),
+        table=_table,
+        facts=facts,
+        dim=encoder.dim,
+        truncated=encoder.truncate_dim is not None,
+        place=config.push_to_hub or "PATH/OF/THIS/FOLDER",
+        on_hub=bool(config.push_to_hub),
+        query_prompt=json.dumps(encoder.prompt("query"), ensure_ascii=False),
+        document_prompt=json.dumps(encoder.prompt("document"), ensure_ascii=False),
+        has_prompts=bool(encoder.prompts),
+        cls=ENCODER_OF.get(backbone.config.model_type, "AutoModel"),
+        max_length=encoder.max_length,
+        pad_id=encoder.tokenize.pad_id,
+        pooling=POOLING[encoder.pooling],
+        onnx=config.onnx,
+        stages=[_stage(stage, encoder if stage is stages[-1] else None) for stage in stages],
+        cost=cost_rows(stages, config.power_watts, config.carbon_intensity),
+        cost_note=FIGURE if config.power_watts else NO_FIGURE,
+        scores=_scores(scores),
+        limits=_limits(encoder, stages),
+        license=_license(stages, config.license),
+        versions=_versions(stages[-1]),
+    )
+    return re.sub(r"\n{3,}", "\n\n", card)
 
 
-def _data(datasets: Mapping[str, Mapping[str, Any]]) -> str:
-    if not datasets:
-        return "Not recorded.\n"
-    rows = [
-        (
-            name,
-            entry.get("kind", "?"),
-            f"{entry['num_samples']:,}" if "num_samples" in entry else "?",
-            entry.get("weight", 1.0),
-            _dropped(entry.get("stages", [])),
-            str(entry.get("fingerprint", "?"))[:12],
-        )
-        for name, entry in datasets.items()
-    ]
-    return _table(["data set", "kind", "samples", "weight", "filters: kept, dropped", "fingerprint"], rows)
+def _front(encoder: Encoder, stages: Sequence[Stage], config: ExportConfig) -> str:
+    """The YAML that the Hub reads."""
+    base = stages[0].get("started_from") or ""
+    grams = emissions(stages, config.power_watts, config.carbon_intensity)
+    carbon: dict[str, Any] = {
+        "emissions": grams,
+        "source": "wall time x stated power x stated carbon intensity",
+        "training_type": "fine-tuning" if base else "pre-training",
+        "hardware_used": hardware(stages),
+    }
+    data = ModelCardData(
+        # Of a Hub name only: a folder's means nothing to others.
+        base_model=base if "/" in base else None,
+        language=_languages(stages) or None,
+        library_name="sentence-transformers",
+        license=config.license,
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "feature-extraction", "sentence-similarity", *(["onnx"] if config.onnx else [])],
+    )
+    if grams is not None:
+        data["co2_eq_emissions"] = carbon
+    return f"---\n{data.to_yaml()}\n---\n"
+
+
+def _of_which(encoder: Encoder) -> str:
+    if encoder.truncate_dim is None:
+        return ", length 1"
+    return f", the first of {encoder.full_dim}; compare by cosine, or give them length 1"
+
+
+def _stage(stage: Stage, encoder: Encoder | None) -> Mapping[str, Any]:
+    """One stage of training as the card shows it; `encoder` is the last one's, and settles what its settings left
+    open."""
+    settings = dict(stage.get("settings", {}))
+    if encoder:
+        settings["max_length"] = encoder.max_length
+        settings["model"] = {**settings.get("model", {}), "pooling": encoder.pooling}
+    columns = ["step", "world_size", "strategy", "precision"]
+    return {
+        "name": stage.get("name", "?"),
+        "objective": stage.get("objective", "?"),
+        "steps": stage.get("steps", "?"),
+        "started_from": stage.get("started_from"),
+        "data": [_data(name, entry) for name, entry in stage.get("datasets", {}).items()],
+        "starts": [
+            [*(start.get(column, "") for column in columns), start.get("hardware") or start.get("device", "")]
+            for start in stage.get("starts", [])
+        ],
+        "settings": yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).strip(),
+    }
+
+
+def _data(name: str, entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (
+        name,
+        entry.get("kind", "?"),
+        f"{entry['num_samples']:,}" if "num_samples" in entry else "?",
+        entry.get("weight", 1.0),
+        entry.get("license") or "not stated",
+        _dropped(entry.get("stages", [])),
+        str(entry.get("fingerprint", "?"))[:12],
+    )
 
 
 def _dropped(stages: Iterable[Mapping[str, Any]]) -> str:
@@ -117,24 +157,55 @@ def _dropped(stages: Iterable[Mapping[str, Any]]) -> str:
     return "; ".join(words) or "none"
 
 
-def _starts(starts: Sequence[Mapping[str, Any]]) -> str:
-    columns = ["step", "world_size", "strategy", "precision", "device"]
-    rows = [[start.get(column, "") for column in columns] for start in starts]
-    return _table(["started at step", *columns[1:]], rows) if rows else ""
-
-
-def _scores(scores: Mapping[str, Mapping[str, float]]) -> str:
+def _scores(scores: Mapping[str, Mapping[str, float]]) -> list[tuple[str, str, str]]:
     rows = []
     for task, metrics in scores.items():
         kind, _, path = task.partition(":")
         name = f"{kind}: {PurePath(path).name}" if path else task
         rows += [(name, metric, f"{value:.2f}") for metric, value in metrics.items()]
-    return _table(["task", "metric", "percent"], rows) if rows else "Not evaluated.\n"
+    return rows
 
 
-def _versions(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    trained = [(f"{name} (training)", str(value)) for name, value in record.get("versions", {}).items()]
-    commit = [("git commit (training)", str(record["git_commit"]))] if record.get("git_commit") else []
+def _languages(stages: Sequence[Stage]) -> list[str]:
+    """Those that the data were filtered for; none where one data set was not."""
+    found: list[list[str] | None] = [
+        next((done.get("settings", {}).get("allowed") for done in entry["stages"] if done["name"] == "language"), None)
+        for stage in stages
+        for entry in stage.get("datasets", {}).values()
+    ]
+    return sorted({language for languages in found for language in languages or []}) if all(found) else []
+
+
+def _limits(encoder: Encoder, stages: Sequence[Stage]) -> list[str]:
+    languages = _languages(stages)
+    limits = [
+        "It has learnt what its training data say and how they say it, their errors and prejudices included; the data "
+        "sets above are all that is recorded of them.",
+        f"Of a text longer than {encoder.max_length} tokens only the beginning counts.",
+        "The language of the data: " + ", ".join(languages) + "; others were filtered out."
+        if languages
+        else "The training data were not all filtered by language: which ones it knows is not recorded.",
+        "A cosine is a ranking, not a probability; a threshold has to be found on data of your own.",
+    ]
+    if not stages[0].get("started_from"):
+        limits.append("It was trained from random weights: it knows no word that its training data lack.")
+    if encoder.truncate_dim:
+        limits.append("sentence-transformers before 5.4 takes no notice of `truncate_dim`: give it when loading.")
+    return limits
+
+
+def _license(stages: Sequence[Stage], own: str | None) -> str:
+    data = {name: entry.get("license") for stage in stages for name, entry in stage.get("datasets", {}).items()}
+    known = [f"{name}: {text}" for name, text in data.items() if text]
+    unknown = [name for name, text in data.items() if not text]
+    model = f"The model: {own}." if own else "No licence was stated for the model."
+    said = f" The data as stated: {'; '.join(known)}." if known else ""
+    return model + said + (f" No licence is recorded of: {', '.join(unknown)}." if unknown else "")
+
+
+def _versions(stage: Stage) -> list[tuple[str, str]]:
+    trained = [(f"{name} (training)", str(value)) for name, value in stage.get("versions", {}).items()]
+    commit = [("git commit (training)", str(stage["git_commit"]))] if stage.get("git_commit") else []
     now = [(f"{name} (export)", version(name)) for name in ("sentence-transformers", "transformers", "torch")]
     return [*trained, *commit, *now]
 

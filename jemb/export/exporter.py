@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from jemb.config import ExportConfig
 from jemb.errors import InputError
 from jemb.export.card import write_card
 from jemb.export.check import check_same_vectors
-from jemb.files import whole_folder
+from jemb.export.hub import check_login, push
+from jemb.export.onnx_file import check_onnx_installed, write_onnx
+from jemb.files import whole_folder, write_json
+from jemb.lineage import TRAINING, stages_of
 from jemb.model import Encoder, load_encoder, read_weights
+from jemb.model.load import check_truncate_dim
 from jemb.run_folder import RunFolder, is_run
 
 log = logging.getLogger(__name__)
+
+FINISHED = "the finished run's weights"
+"""The only ones that the run's scores are of."""
 
 
 def export(config: ExportConfig) -> Path:
@@ -21,19 +29,53 @@ def export(config: ExportConfig) -> Path:
 
     A finished run gives its model, an unfinished one the weights of its last checkpoint. Raises `InputError`
     when there is neither or the output is not empty, `Failure` when the check fails; it leaves nothing there.
+    With `push_to_hub` the folder is uploaded once it is there; a `Failure` of that leaves it.
     """
     output, run = Path(config.output).expanduser().resolve(), RunFolder(Path(config.run).expanduser())
-    if not is_run(run.path):
-        raise InputError(f"run={run.path}: not a run folder of `jemb train` (no run.json and config.yaml in it)")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"output={config.output}: there is something already; give a new or an empty folder")
+    _check(config, run, output)
     encoder, source = _trained_encoder(run)
-    card = write_card(run, encoder, source)
+    scores = run.read_scores() if source == FINISHED else {}
+    if config.truncate_dim not in (None, encoder.dim):
+        scores = _at_width(scores, config.truncate_dim)
+    _set_options(encoder, config)
+    stages = stages_of(run)
+    card = write_card(run.path.resolve().name, encoder, stages, config, source=source, scores=scores)
     with whole_folder(output) as folder:
         encoder.save(folder, card)
-        worst = check_same_vectors(encoder, folder)
-    log.info("%s: %s; sentence-transformers and transformers give the same vectors (%.1e)", output, source, worst)
+        write_json(folder / TRAINING, stages)
+        if config.onnx:
+            write_onnx(encoder, folder)
+        found = check_same_vectors(encoder, folder, onnx=config.onnx)
+    log.info(
+        "%s: %s; largest difference of a number from the trained encoder's vectors: %s",
+        output,
+        source,
+        ", ".join(f"{loader} {apart:.1e} (allowed {allowed:.0e})" for loader, (apart, allowed) in found.items()),
+    )
+    if config.push_to_hub:
+        log.info("uploaded: %s", push(output, config.push_to_hub, private=config.private))
     return output
+
+
+def _check(config: ExportConfig, run: RunFolder, output: Path) -> None:
+    """Raises `InputError` for what can be known before any work."""
+    if not is_run(run.path):
+        beside = run.path.parent
+        runs = [path.name for path in beside.iterdir() if is_run(path)] if beside.is_dir() else []
+        raise InputError(
+            f"run={run.path}: not a run folder of `jemb train` (no run.json and config.yaml in it)"
+            + (f"; in {beside} there are: {', '.join(sorted(runs))}" if runs else "")
+        )
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"output={config.output}: there is something already; give a new or an empty folder")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output={config.output}: its folder cannot be made ({error.strerror})") from None
+    if config.onnx:
+        check_onnx_installed()
+    if config.push_to_hub:
+        check_login()
 
 
 def _trained_encoder(run: RunFolder) -> tuple[Encoder, str]:
@@ -41,7 +83,7 @@ def _trained_encoder(run: RunFolder) -> tuple[Encoder, str]:
     record, checkpoints = run.read_record(), run.checkpoints()
     # A finished run that goes on to more steps still has its earlier model.
     if run.model.is_dir() and (record.get("status") == "finished" or not checkpoints):
-        return load_encoder(str(run.model)), "the finished run's weights"
+        return load_encoder(str(run.model)), FINISHED
     if not checkpoints:
         raise InputError(
             f"run={run.path}: not finished and without a checkpoint; continue it with its `jemb train` command"
@@ -50,3 +92,22 @@ def _trained_encoder(run: RunFolder) -> tuple[Encoder, str]:
     encoder = load_encoder(str(run.start))
     encoder.load_state_dict(read_weights(folder))
     return encoder, f"the weights of the checkpoint at step {step}"
+
+
+def _at_width(scores: Mapping[str, Mapping[str, float]], width: int) -> dict[str, dict[str, float]]:
+    """Those that `jemb evaluate widths=[WIDTH]` gave, under their plain names."""
+    end = f"@{width}"
+    found = {
+        task: {name.removesuffix(end): value for name, value in metrics.items() if name.endswith(end)}
+        for task, metrics in scores.items()
+    }
+    return {task: metrics for task, metrics in found.items() if metrics}
+
+
+def _set_options(encoder: Encoder, config: ExportConfig) -> None:
+    if config.truncate_dim is not None:
+        encoder.truncate_dim = check_truncate_dim(f"run={config.run}", config.truncate_dim, encoder.full_dim)
+    for name, text in config.prompts.items():
+        if encoder.prompts.get(name, text) != text:
+            log.warning("prompts.%s: %r takes the place of %r, which the run has", name, text, encoder.prompts[name])
+    encoder.prompts |= config.prompts

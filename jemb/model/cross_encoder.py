@@ -1,6 +1,6 @@
 """Cross-encoders: query and passage in one input, one number out. For checking triplets (arXiv 2307.11224, section 2).
 
-Before: `app/cross_encoder.py` hands its scores to `prepare/cross_encoder.py`, which knows no models.
+Before: `app/models.py` hands its scores to `prepare/cross_encoder.py`, which knows no models.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jemb.errors import InputError
 from jemb.files import read_json
 from jemb.model.encode import BATCH_TOKENS, BLOCK, batches
 from jemb.model.encoder import device_of
-from jemb.model.load import DEFAULT_MAX_LENGTH, _find_folder, _first_line, _load_tokenizer, _num_positions
+from jemb.model.load import DEFAULT_MAX_LENGTH, find_folder, first_line, load_tokenizer, num_positions
 from jemb.model.quiet import quiet
 
 
@@ -78,13 +78,13 @@ def load_cross_encoder(name_or_path: str, *, max_length: int | None = None) -> C
     max_length: None takes the longest the model allows (512 where it sets no bound). Raises `InputError` when there is
     no such model, when it cannot be loaded, or when it is no classifier with one output.
     """
-    folder = _classifier_folder(_find_folder(name_or_path))
+    folder = _classifier_folder(find_folder(name_or_path))
     with quiet():
         classifier = _load_classifier(folder)
-        tokenizer = _load_tokenizer(folder)
+        tokenizer = load_tokenizer(folder)
     if tokenizer.pad_token_id is None:
         raise InputError(f"{folder}: the tokenizer has no padding token")
-    positions = _num_positions(classifier)
+    positions = num_positions(classifier)
     if max_length is not None and positions is not None and max_length > positions:
         raise InputError(f"{folder}: max_length {max_length} is more than the {positions} positions of this model")
     own = min(int(tokenizer.model_max_length), positions or DEFAULT_MAX_LENGTH)
@@ -111,7 +111,7 @@ def _load_classifier(folder: Path) -> PreTrainedModel:
         with torch.random.fork_rng(devices=[]):
             classifier, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise InputError(f"{folder}: cannot be loaded as a cross-encoder ({_first_line(error)})") from None
+        raise InputError(f"{folder}: cannot be loaded as a cross-encoder ({first_line(error)})") from None
     if missing := sorted(info["missing_keys"]):
         raise InputError(
             f"{folder}: no cross-encoder: {len(missing)} weights of its classification head are not there "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -26,7 +26,6 @@ PADDING = 32
 """One token in so many may be padding: one more call of the encoder costs about as much as that."""
 
 
-@torch.inference_mode()
 def encode(
     encoder: Encoder,
     texts: Sequence[str],
@@ -35,13 +34,17 @@ def encode(
     batch_tokens: int | None = None,
     device: str | torch.device | None = None,
     progress: str | None = None,
+    exact: bool = False,
+    agree: Callable[[int], int] | None = None,
 ) -> np.ndarray:
     """Unit vectors of the texts, float32 [N, D], in the order of the texts; equal texts are encoded once.
 
     batch_size: most texts encoded at once; None: as many as batch_tokens allows. batch_tokens: most tokens encoded at
     once, padding included, though never less than one text; None: what suits the device. device: the encoder is moved
     there and stays; None: where it is. progress: the name of a bar on stderr. On a GPU the encoder computes in bfloat16
-    (autocast), on the CPU as its weights are.
+    (autocast) unless exact, on the CPU as its weights are.
+    agree: the largest of a number over all ranks. Where ranks share weights, each must call the encoder equally often:
+    one that has fewer batches encodes a text again. All ranks must give texts then, and not more than `BLOCK`.
     Texts of like length are encoded together, the longest first: memory runs out at once or not at all.
     """
     if device is not None:
@@ -54,18 +57,27 @@ def encode(
     was_training = encoder.training
     encoder.eval()
     try:
-        with tqdm(total=len(distinct), desc=progress, unit="text", disable=progress is None) as bar, _precision(target):
+        with (
+            tqdm(total=len(distinct), desc=progress, unit="text", disable=progress is None) as bar,
+            _precision(target, exact),
+            # FSDP cannot train on weights put together in inference mode, or fails in it, as the version of torch is.
+            torch.no_grad() if agree else torch.inference_mode(),
+        ):
             for start in range(0, len(distinct), BLOCK):
                 block = distinct[start : start + BLOCK]
                 rows = np.array([numbers[text] for text in block], np.intp)
                 tokens = encoder.tokenize(block)
                 lengths = tokens.attention_mask.sum(1).numpy()
                 limit = batch_tokens or BATCH_TOKENS.get(target.type, BATCH_TOKENS["cuda"])
-                for chosen in batches(lengths, limit, batch_size or len(block)):
+                planned = list(batches(lengths, limit, batch_size or len(block)))
+                lacking = agree(len(planned)) - len(planned) if agree else 0
+                for chosen in planned:
                     width = max(1, int(lengths[chosen[0]]))
                     part = Tokens(tokens.input_ids[chosen, :width], tokens.attention_mask[chosen, :width]).to(target)
                     vectors[rows[chosen]] = encoder(part).float().cpu().numpy()
                     bar.update(len(chosen))
+                for _ in range(lacking):
+                    encoder(Tokens(part.input_ids[:1], part.attention_mask[:1]))
     finally:
         encoder.train(was_training)
     return vectors if len(distinct) == len(texts) else vectors[place]
@@ -96,6 +108,7 @@ def fingerprint(encoder: Encoder) -> str:
     digest = hashlib.blake2b(digest_size=16)
     backend = encoder.tokenizer.backend_tokenizer.to_str()
     settings = [encoder.backbone.config.to_json_string(), backend, encoder.max_length, encoder.pooling]
+    settings += [encoder.truncate_dim] if encoder.truncate_dim else []
     digest.update(json.dumps(settings).encode())
     for name, weights in sorted(encoder.state_dict().items()):
         digest.update(f"{name} {weights.dtype} {tuple(weights.shape)}".encode())
@@ -103,5 +116,5 @@ def fingerprint(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
-def _precision(device: torch.device) -> AbstractContextManager[object]:
-    return torch.autocast(device.type, torch.bfloat16) if device.type == "cuda" else nullcontext()
+def _precision(device: torch.device, exact: bool) -> AbstractContextManager[object]:
+    return torch.autocast(device.type, torch.bfloat16) if device.type == "cuda" and not exact else nullcontext()

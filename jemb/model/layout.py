@@ -6,7 +6,8 @@ Written in the form that versions 3 to 6 read (the names of 6 would lock out the
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,10 +40,23 @@ class Layout:
     """Texts are lower-cased before the tokenizer sees them."""
     default_prompt: str | None = None
     """Name of the text that sentence-transformers puts before every input unless told otherwise."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """Texts that sentence-transformers puts before inputs of a kind (`query`, `document`, …), by name."""
+    truncate_dim: int | None = None
+    """Only the first so many numbers of a vector are used (Matryoshka)."""
 
 
-def write_layout(folder: Path, *, pooling: Pooling, dim: int, max_length: int) -> None:
-    """The JSON files beside the weights, configuration and tokenizer."""
+def write_layout(
+    folder: Path,
+    *,
+    pooling: Pooling,
+    dim: int,
+    max_length: int,
+    prompts: Mapping[str, str] | None = None,
+    default_prompt: str | None = None,
+    truncate_dim: int | None = None,
+) -> None:
+    """The JSON files beside the weights, configuration and tokenizer. dim: width of the token vectors."""
     modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
     _write(
         folder / "modules.json",
@@ -68,9 +82,10 @@ def write_layout(folder: Path, *, pooling: Pooling, dim: int, max_length: int) -
                 "transformers": transformers.__version__,
                 "pytorch": torch.__version__,
             },
-            "prompts": {},
-            "default_prompt_name": None,
+            "prompts": dict(prompts or {}),
+            "default_prompt_name": default_prompt,
             "similarity_fn_name": "cosine",
+            **({} if truncate_dim is None else {"truncate_dim": truncate_dim}),
         },
     )
 
@@ -92,12 +107,15 @@ def read_layout(folder: Path) -> Layout:
     transformer = folder / modules[0]["path"]
     settings = _read_optional(transformer / "sentence_bert_config.json")
     max_length = settings.get("max_seq_length")
+    whole = _read_optional(folder / "config_sentence_transformers.json")
     return Layout(
         transformer,
         _read_pooling(folder / modules[1]["path"] / "config.json"),
         int(max_length) if max_length is not None else None,
         bool(settings.get("do_lower_case", False)),
-        _read_optional(folder / "config_sentence_transformers.json").get("default_prompt_name"),
+        whole.get("default_prompt_name"),
+        {name: text for name, text in (whole.get("prompts") or {}).items() if text},
+        whole.get("truncate_dim"),
     )
 
 

@@ -53,15 +53,13 @@ def load_encoder(
     where it sets no bound). dropout: probability in training mode, in every layer; None: the model's own.
     Raises `InputError` when there is no such model, when it cannot be loaded, or when it lacks weights.
     """
-    layout = read_layout(_find_folder(name_or_path))
+    layout = read_layout(find_folder(name_or_path))
     folder = layout.transformer
-    if layout.default_prompt:
-        log.warning("%s: its default prompt '%s' is not used", name_or_path, layout.default_prompt)
     with quiet():
         config = _load_config(folder)
         own = set_dropout(config, dropout) if dropout is not None else {}
         backbone = _load_backbone(folder, config)
-        tokenizer = _load_tokenizer(folder)
+        tokenizer = load_tokenizer(folder)
     if dropout is not None:
         set_dropout_layers(backbone, dropout)
     if layout.lower_case:
@@ -77,6 +75,9 @@ def load_encoder(
         tokenizer,
         pooling=pooling or layout.pooling or "mean",
         max_length=_choose_max_length(folder, backbone, tokenizer, max_length, layout.max_length),
+        truncate_dim=check_truncate_dim(folder, layout.truncate_dim, backbone.config.hidden_size),
+        prompts=layout.prompts,
+        default_prompt=layout.default_prompt,
         own_dropout=own,
     )
 
@@ -87,7 +88,8 @@ def model_class(config: Any) -> Any:
     return getattr(transformers, name) if name else AutoModel
 
 
-def _find_folder(name_or_path: str) -> Path:
+def find_folder(name_or_path: str) -> Path:
+    """The model folder of a run, a folder or a Hub name. Raises `InputError` where there is none."""
     path = Path(name_or_path).expanduser()
     if is_run(path):
         run = RunFolder(path)
@@ -121,7 +123,7 @@ def _download(name: str) -> Path:
                 snapshot_download(name, allow_patterns=[weights], ignore_patterns=HUB_IGNORED)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{name}: no such folder, and the Hugging Face Hub did not give it ({_first_line(error)}). Give "
+            f"{name}: no such folder, and the Hugging Face Hub did not give it ({first_line(error)}). Give "
             "the path of a model folder, correct the name, or run once with a network (no HF_HUB_OFFLINE)."
         ) from None
     return folder
@@ -131,7 +133,7 @@ def _load_config(folder: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder}: config.json cannot be read as a model ({_first_line(error)})") from None
+        raise InputError(f"{folder}: config.json cannot be read as a model ({first_line(error)})") from None
     if config.is_encoder_decoder and config.model_type not in ENCODER_OF:
         raise InputError(
             f"{folder}: '{config.model_type}' is an encoder-decoder; wanted one of {', '.join(ENCODER_OF)}"
@@ -146,7 +148,7 @@ def _load_backbone(folder: Path, config: Any) -> PreTrainedModel:
             torch.manual_seed(0)
             backbone, info = model_class(config).from_pretrained(folder, config=config, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise InputError(f"{folder}: the weights cannot be loaded ({_first_line(error)})") from None
+        raise InputError(f"{folder}: the weights cannot be loaded ({first_line(error)})") from None
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise InputError(f"{folder}: {len(missing)} of the model's weights are not in it ({', '.join(missing[:3])}, …)")
@@ -154,11 +156,12 @@ def _load_backbone(folder: Path, config: Any) -> PreTrainedModel:
     return backbone.float()
 
 
-def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder`. Raises `InputError` where there is none."""
     try:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
-        raise InputError(f"{folder}: the tokenizer cannot be loaded ({_first_line(error)})") from None
+        raise InputError(f"{folder}: the tokenizer cannot be loaded ({first_line(error)})") from None
 
 
 def _lower_case(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -168,6 +171,13 @@ def _lower_case(tokenizer: PreTrainedTokenizerBase) -> None:
     backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *after])
 
 
+def check_truncate_dim(folder: Path | str, asked: int | None, dim: int) -> int | None:
+    """`asked`, or `InputError` where a model of width `dim` has not so many numbers."""
+    if asked is not None and not 1 <= asked <= dim:
+        raise InputError(f"{folder}: truncate_dim is {asked}; its vectors have {dim} numbers: wanted 1 to {dim}")
+    return asked
+
+
 def _choose_max_length(
     folder: Path,
     backbone: PreTrainedModel,
@@ -175,7 +185,7 @@ def _choose_max_length(
     asked: int | None,
     said: int | None,
 ) -> int:
-    positions = _num_positions(backbone)
+    positions = num_positions(backbone)
     if asked is not None:
         if positions is not None and asked > positions:
             raise InputError(f"{folder}: max_length {asked} is more than the {positions} positions of this model")
@@ -185,7 +195,7 @@ def _choose_max_length(
     return min(said or min(int(tokenizer.model_max_length), limit), positions or 10**9)
 
 
-def _num_positions(backbone: PreTrainedModel) -> int | None:
+def num_positions(backbone: PreTrainedModel) -> int | None:
     """Tokens that the model has positions for; None for relative positions (T5), which have no bound."""
     for name, module in backbone.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
@@ -194,5 +204,6 @@ def _num_positions(backbone: PreTrainedModel) -> int | None:
     return getattr(backbone.config, "max_position_embeddings", None)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of another library's message, for one of ours."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

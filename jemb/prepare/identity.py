@@ -28,10 +28,12 @@ def origin(source: Source, config: PrepareConfig) -> dict[str, Any]:
     """JSON value: format, files and settings.
 
     Of a local file: name, bytes, sha256; of a remote one: name, bytes and what the server says changes with its content
-    (`tag`); of a Hugging Face data set: name, config, split, fingerprint. No folders, so input may move.
+    (`tag`); of a Hugging Face data set: name, config, split, fingerprint. No folders, so input may move. Where one is
+    given also the licence, which makes no other data set.
     """
     describe = _hub_data if source.format == "hf" else _file
-    return {"format": source.format, "files": each(describe, source.paths), "settings": settings(source, config)}
+    made_from = {"format": source.format, "files": each(describe, source.paths), "settings": settings(source, config)}
+    return made_from | ({"license": source.license} if source.license else {})
 
 
 def _hub_data(path: str) -> dict[str, Any]:

@@ -1,33 +1,41 @@
 """Tasks on a Ray cluster: one that is there already, or a local one for the time of the job.
 
-All nodes must see the input and the output under the same paths, and have the same jemb installed. Ray runs a task of
-a worker that died again on another; tasks can be done twice, so the result stays the same.
+All nodes must see the input and the output under the same paths, and have the same jemb installed; that is looked at
+before any work. Ray runs the tasks of a worker or node that died again on another; tasks can be done twice, so the
+result stays the same.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+import jemb
 from jemb.errors import Failure, InputError
 from jemb.prepare.executor import AHEAD
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+log = logging.getLogger(__name__)
+
 RETRIES = 5
 """Times a task is started again when its worker dies."""
+QUIET = 60.0
+"""Seconds without a finished task after which the cluster is looked at again: nodes come and go."""
 
 
 class RayExecutor:
     """address: of a cluster, `auto` for the one this machine belongs to, None for a local one of `workers` CPUs (0: all
-    cores). A context manager: leaves the cluster, or ends the local one. Raises `InputError` where there is none."""
+    cores). output: folder that all nodes of a cluster must see. A context manager: leaves the cluster, or ends the
+    local one. Raises `InputError` where there is none, or where a node cannot do the work."""
 
-    def __init__(self, address: str | None, workers: int) -> None:
+    def __init__(self, address: str | None, workers: int, output: Path | None = None) -> None:
         try:
             import ray
         except ImportError:
@@ -41,12 +49,24 @@ class RayExecutor:
             options["address"] = "local"
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+            reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
             raise InputError(
-                f"ray.address={address}: no Ray cluster there ({error}); start one with `ray start`"
+                f"ray.address={address}: no Ray cluster there ({reason}); start one with `ray start`"
             ) from None
         self._ray = ray
-        self.workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        self._limit = workers
+        if address and output is not None:
+            try:
+                self._check_nodes(output)
+            except BaseException:
+                ray.shutdown()
+                raise
+
+    @property
+    def workers(self) -> int:
+        """`workers`, or the CPUs of the cluster as it is now."""
+        return self._limit or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
 
     def run(
         self, function: Callable[[T], R], items: Sequence[T], *, gpu: bool = False, serial: bool = False
@@ -60,14 +80,18 @@ class RayExecutor:
         shared = ray.put((function, str(Path.cwd())))
         waiting: dict[Any, int] = {}
         numbers = iter(range(len(items)))
+        ahead = AHEAD * self.workers
         while True:
-            while len(waiting) < AHEAD * self.workers and (number := next(numbers, None)) is not None:
+            while len(waiting) < ahead and (number := next(numbers, None)) is not None:
                 waiting[task.remote(shared, items[number])] = number
             if not waiting:
                 return
-            done, _ = ray.wait(list(waiting), num_returns=1)
+            done, _ = ray.wait(list(waiting), num_returns=1, timeout=QUIET)
             for reference in done:
                 yield waiting.pop(reference), self._get(reference)
+            if not done:
+                ahead = AHEAD * self.workers
+                self._warn_without("GPU" if gpus else "CPU")
 
     def _get(self, reference: Any) -> Any:
         errors = self._ray.exceptions
@@ -81,6 +105,45 @@ class RayExecutor:
                 "memory. What was done is kept: run the same command again"
             ) from None
 
+    def _warn_without(self, resource: str) -> None:
+        """Tasks wait for a node that can run them, for ever if none comes."""
+        if not self._ray.cluster_resources().get(resource, 0):
+            log.warning("the Ray cluster has no %s any more; waiting for a node that has", resource)
+
+    def _check_nodes(self, output: Path) -> None:
+        """Ask every node whether it has this jemb and sees a file made here. A node that dies meanwhile is left out."""
+        ray = self._ray
+        mark = output / f".ray-{uuid.uuid4().hex}"
+        mark.touch()
+        try:
+            asked = {_name(node): self._ask(node["NodeID"], mark) for node in ray.nodes() if node["Alive"]}
+            for name, answer in asked.items():
+                try:
+                    version, sees = ray.get(answer)
+                except ray.exceptions.RayTaskError as error:
+                    reason = str(error).strip().splitlines()[-1]
+                    raise InputError(f"Ray node {name} cannot run jemb: {reason}") from None
+                except ray.exceptions.RayError:
+                    continue
+                if version != jemb.__version__:
+                    raise InputError(
+                        f"Ray node {name} has jemb {version}, here is {jemb.__version__}; install the same"
+                    )
+                if not sees:
+                    raise InputError(
+                        f"Ray node {name} does not see output={output} of this machine: give an output, and an input, "
+                        "on a file system that all nodes have mounted under the same path"
+                    )
+        finally:
+            mark.unlink()
+
+    def _ask(self, node: str, mark: Path) -> Any:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        # A dictionary, for Ray's own annotations know two of its strategies only.
+        there: dict[str, Any] = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node, soft=False)}
+        return self._ray.remote(num_cpus=0, **there)(_look).remote(str(mark))
+
     def __enter__(self) -> RayExecutor:
         return self
 
@@ -88,6 +151,15 @@ class RayExecutor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ray.shutdown()
+
+
+def _name(node: dict[str, Any]) -> str:
+    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}, {node['NodeID'][:8]})"
+
+
+def _look(mark: str) -> tuple[str, bool]:
+    """(version of jemb, whether the file is there) on a node."""
+    return jemb.__version__, Path(mark).exists()
 
 
 def _in_folder(shared: tuple[Callable[[Any], Any], str], item: Any) -> Any:

@@ -71,7 +71,7 @@ def prepare(config: PrepareConfig, tools: Tools) -> list[Manifest]:
             for source in sources:
                 _finished(output / source.name, origins[source.name], config.overwrite)
         _warn_of_others(output, sources)
-        with _executor(config) as executor:
+        with _executor(config, output) as executor:
             for source in tqdm(sources, desc="prepare", unit="data set", disable=None):
                 made_from = origins[source.name]
                 others = [manifest for manifest in manifests if manifest.shards] if config.exact.across else []
@@ -116,11 +116,11 @@ def _origin(source: Source, config: PrepareConfig, texts: Sequence[str]) -> dict
     return made_from
 
 
-def _executor(config: PrepareConfig) -> Executor:
+def _executor(config: PrepareConfig, output: Path) -> Executor:
     if config.executor == "ray":
         from jemb.prepare.ray_executor import RayExecutor
 
-        return RayExecutor(config.ray.address, config.workers)
+        return RayExecutor(config.ray.address, config.workers, output)
     return LocalExecutor(config.workers)
 
 
@@ -215,6 +215,8 @@ class _Making:
                 replace_folder(dropped, self._lone_drops)
             return manifest
         shards = write_shards(table, job, result, self.config.shard_samples, self.config.seed)
+        for leftover in result.rglob(".*.tmp"):  # of a process that was killed as it wrote a shard
+            leftover.unlink(missing_ok=True)
         manifest = Manifest(manifest.name, manifest.kind, tuple(shards), manifest.stages, manifest.source)
         write_manifest(result, manifest)
         if reading.unreadable:

@@ -5,20 +5,25 @@ Before: `prepare/` decides what is kept and in which order. After: `data/` plans
 
 from jemb.files import write_atomic
 from jemb.shards.adopt import adopt
+from jemb.shards.cache import ShardCache, cache_home
 from jemb.shards.manifest import Manifest, ShardInfo, StageCount, read_manifest, write_manifest
 from jemb.shards.member import encode_payload
 from jemb.shards.reader import ShardReader, open_datasets
+from jemb.shards.remote import RemoteTars
 from jemb.shards.tar import UnreadableSample, read_tar_samples
 from jemb.shards.writer import ShardWriter, write_shard
 
 __all__ = [
     "Manifest",
+    "RemoteTars",
+    "ShardCache",
     "ShardInfo",
     "ShardReader",
     "ShardWriter",
     "StageCount",
     "UnreadableSample",
     "adopt",
+    "cache_home",
     "encode_payload",
     "open_datasets",
     "read_manifest",

@@ -21,7 +21,10 @@ MANIFEST = "manifest.json"
 UNFINISHED = ".unfinished"
 """Stands in a data set's folder from the writer's start to its manifest: shards beside it may be deleted."""
 VERSION = 1
-INDEX_HINT = "for tars made by others, `jemb inspect --index path=DIR` builds index and manifest"
+INDEX_HINT = (
+    "`jemb prepare input=RAW output=DIR` makes some of raw files; for tars made by others, "
+    "`jemb inspect --index path=DIR` builds index and manifest"
+)
 
 T = TypeVar("T")
 

@@ -17,29 +17,37 @@ from tqdm import tqdm
 
 from jemb.errors import InputError
 from jemb.records import Sample
+from jemb.shards.cache import ShardCache
 from jemb.shards.index import REBUILD, index_file_bytes, open_index
 from jemb.shards.manifest import INDEX_HINT, MANIFEST, UNFINISHED, ShardInfo, read_manifest
 from jemb.shards.member import BLOCK, decode_header, decode_payload
+from jemb.shards.remote import RemoteTars, bring, find_datasets
+from jemb.tables.places import each, is_url, to_local
 
 MAX_OPEN = 128
 """Shards held open by one process over all readers; each takes two file descriptors of the usual 1,024."""
+RANGE_COST = 1 << 20
+"""Bytes that are fetched in the time of a request."""
 
 
 class ShardReader:
     """One data set. Rows are numbered over the shards in the manifest's order, from 0.
 
+    tars: where the tars are if not in `folder`, which then has only manifest and indexes.
     Opening checks sizes only (two `stat` calls a shard): a truncated tar, a missing file and an index of
     another length raise `InputError` there. Tars are opened when first read: readers can be pickled, forked.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tars: RemoteTars | None = None) -> None:
         self.folder = Path(folder)
+        self.tars = tars
         self.manifest = read_manifest(self.folder)
         if not self.manifest.num_samples:
             raise InputError(f"{self.folder / MANIFEST}: num_samples is 0; wanted at least 1")
         self._starts = [0, *accumulate(shard.num_samples for shard in self.manifest.shards)]
         for shard in self.manifest.shards:
-            _check_size(self.folder / shard.file, shard.bytes, "the tar was cut off or changed")
+            if tars is None:
+                _check_size(self.folder / shard.file, shard.bytes, "the tar was cut off or changed")
             wanted = index_file_bytes(shard.num_samples)
             _check_size(self.folder / shard.index_file, wanted, f"not the index of {shard.file}; {REBUILD}")
 
@@ -51,9 +59,29 @@ class ShardReader:
             yield self.read(row)
 
     def read(self, row: int) -> Sample:
-        """The sample of `row`, 0 <= row < len. Raises `IndexError`; `InputError` for damaged bytes."""
+        """The sample of `row`, 0 <= row < len. Raises `IndexError`; `InputError` for damaged bytes, and that or
+        `Failure` where they cannot be fetched."""
+        return self._read(row, whole=self.tars is None or self.tars.whole)
+
+    def spread(self, count: int) -> Iterator[Sample | InputError]:
+        """`count` evenly spaced samples, 0 < count <= len, a damaged one as what `read` raises.
+
+        Where they are few among much, only their bytes are fetched of remote shards that are not here.
+        """
+        whole = self.manifest.bytes <= count * RANGE_COST
+
+        def look(row: int) -> Sample | InputError:
+            try:
+                return self._read(row, whole=whole)
+            except InputError as error:
+                return error
+
+        rows = [i * len(self) // count for i in range(count)]
+        return map(look, rows) if self.tars is None else iter(each(look, rows))
+
+    def _read(self, row: int, *, whole: bool) -> Sample:
         shard, offset, size = self._place(row)
-        data = os.pread(shard.tar, BLOCK + size, offset - BLOCK)
+        data = shard.read(BLOCK + size, offset - BLOCK, whole=whole)
         key = self._key(shard, data[:BLOCK], offset, size)
         try:
             if len(data) != BLOCK + size:
@@ -65,14 +93,15 @@ class ShardReader:
     def key(self, row: int) -> str:
         """The key of `row`, from the header alone."""
         shard, offset, size = self._place(row)
-        return self._key(shard, os.pread(shard.tar, BLOCK, offset - BLOCK), offset, size)
+        whole = self.tars is None or self.tars.whole
+        return self._key(shard, shard.read(BLOCK, offset - BLOCK, whole=whole), offset, size)
 
     def verify(self) -> None:
         """Read everything: sha256 of each tar, and each sample through the index. Raises `InputError`."""
         shards = tqdm(self.manifest.shards, desc=f"verify {self.manifest.name}", unit="shard", leave=False)
         for number, info in enumerate(shards):
-            path = self.folder / info.file
-            with path.open("rb") as file:
+            path = self.tars.place(info) if self.tars else self.folder / info.file
+            with open(self.tars.open(info) if self.tars else path, "rb") as file:  # noqa: PTH123  # or a descriptor
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             if digest != info.sha256:
                 raise InputError(f"{path}: sha256 is {digest}; {MANIFEST} wants {info.sha256}: the tar has changed")
@@ -80,7 +109,7 @@ class ShardReader:
             for row in range(self._starts[number], self._starts[number + 1]):
                 _, offset, _ = self._place(row)
                 if offset <= last:
-                    raise InputError(f"{path.with_name(info.index_file)}: not in order at row {row}; {REBUILD}")
+                    raise InputError(f"{self.folder / info.index_file}: not in order at row {row}; {REBUILD}")
                 last = offset
                 self.read(row)
 
@@ -90,10 +119,10 @@ class ShardReader:
         number = bisect_right(self._starts, row) - 1
         shard = _open_shard(self, number)
         offset, size = shard.index[row - self._starts[number]].item()
-        if not BLOCK <= offset <= shard.bytes - size:
+        if not BLOCK <= offset <= shard.info.bytes - size:
             raise InputError(
                 f"{shard.path}: the index puts row {row} at byte {offset} with {size} bytes; "
-                f"the tar has {shard.bytes}; {REBUILD}"
+                f"the tar has {shard.info.bytes}; {REBUILD}"
             )
         return shard, offset, size
 
@@ -110,11 +139,19 @@ class ShardReader:
 class _OpenShard:
     """A tar's descriptor and mapped index; closed when the last user lets go: eviction never cuts a read."""
 
-    def __init__(self, folder: Path, info: ShardInfo) -> None:
-        self.path = folder / info.file
-        self.bytes = info.bytes
+    def __init__(self, folder: Path, info: ShardInfo, tars: RemoteTars | None) -> None:
+        self.path = tars.place(info) if tars else folder / info.file
+        self.info, self.tars = info, tars
         self.index = open_index(folder / info.index_file, info.num_samples)
-        self.tar = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        if tars is None:
+            self.tar = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self, size: int, offset: int, *, whole: bool) -> bytes:
+        """As `os.pread`. whole: a remote tar may be fetched for it."""
+        if self.tars is None:
+            return os.pread(self.tar, size, offset)
+        # Opened each time, which costs microseconds: a descriptor that is kept holds the bytes of an evicted shard.
+        return self.tars.read(self.info, size, offset, whole=whole)
 
     def __del__(self) -> None:
         if hasattr(self, "tar"):
@@ -125,7 +162,7 @@ class _OpenShard:
 # forked worker inherits are safe: pread shares no position.
 @lru_cache(maxsize=MAX_OPEN)
 def _open_shard(reader: ShardReader, number: int) -> _OpenShard:
-    return _OpenShard(reader.folder, reader.manifest.shards[number])
+    return _OpenShard(reader.folder, reader.manifest.shards[number], reader.tars)
 
 
 def _check_size(path: Path, wanted: int, meaning: str) -> None:
@@ -137,29 +174,46 @@ def _check_size(path: Path, wanted: int, meaning: str) -> None:
         raise InputError(f"{path}: has {seen} bytes; {MANIFEST} wants {wanted}: {meaning}")
 
 
-def open_datasets(path: Path) -> dict[str, ShardReader]:
-    """The data sets at `path`, by name and sorted: `path` is one itself, or a folder that holds some.
+def open_datasets(
+    place: Path | str, cache: ShardCache | None = None, *, whole_shards: bool = True
+) -> dict[str, ShardReader]:
+    """The data sets at `place`, by name and sorted: it is one itself, or a folder that holds some; a path or a URL.
 
+    cache: for data behind a URL, the usual one for None. whole_shards: fetch whole what is read of them, else only the
+    bytes that are read.
     Raises `InputError` when there is none, one is unfinished or damaged, or two have the same name.
     """
-    path = Path(path)
+    place = to_local(str(place))
+    readers: dict[str, ShardReader] = {}
+    for reader in _open_remote(place, cache, whole_shards) if is_url(place) else _open_local(Path(place)):
+        name = reader.manifest.name
+        if name in readers:
+            where = [one.tars.url if one.tars else one.folder for one in (reader, readers[name])]
+            raise InputError(f"{where[0]}: is named {name!r} like {where[1]}; wanted one name for each")
+        readers[name] = reader
+    return dict(sorted(readers.items()))
+
+
+def _open_remote(url: str, cache: ShardCache | None, whole_shards: bool) -> Iterator[ShardReader]:
+    cache = cache or ShardCache()
+    for place, sizes in find_datasets(url).items():
+        yield ShardReader(bring(place, sizes, cache), RemoteTars(place, cache, whole_shards))
+
+
+def _open_local(path: Path) -> Iterator[ShardReader]:
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; wanted a data set or a folder of data sets")
     if (path / MANIFEST).is_file():
-        reader = ShardReader(path)
-        return {reader.manifest.name: reader}
-    readers: dict[str, ShardReader] = {}
+        yield ShardReader(path)
+        return
+    found = False
     for folder in [path, *sorted(path.iterdir())]:
         if folder.name.startswith(".") or not folder.is_dir():
             continue
         if (folder / MANIFEST).is_file():
-            reader = ShardReader(folder)
-            name = reader.manifest.name
-            if name in readers:
-                raise InputError(f"{folder}: is named {name!r} like {readers[name].folder}; wanted one name for each")
-            readers[name] = reader
+            found = True
+            yield ShardReader(folder)
         elif (folder / UNFINISHED).exists() or any(folder.glob("*.tar")):
             read_manifest(folder)  # raises, and says what to do
-    if not readers:
+    if not found:
         raise InputError(f"{path}: no data set in it (a folder with {MANIFEST}); {INDEX_HINT}")
-    return dict(sorted(readers.items()))

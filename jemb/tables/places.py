@@ -51,7 +51,7 @@ def is_url(place: str) -> bool:
 def to_local(place: str) -> str:
     """A `file://` URL as a plain path; any other place as it is."""
     if place.startswith(("file://", "local://")):
-        return str(_file_system(place)[1])
+        return str(file_system(place)[1])
     return place
 
 
@@ -74,7 +74,7 @@ def look(place: str) -> Found:
             status = path.stat()
             is_folder = path.is_dir()
             return Found(place, is_folder, None if is_folder else status.st_size, "", is_folder or path.is_file())
-        files, path_there = _file_system(place)
+        files, path_there = file_system(place)
         return _found(files, place, files.info(path_there))
 
 
@@ -84,7 +84,7 @@ def list_folder(place: str) -> list[Found]:
         if not is_url(place):
             found = [_local_entry(path) for path in Path(place).iterdir()]
         else:
-            files, folder = _file_system(place)
+            files, folder = file_system(place)
             # Object stores list a folder's own mark among what is in it.
             infos = [info for info in files.ls(folder, detail=True) if info["name"].strip("/") != folder.strip("/")]
             found = [_found(files, str(files.unstrip_protocol(info["name"])), info) for info in infos]
@@ -97,7 +97,7 @@ def open_bytes(place: str, in_order: bool = False) -> io.BufferedReader:
         if not is_url(place):
             file: Any = Path(place).open("rb", buffering=0)  # noqa: SIM115  # the caller closes it
         else:
-            files, path = _file_system(place)
+            files, path = file_system(place)
             stream = in_order and is_web(place)
             file = files.open(path, "rb", block_size=0 if stream else REMOTE_BLOCK)
     return io.BufferedReader(_Named(place, file, seekable=not (in_order and is_web(place))), BUFFER)
@@ -169,14 +169,15 @@ class _Named(io.RawIOBase):
         super().close()
 
 
-def _file_system(url: str) -> tuple[Any, str]:
+def file_system(url: str) -> tuple[Any, str]:
     """(fsspec file system, path in it) of a URL."""
     from fsspec.core import url_to_fs
 
     try:
         files, path = url_to_fs(url)
     except ImportError as error:
-        raise InputError(f"{url}: {error}, which reads such URLs") from None
+        extra = "; pip install 'jemb[s3]'" if url.startswith(("s3://", "s3a://")) else ""
+        raise InputError(f"{url}: {error}, which reads such URLs{extra}") from None
     except ValueError as error:
         raise InputError(f"{url}: {error}; wanted a path or a URL that fsspec knows") from None
     return files, str(path)

@@ -1,5 +1,7 @@
 """Training: configuration to objects, the Lightning module, checkpoints, the run's records."""
 
+from jemb.train.dry_run import dry_run
+from jemb.train.evaluation import EvaluationTools
 from jemb.train.run import train
 
-__all__ = ["train"]
+__all__ = ["EvaluationTools", "dry_run", "train"]

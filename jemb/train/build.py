@@ -6,7 +6,7 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from dataclasses import asdict
 
 import lightning
 import torch
@@ -15,8 +15,8 @@ from jemb.config import ModelConfig, TrainConfig, suggest
 from jemb.data import BatchPlan, PlanSource
 from jemb.errors import InputError
 from jemb.model import Encoder, load_encoder, make_tiny
-from jemb.records import Sample
-from jemb.shards import ShardReader, open_datasets
+from jemb.shards import ShardCache, ShardReader, open_datasets
+from jemb.tables.places import is_url, to_local
 from jemb.train.processes import Processes
 from jemb.train.strategies import make_strategy
 
@@ -27,11 +27,16 @@ TOKENIZER_SAMPLES = 20_000
 DEFAULT_MAX_LENGTH = 512
 LOOKED_AT = 200_000
 """Samples of a data set whose negatives are counted before the first step."""
+LOOKED_AT_REMOTE = 2_000
+"""The same where each may be a request."""
 
 
 def open_shards(config: TrainConfig) -> dict[str, ShardReader]:
     """The data sets to train on. Raises InputError where their kind does not fit the objective."""
-    readers = open_datasets(Path(config.shards))
+    cache = ShardCache(config.cache_dir, config.cache_gb) if is_url(to_local(config.shards)) else None
+    readers = open_datasets(config.shards, cache)
+    if cache:
+        cache.check(*_needed_at_once(config, readers))
     for name in config.weights:
         if name not in readers:
             raise InputError(
@@ -50,6 +55,25 @@ def open_shards(config: TrainConfig) -> dict[str, ShardReader]:
     return readers
 
 
+def _needed_at_once(config: TrainConfig, readers: Mapping[str, ShardReader]) -> tuple[int, str]:
+    """(bytes of the shards that a batch of any data set may need, at most; what to do where that is too much)."""
+    number = config.shuffle_shards
+    total = 0
+    for reader in readers.values():
+        sizes = sorted((shard.bytes for shard in reader.manifest.shards), reverse=True)
+        if number:
+            # At the border of two passes: the window that ends, and those among whose first samples some change places.
+            window = number * len(reader) / len(sizes)
+            sizes = sizes[: number * (2 + math.ceil(2 * config.global_batch_size / window))]
+        total += sum(sizes)
+    if number:
+        return total, f"give more, or use a smaller shuffle_shards than {number}, or smaller shards"
+    return total, (
+        "without shuffle_shards that is all of them, since any sample may come next: give more, or use "
+        "shuffle_shards=N, with which about 3 N of each data set are enough"
+    )
+
+
 def check_negatives(config: TrainConfig, readers: Mapping[str, ShardReader]) -> None:
     """Raises InputError where a sample has fewer negatives than the objective takes, before the step that needs it.
 
@@ -58,11 +82,11 @@ def check_negatives(config: TrainConfig, readers: Mapping[str, ShardReader]) -> 
     if config.objective != "triplets":
         return
     for name, reader in readers.items():
-        count = min(len(reader), LOOKED_AT)
+        count = min(len(reader), LOOKED_AT if reader.tars is None else LOOKED_AT_REMOTE)
         short = [
             (len(sample.negatives), sample.key)
-            for sample in _spread(reader, count)
-            if len(sample.negatives) < config.num_negatives
+            for sample in reader.spread(count)  # a damaged one is left to the step that needs it
+            if not isinstance(sample, InputError) and len(sample.negatives) < config.num_negatives
         ]
         if short:
             least, key = min(short)
@@ -74,15 +98,6 @@ def check_negatives(config: TrainConfig, readers: Mapping[str, ShardReader]) -> 
             )
 
 
-def _spread(reader: ShardReader, count: int) -> Iterator[Sample]:
-    """`count` evenly spaced samples; a damaged one is left to the step that needs it."""
-    for i in range(count):
-        try:
-            yield reader.read(i * len(reader) // count)
-        except InputError:
-            continue
-
-
 def make_plan(config: TrainConfig, readers: Mapping[str, ShardReader], num_processes: int) -> BatchPlan:
     """The batch plan. Raises InputError where the batch is larger than a data set or cannot be divided."""
     if config.global_batch_size % num_processes:
@@ -91,10 +106,21 @@ def make_plan(config: TrainConfig, readers: Mapping[str, ShardReader], num_proce
             f"use a multiple of {num_processes}"
         )
     sources = [
-        PlanSource(name, len(reader), reader.manifest.fingerprint, config.weights.get(name, 1.0))
+        PlanSource(
+            name,
+            len(reader),
+            reader.manifest.fingerprint,
+            config.weights.get(name, 1.0),
+            tuple(shard.num_samples for shard in reader.manifest.shards),
+        )
         for name, reader in readers.items()
     ]
-    return BatchPlan(sources, seed=config.seed, global_batch_size=config.global_batch_size)
+    return BatchPlan(
+        sources,
+        seed=config.seed,
+        global_batch_size=config.global_batch_size,
+        shuffle_shards=config.shuffle_shards,
+    )
 
 
 def count_steps(config: TrainConfig, plan: BatchPlan) -> int:
@@ -103,7 +129,19 @@ def count_steps(config: TrainConfig, plan: BatchPlan) -> int:
 
 
 def make_encoder(config: TrainConfig, readers: Mapping[str, ShardReader]) -> Encoder:
-    """The encoder to start from: `init`, `model.path`, or one made on the spot."""
+    """The encoder to start from: `init`, `model.path`, or one made on the spot; with the prompts to train with."""
+    encoder = _load_or_make(config, readers)
+    given = {role: text for role, text in asdict(config.prompts).items() if text is not None}
+    encoder.prompts |= given
+    if encoder.default_prompt:
+        log.warning(
+            "the default prompt of %s is not used in training, only those called query and document",
+            config.init or config.model.path,
+        )
+    return encoder
+
+
+def _load_or_make(config: TrainConfig, readers: Mapping[str, ShardReader]) -> Encoder:
     source = config.init or config.model.path
     model, plain = config.model, ModelConfig()
     if config.init and model.path:
@@ -126,8 +164,9 @@ def tokenizer_texts(readers: Mapping[str, ShardReader]) -> Iterator[str]:
     for name in sorted(readers):
         reader = readers[name]
         wanted = max(1, min(len(reader), TOKENIZER_SAMPLES * len(reader) // total))
-        for i in range(wanted):
-            sample = reader.read(i * len(reader) // wanted)
+        for sample in reader.spread(wanted):
+            if isinstance(sample, InputError):
+                raise sample
             yield sample.query
             yield sample.positive
 

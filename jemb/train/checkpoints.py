@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, the newest few kept, and written when the process is asked to stop.
+"""Checkpoints: whole or absent, the newest few and the best kept, and written when the process is asked to stop.
 
 A checkpoint is a folder `step-NNNNNNNN` that does not know which strategy wrote it, nor on how many processes:
 `weights.safetensors` is the encoder's state dict, `optimizer.safetensors` AdamW's two moments of each parameter by its
@@ -15,7 +15,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,17 +79,30 @@ def stop_request() -> Iterator[StopRequest]:
 
 
 class Checkpoints(lightning.Callback):
-    """Saves every `every` steps, when a stop is agreed, and at step `stop`; keeps the newest `keep`.
+    """Saves every `every` steps, where wanted, when a stop is agreed, and at step `stop`; keeps the newest `keep`.
 
     start: what to go on from, `find_start` of this run; the weights are in the encoder already.
+    wanted: step -> whether there must be a checkpoint of it. best: the step whose checkpoint is kept as well, as it is
+    known to rank 0 at the time. saved: called on rank 0 after each one, while the others wait.
     """
 
     def __init__(
-        self, run: RunFolder, *, start: tuple[int, Path | None], plan: str, every: int, keep: int, stop: int
+        self,
+        run: RunFolder,
+        *,
+        start: tuple[int, Path | None],
+        plan: str,
+        every: int,
+        keep: int,
+        stop: int,
+        wanted: Callable[[int], bool] = lambda step: False,
+        best: Callable[[], int | None] = lambda: None,
+        saved: Callable[[], None] | None = None,
     ) -> None:
         self.run, self.plan = run, plan
         self.steps, self.folder = start
         self.every, self.keep, self.stop = every, keep, stop
+        self.wanted, self.best, self.saved = wanted, best, saved
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, EmbeddingModule)
@@ -106,7 +119,7 @@ class Checkpoints(lightning.Callback):
         step = pl_module.facts.step
         if pl_module.stop:
             trainer.should_stop = True
-        if step % self.every == 0 or step == self.stop or pl_module.stop:
+        if step % self.every == 0 or self.wanted(step) or step == self.stop or pl_module.stop:
             weights, moments = gather_state(pl_module.encoder, state_of(trainer.strategy), keep=rank() == 0)
             position = {"step": step, "plan": self.plan, "world_size": trainer.world_size}
             on_rank_zero(lambda: self._write(position, weights, moments))
@@ -128,9 +141,17 @@ class Checkpoints(lightning.Callback):
                 sync_folder(final.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        for _, old in self.run.checkpoints()[: -self.keep]:
-            # Renamed first: a half-removed folder must not look like a checkpoint.
-            shutil.rmtree(old.rename(old.with_name(f".{old.name}.partial")), ignore_errors=True)
+        self.prune()
+        if self.saved:
+            self.saved()
+
+    def prune(self) -> None:
+        """Remove the checkpoints that need not be kept."""
+        best = self.best()
+        for step, old in self.run.checkpoints()[: -self.keep]:
+            if step != best:
+                # Renamed first: a half-removed folder must not look like a checkpoint.
+                shutil.rmtree(old.rename(old.with_name(f".{old.name}.partial")), ignore_errors=True)
 
 
 @contextmanager

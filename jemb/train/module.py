@@ -76,11 +76,16 @@ class EmbeddingModule(lightning.LightningModule):
                 texts,
                 self.config.micro_batch_size,
                 self.config.micro_batch_tokens,
-                agree=self._largest if self.config.strategy in SHARED_WEIGHTS else None,
+                agree=self.agree,
             )
         loss = self._loss(batch, vectors)
         self._measure(batch, loss, texts, slots, rate)
         return loss.total
+
+    @property
+    def agree(self) -> Callable[[int], int] | None:
+        """How the ranks come to equally many calls of the encoder, where each is a call by all."""
+        return self._largest if self.config.strategy in SHARED_WEIGHTS else None
 
     def _largest(self, number: int) -> int:
         """Over all ranks."""

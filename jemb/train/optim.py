@@ -52,9 +52,14 @@ def planned_rate(config: TrainConfig, step: int, max_steps: int) -> float:
         step,
         config.schedule,
         peak=config.learning_rate,
-        warmup_steps=config.warmup_steps if config.warmup_steps is not None else max_steps // 10,
+        warmup_steps=warmup_steps(config, max_steps),
         max_steps=max_steps,
     )
+
+
+def warmup_steps(config: TrainConfig, max_steps: int) -> int:
+    """Steps of linear warm-up: those of the config, else a tenth of `max_steps`."""
+    return config.warmup_steps if config.warmup_steps is not None else max_steps // 10
 
 
 def learning_rate_at(step: int, schedule: str, *, peak: float, warmup_steps: int, max_steps: int) -> float:

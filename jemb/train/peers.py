@@ -34,8 +34,9 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-OWN = {"shards", "output", "workers"}
-"""Options that each process may have its own of: paths on its machine, and loader processes."""
+OWN = {"shards", "output", "workers", "cache_dir", "cache_gb", "read_ahead"}
+"""Options that each process may have its own of: paths on its machine, loader processes, and the cache of shards."""
+CONTINUES = "The same command continues from the last checkpoint"
 LOOKED_AT = 64
 """Samples of each data set that are compared at the start, evenly spaced."""
 GRACE = 3.0
@@ -99,10 +100,8 @@ def look_at(reader: ShardReader, count: int = LOOKED_AT) -> str:
     """16 hex digits of `count` evenly spaced samples as they are on disk: the fingerprint is only what the manifest
     says."""
     digest = hashlib.blake2b(digest_size=8)
-    for i in range(min(count, len(reader))):
-        try:
-            sample = reader.read(i * len(reader) // min(count, len(reader)))
-        except InputError:
+    for sample in reader.spread(min(count, len(reader))):
+        if isinstance(sample, InputError):
             digest.update(b"damaged")  # reported at the step that needs it
             continue
         for text in (sample.key, sample.query, sample.positive, *sample.negatives):
@@ -111,8 +110,9 @@ def look_at(reader: ShardReader, count: int = LOOKED_AT) -> str:
 
 
 @contextmanager
-def answering(timeout_minutes: float) -> Iterator[None]:
-    """A collective inside the block that gets no answer raises Failure, with which process is to blame and why.
+def answering(timeout_minutes: float, hint: str = CONTINUES) -> Iterator[None]:
+    """A collective inside the block that gets no answer raises Failure, with which process is to blame and why, and
+    the hint.
 
     A process that leaves the block by an error says so to the others, which wait for it in vain; one that lives says
     that, by a thread of its own, when it is asked.
@@ -131,7 +131,7 @@ def answering(timeout_minutes: float) -> Iterator[None]:
         if not UNANSWERED.search(str(error)):
             words.say("stopped", f"{type(error).__name__}: {error}")
             raise
-        raise _lost(words, str(error), timeout_minutes) from error
+        raise _lost(words, str(error), timeout_minutes, hint) from error
     except Exception as error:
         words.say("stopped", f"{type(error).__name__}: {error}")
         raise
@@ -150,8 +150,7 @@ class Words:
         self.thread.start()
 
     def say(self, what: str, word: str) -> None:
-        with suppress(RuntimeError):  # the store's own process may be gone
-            self.store.set(f"jemb/{what}/{rank()}", word)
+        briefly(lambda: self.store.set(f"jemb/{what}/{rank()}", word), GRACE)
 
     def of(self, what: str, number: int) -> str | None:
         key = f"jemb/{what}/{number}"
@@ -174,7 +173,7 @@ class Words:
                     return
 
 
-def _lost(words: Words, error: str, timeout_minutes: float) -> Failure:
+def _lost(words: Words, error: str, timeout_minutes: float, hint: str) -> Failure:
     """What the process says whose collective ended with `error`."""
     timed_out = bool(re.search(r"timed? ?out", error, re.IGNORECASE))
     words.say("stopped", "")
@@ -183,17 +182,30 @@ def _lost(words: Words, error: str, timeout_minutes: float) -> Failure:
     def find() -> None:
         words.ask()
         if any(words.of("alive", number) is not None for number in range(rank())):
-            return  # the first that lives speaks for all
-        found.append(_blame(words, timed_out, timeout_minutes))
-        if rank():
-            log.error("jemb train: process %d: %s", rank(), found[0])
+            found.append("")  # the first that lives speaks for all
+        else:
+            found.append(_blame(words, timed_out, timeout_minutes))
 
-    # In a thread: where the store's own process is the one that hangs, so does every question.
-    thread = threading.Thread(target=find, daemon=True)
+    briefly(find, 3 * GRACE)
+    where = f"process 0 at {os.environ.get('MASTER_ADDR')}"
+    why = found[0] if found else f"{where} cannot be reached: it, its machine or the network to it has failed"
+    message = f"{why or 'the processes lost each other'}. {hint} ({' '.join(error.split())[:200]})"
+    if why and rank():
+        log.error("jemb train: process %d: %s", rank(), message)
+    return Failure(message)
+
+
+def briefly(ask: Callable[[], object], seconds: float) -> None:
+    """Ask the store something in a thread, and go on without an answer after so long: where the machine of process 0 is
+    cut off, a question waits for a quarter of an hour, and all later ones with it."""
+
+    def try_it() -> None:
+        with suppress(RuntimeError):  # the store's own process may be gone
+            ask()
+
+    thread = threading.Thread(target=try_it, daemon=True)
     thread.start()
-    thread.join(3 * GRACE)
-    why = found[0] if found else "the processes lost each other"
-    return Failure(f"{why}. The same command continues from the last checkpoint ({' '.join(error.split())[:200]})")
+    thread.join(seconds)
 
 
 def _blame(words: Words, timed_out: bool, timeout_minutes: float) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +16,7 @@ import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment
 
-from jemb.distributed import rank, world_size
+from jemb.distributed import rank, tasks_of_node, world_size
 from jemb.errors import Failure, InputError
 
 if TYPE_CHECKING:
@@ -192,14 +191,6 @@ def _slurm_place(environment: Mapping[str, str], size: int) -> Place:
         port=int(environment.get("MASTER_PORT") or 15000 + number % 10000),
         by_slurm=True,
     )
-
-
-def tasks_of_node(listed: str, node: int) -> int:
-    """The tasks of node `node` in Slurm's short form: `2(x3),1` is 2, 2, 2 and 1."""
-    counts: list[int] = []
-    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", listed):
-        counts += [int(count)] * int(times or 1)
-    return counts[node]
 
 
 def choose_gpu(place: Place, visible: int) -> int:

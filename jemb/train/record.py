@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 import jemb
@@ -21,8 +23,10 @@ from jemb.config import TrainConfig
 from jemb.data import BatchPlan
 from jemb.errors import InputError
 from jemb.files import write_atomic, write_json
+from jemb.lineage import public_name, stages_before
 from jemb.run_folder import RunFolder
 from jemb.shards import ShardReader
+from jemb.train.optim import warmup_steps
 from jemb.train.trackers import check_installed
 
 FREE = {
@@ -36,11 +40,16 @@ FREE = {
     "max_steps",
     "checkpoint_every",
     "keep_checkpoints",
+    "evaluation",
     "log_samples",
     "trackers",
     "workers",
     "balance",
     "timeout_minutes",
+    "cache_dir",
+    "cache_gb",
+    "read_ahead",
+    "dry_run",
 }
 """Options that may change from one start of a run to the next. (Other shards are caught by the plan's fingerprint.)"""
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "numpy")
@@ -61,7 +70,7 @@ def locked(run: RunFolder) -> Iterator[None]:
         except (BlockingIOError, PermissionError):
             raise InputError(f"{run.path}: another `jemb train` is writing to this run") from None
         # What killed trainers left. Ours alone: `jemb evaluate` may be writing its scores here right now.
-        for path in (run.config, run.record, run.metrics, run.metrics_csv, run.samples):
+        for path in (run.config, run.record, run.metrics, run.metrics_csv, run.samples, run.evaluations):
             for leftover in run.path.glob(f".{path.name}.*.tmp"):
                 leftover.unlink(missing_ok=True)
         yield
@@ -82,6 +91,8 @@ def check_resumable(run: RunFolder, config: TrainConfig) -> None:
         raise InputError(f"output={run.path}: holds {strangers[0]}, which is no part of a run; use another folder")
     if not run.checkpoints():
         return
+    if not run.config.is_file():
+        raise InputError(f"output={run.path}: has checkpoints but no {run.config.name}; use another output")
     before = _flat(yaml.safe_load(run.config.read_text()))
     now = _flat(asdict(config))
     changed = [
@@ -108,13 +119,16 @@ def write_start(
 ) -> None:
     """Record that the run starts, or starts again, at `step`."""
     before = run.read_record() if run.record.exists() else {}
+    source = config.init or config.model.path
     record = {
         "id": before.get("id") or uuid.uuid4().hex[:12],
         "jemb": jemb.__version__,
         "versions": {name: metadata.version(name) for name in PACKAGES},
         "git_commit": git_commit(Path(jemb.__file__).parent),
         "objective": config.objective,
-        "init": config.init or config.model.path,
+        "init": source,
+        "started_from": before.get("started_from") or public_name(source),
+        "earlier": before["earlier"] if "earlier" in before else stages_before(source),
         "plan_fingerprint": plan.fingerprint,
         "datasets": {
             name: {
@@ -124,25 +138,52 @@ def write_start(
                 "share": plan.shares[name],
                 "fingerprint": reader.manifest.fingerprint,
                 "stages": [asdict(stage) for stage in reader.manifest.stages],
+                "license": reader.manifest.source.get("license"),
             }
             for name, reader in readers.items()
         },
         "starts": [*before.get("starts", []), {"step": step, "time": time.time(), **layout}],
+        "resolved": {"max_steps": max_steps, "warmup_steps": warmup_steps(config, max_steps), **layout},
         "status": "running",
         "steps": step,
         "max_steps": max_steps,
         "model_step": before.get("model_step"),
+        "model_chosen": before.get("model_chosen"),
+        "stopped_early": None,
     }
     write_atomic(run.config, yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
     write_json(run.record, record)
 
 
-def write_end(run: RunFolder, *, steps: int, status: str) -> None:
-    """Record how far this start came: `finished` (then the model is that of this step), `stopped` or `failed`."""
+def write_end(
+    run: RunFolder,
+    *,
+    steps: int,
+    status: str,
+    model_step: int | None = None,
+    chosen: str | None = None,
+    stopped_early: str | None = None,
+) -> None:
+    """Record how far this start came: `finished`, `stopped` or `failed`.
+
+    When it has finished: the step whose weights the model has; how that was chosen, in words (None: it is the last);
+    and why it has ended before `max_steps` (None: it has not).
+    """
     record = {**run.read_record(), "status": status, "steps": steps}
     if status == "finished":
-        record["model_step"] = steps
+        record |= {"model_step": model_step, "model_chosen": chosen, "stopped_early": stopped_early}
     write_json(run.record, record)
+
+
+def hardware(device: torch.device) -> str:
+    """Name of the GPU, or of the processor where training is on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def git_commit(folder: Path) -> str | None:

@@ -6,17 +6,22 @@ import logging
 import signal
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import lightning
 
 from jemb.config import TrainConfig
-from jemb.data import BatchPlan, Collate, StepDataset, StepLoader
+from jemb.data import BatchPlan, Collate, ReadAhead, StepDataset, StepLoader
 from jemb.distributed import rank, world_size
 from jemb.errors import InputError
 from jemb.files import whole_folder
+from jemb.mirror import Mirror, mirror_of
 from jemb.model import load_encoder, read_weights
 from jemb.run_folder import RunFolder
 from jemb.shards import ShardReader
+from jemb.tables.places import to_local
 from jemb.train.build import (
     check_negatives,
     choose_bf16,
@@ -27,12 +32,14 @@ from jemb.train.build import (
     open_shards,
 )
 from jemb.train.checkpoints import Checkpoints, StopRequest, find_start, remove_leftovers, stop_request, writing
+from jemb.train.dry_run import batch_lines, plan_lines
+from jemb.train.evaluation import EvaluateInLoop, Evaluations, EvaluationTools
 from jemb.train.module import EmbeddingModule
 from jemb.train.optim import planned_rate
 from jemb.train.peers import agreed, answering, facts_of
 from jemb.train.processes import Processes, joined_processes, on_rank_zero
-from jemb.train.record import check_resumable, locked, write_end, write_start
-from jemb.train.run_log import RunLog
+from jemb.train.record import check_resumable, hardware, locked, write_end, write_start
+from jemb.train.run_log import RunLog, keep_steps
 from jemb.train.strategies import choose_strategy
 
 log = logging.getLogger(__name__)
@@ -48,39 +55,68 @@ class Job:
     plan: BatchPlan
     max_steps: int
     processes: Processes
+    evaluations: Evaluations
+    mirror: Mirror | None
 
 
-def train(config: TrainConfig) -> RunFolder:
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where this start begins: after `step`, with the checkpoint `state`. evaluate: first of all, that step's model."""
+
+    step: int
+    state: Path | None
+    evaluate: bool
+
+
+def train(config: TrainConfig, tools: EvaluationTools | None = None) -> RunFolder:
     """Train until `max_steps`, or until a signal asks to stop; continue a run that was stopped or killed.
 
     Runs alone, or as one of the processes that torchrun or srun started. `RunFolder.model` is there once the run has
     finished; run.json says `finished` or `stopped`. After Ctrl-C it saves, then raises KeyboardInterrupt.
+    tools: needed where there are `evaluation.tasks`.
     Raises InputError for wrong input, Failure for a loss or gradient that is no number; the last checkpoint stays.
     """
-    run = RunFolder(Path(config.output))
+    mirror = mirror_of(config.output)
+    run = RunFolder(mirror.folder if mirror else Path(to_local(config.output)))
     with ExitStack() as stack:
         processes = stack.enter_context(joined_processes(config.device, config.timeout_minutes))
         request = stack.enter_context(stop_request())
         stack.enter_context(answering(config.timeout_minutes))
         readers, plan = agreed(lambda: _open(config), lambda found: facts_of(config, *found))
-        job = Job(config, run, readers, plan, count_steps(config, plan), processes)
+        max_steps = count_steps(config, plan)
+        evaluations = Evaluations(run, config.evaluation, tools, every=config.checkpoint_every, stop=max_steps)
+        job = Job(config, run, readers, plan, max_steps, processes, evaluations, mirror)
 
-        def lock_and_prepare() -> tuple[int, Path | None]:
+        def lock_and_prepare() -> Start:
+            evaluations.read_tasks()
             stack.enter_context(locked(run))
-            return _prepare_folder(job)
+            if mirror:
+                mirror.fetch_run()
+            start = _prepare_folder(job)
+            if mirror:
+                mirror.push()  # a URL that cannot be written to is found now
+            return start
 
-        start, state = on_rank_zero(lock_and_prepare)
+        start: Start = on_rank_zero(lock_and_prepare)
+        if mirror:
+            start = _fetch_start(job, mirror, start)
         try:
             with writing(run.path):
-                done = _fit(job, request, start, state)
+                done = _fit(job, request, start)
+                over = on_rank_zero(evaluations.over)
                 if rank() == 0:
-                    _finish(job, done, did_nothing=done == start)
+                    _finish(job, done, over, did_nothing=done == start.step)
         except Exception:
             if rank() == 0:
                 with suppress(OSError):  # on a full disk
                     write_end(run, steps=run.checkpoints()[-1][0] if run.checkpoints() else 0, status="failed")
+                    if mirror:
+                        mirror.try_push()
             raise
-        if done < job.max_steps and request.signal == signal.SIGINT:
+        if mirror and rank() == 0:
+            mirror.push()
+            log.info("the run is copied to %s", mirror.url)
+        if done < job.max_steps and not over and request.signal == signal.SIGINT:
             raise KeyboardInterrupt
     return run
 
@@ -91,8 +127,8 @@ def _open(config: TrainConfig) -> tuple[dict[str, ShardReader], BatchPlan]:
     return readers, make_plan(config, readers, world_size())
 
 
-def _prepare_folder(job: Job) -> tuple[int, Path | None]:
-    """Make or check the run folder; returns (steps done, checkpoint to load)."""
+def _prepare_folder(job: Job) -> Start:
+    """Make or check the run folder."""
     check_resumable(job.run, job.config)
     remove_leftovers(job.run)
     step, state = find_start(job.run, job.plan.fingerprint)
@@ -102,16 +138,30 @@ def _prepare_folder(job: Job) -> tuple[int, Path | None]:
         with writing(job.run.start), whole_folder(job.run.start) as folder:
             encoder.save(folder)
     _warn_of_the_schedule(job, step)
-    if step < job.max_steps:
+    keep_steps(job.run.evaluations, step)
+    if step < job.max_steps and not job.evaluations.over():
         job.run.scores.unlink(missing_ok=True)  # of a model that is about to be replaced
     layout = {
         "world_size": world_size(),
         "device": job.processes.device.type,
         "strategy": choose_strategy(job.config.strategy, world_size()),
-        "precision": job.config.precision,
+        "precision": "bf16" if choose_bf16(job.config.precision, job.processes.device) else "fp32",
+        "hardware": hardware(job.processes.device),
     }
     write_start(job.run, job.config, job.plan, job.readers, step=step, max_steps=job.max_steps, layout=layout)
-    return step, state
+    return Start(step, state, evaluate=job.evaluations.missing(step))
+
+
+def _fetch_start(job: Job, mirror: Mirror, start: Start) -> Start:
+    """The same with the checkpoint's path on this machine; first processes of machines without the folder fetch it."""
+    record, state = on_rank_zero(job.run.record.read_bytes), start.state
+
+    def fetch() -> None:
+        if not job.processes.environment.local_rank():
+            mirror.fetch_start(record, state.name if state else None)
+
+    agreed(fetch, lambda _: {})
+    return replace(start, state=job.run.checkpoint_folder / state.name) if state else start
 
 
 def _warn_of_the_schedule(job: Job, step: int) -> None:
@@ -138,19 +188,27 @@ def _warn_of_the_schedule(job: Job, step: int) -> None:
         )
 
 
-def _fit(job: Job, request: StopRequest, start: int, state: Path | None) -> int:
-    """Do steps `start` to `max_steps`, beginning with the checkpoint `state`; returns the steps done."""
-    if start >= job.max_steps:
+def _fit(job: Job, request: StopRequest, begin: Start) -> int:
+    """Do the steps from `begin` to `max_steps`, or till the evaluations end the run; returns the steps done."""
+    start, over = begin.step, on_rank_zero(job.evaluations.over)
+    if (start >= job.max_steps or over) and not begin.evaluate:
         return start
     config, is_first = job.config, rank() == 0
     _announce(job, start)
     encoder = load_encoder(str(job.run.start), dropout=config.model.dropout)
-    if state is not None:
-        encoder.load_state_dict(read_weights(state))
+    if begin.state is not None:
+        encoder.load_state_dict(read_weights(begin.state))
+    evaluated: Mapping[str, Any] = {}
+    if begin.evaluate:  # here, where each process still has the whole model
+        evaluated = job.evaluations.evaluate(start, encoder, device=job.processes.device)
+    if start >= job.max_steps or on_rank_zero(job.evaluations.over):
+        return start
     collate = Collate(
         tokenize=encoder.tokenize,
         num_negatives=config.num_negatives if config.objective == "triplets" else 0,
         seed=config.seed,
+        query_prompt=encoder.prompt("query"),
+        passage_prompt=encoder.prompt("document"),
     )
     dataset = StepDataset(
         job.plan,
@@ -160,6 +218,7 @@ def _fit(job: Job, request: StopRequest, start: int, state: Path | None) -> int:
         world_size=world_size(),
         global_keys=config.log_samples and is_first,
         balance=config.balance,
+        ahead=_ahead(job),
     )
     loader = StepLoader(dataset, start=start, stop=job.max_steps, workers=config.workers)
     module = EmbeddingModule(
@@ -179,13 +238,19 @@ def _fit(job: Job, request: StopRequest, start: int, state: Path | None) -> int:
     )
     checkpoints = Checkpoints(
         job.run,
-        start=(start, state),
+        start=(start, begin.state),
         plan=job.plan.fingerprint,
         every=config.checkpoint_every,
         keep=config.keep_checkpoints,
         stop=job.max_steps,
+        wanted=job.evaluations.due,
+        best=job.evaluations.best_step,
+        saved=job.mirror.try_push if job.mirror else None,
     )
-    trainer = make_trainer(config, job.processes, max_steps=job.max_steps - start, callbacks=[run_log, checkpoints])
+    callbacks: list[lightning.Callback] = [run_log, checkpoints]
+    if config.evaluation.tasks:
+        callbacks.append(EvaluateInLoop(job.evaluations, checkpoints, run_log, evaluated))
+    trainer = make_trainer(config, job.processes, max_steps=job.max_steps - start, callbacks=callbacks)
     encoder.train()
     try:
         trainer.fit(module, loader)
@@ -196,37 +261,50 @@ def _fit(job: Job, request: StopRequest, start: int, state: Path | None) -> int:
     return start + trainer.global_step
 
 
+def _ahead(job: Job) -> ReadAhead | None:
+    """One process of each machine fetches ahead for all of them."""
+    steps = job.config.read_ahead
+    if not steps or job.processes.environment.local_rank():
+        return None
+    lag = 2 * job.config.workers + 1  # batches that wait for the trainer in each process
+    return ReadAhead(job.plan, job.readers, steps=steps, stop=job.max_steps, lag=lag)
+
+
 def _announce(job: Job, start: int) -> None:
-    passes = job.plan.passes(job.max_steps)
-    for source in job.plan.sources:
-        log.info(
-            "data set %s: %d samples, %.1f %% of the batches, %.2f passes",
-            source.name,
-            source.num_samples,
-            100 * job.plan.shares[source.name],
-            passes[source.name],
-        )
-    size = job.config.global_batch_size
-    log.info("global batch of %d: %d processes with %d samples each", size, world_size(), size // world_size())
+    for line in [*plan_lines(job.plan, job.max_steps), batch_lines(job.config, world_size())[0]]:
+        log.info("%s", line)
     if start:
         log.info("continuing after step %d of %d", start, job.max_steps)
 
 
-def _finish(job: Job, done: int, *, did_nothing: bool) -> None:
+def _finish(job: Job, done: int, over: str | None, *, did_nothing: bool) -> None:
+    """over: why the run has ended before `max_steps`, if it has."""
     run = job.run
-    if done < job.max_steps:
+    if done < job.max_steps and not over:
         write_end(run, steps=done, status="stopped")
         log.warning("stopped after step %d of %d; the same command continues there", done, job.max_steps)
         return
-    if not (did_nothing and run.model.is_dir() and run.read_record()["model_step"] == done):
-        _write_model(run)
-    write_end(run, steps=done, status="finished")
-    log.info("%s after %d steps; model: %s", "was already finished" if did_nothing else "finished", done, run.model)
+    checkpoints = dict(run.checkpoints())
+    best = job.evaluations.standing(checkpoints)
+    step = best.step if best else max(checkpoints)
+    chosen = f"the best of {best.count} evaluations: {job.evaluations.metric} = {best.value:.4f}" if best else None
+    if not (did_nothing and run.model.is_dir() and run.read_record()["model_step"] == step):
+        _write_model(run, checkpoints[step])
+    write_end(run, steps=done, status="finished", model_step=step, chosen=chosen, stopped_early=over)
+    if over:
+        log.info("%s", over)
+    log.info(
+        "%s after %d steps; model%s: %s",
+        "was already finished" if did_nothing else "finished",
+        done,
+        f" of step {step}, {chosen}" if chosen else "",
+        run.model,
+    )
 
 
-def _write_model(run: RunFolder) -> None:
-    """The model of the last checkpoint, which holds it whole under every strategy."""
+def _write_model(run: RunFolder, checkpoint: Path) -> None:
+    """The model of a checkpoint, which holds it whole under every strategy."""
     encoder = load_encoder(str(run.start))
-    encoder.load_state_dict(read_weights(run.checkpoints()[-1][1]))
-    with writing(run.model, "the last checkpoint has its weights"), whole_folder(run.model) as folder:
+    encoder.load_state_dict(read_weights(checkpoint))
+    with writing(run.model, f"{checkpoint} has its weights"), whole_folder(run.model) as folder:
         encoder.save(folder)

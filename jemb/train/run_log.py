@@ -7,9 +7,10 @@ cut off: those steps are done again, and each step stands in the files once.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from jemb.records import Batch
 from jemb.run_folder import RunFolder
 from jemb.train.module import EmbeddingModule
 from jemb.train.trackers import Trackers
+
+log = logging.getLogger(__name__)
 
 
 class RunLog(lightning.Callback):
@@ -88,6 +91,14 @@ class RunLog(lightning.Callback):
         self.trackers.log(line)
         self.bar.set_postfix_str(f"{facts.dataset} loss={facts.loss:.4f}", refresh=False)
         self.bar.update()
+
+    def evaluated(self, line: Mapping[str, Any], words: str) -> None:
+        """Pass on a line of evaluations.jsonl; the time that it took is not the step's after it. On rank 0."""
+        self.trackers.log_scores(line)
+        self.bar.clear()
+        log.info("%s", words)
+        self.bar.refresh()
+        self.waiting_since = time.perf_counter()
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException

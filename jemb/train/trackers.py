@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -52,6 +53,9 @@ class Tracker(Protocol):
     def log(self, line: Mapping[str, Any]) -> None:
         """line: what metrics.jsonl has for a step."""
 
+    def log_scores(self, line: Mapping[str, Any]) -> None:
+        """line: of evaluations.jsonl. One that is done again, after a kill, has the values of before."""
+
     def close(self) -> None:
         """Everything is written when this returns."""
 
@@ -64,6 +68,10 @@ class TensorBoard:
 
     def log(self, line: Mapping[str, Any]) -> None:
         for name, value in _numbers(line).items():
+            self.board.add_scalar(name, value, line["step"])
+
+    def log_scores(self, line: Mapping[str, Any]) -> None:
+        for name, value in _scores(line).items():
             self.board.add_scalar(name, value, line["step"])
 
     def close(self) -> None:
@@ -80,6 +88,9 @@ class Table:
 
     def log(self, line: Mapping[str, Any]) -> None:
         self.file.write(_as_csv([line]))
+
+    def log_scores(self, line: Mapping[str, Any]) -> None:
+        """A table has a row for each step; evaluations.jsonl has the scores."""
 
     def close(self) -> None:
         self.file.close()
@@ -105,6 +116,9 @@ class WandB:
 
     def log(self, line: Mapping[str, Any]) -> None:
         self.run.log(_numbers(line), step=line["step"])
+
+    def log_scores(self, line: Mapping[str, Any]) -> None:
+        self.run.log(_scores(line), step=line["step"])
 
     def close(self) -> None:
         self.run.finish()
@@ -138,6 +152,14 @@ class MLflow:
             metrics = [self.metric(name, value, stamp, line["step"]) for name, value in _numbers(line).items()]
             self.client.log_batch(self.id, metrics=metrics)
 
+    def log_scores(self, line: Mapping[str, Any]) -> None:
+        stamp, step = round(1000 * line["time"]), line["step"]
+        scores = {re.sub(r"[^\w./ -]", "_", name): value for name, value in _scores(line).items()}
+        if all(metric.step != step for metric in self.client.get_metric_history(self.id, next(iter(scores)))):
+            self.client.log_batch(
+                self.id, metrics=[self.metric(name, value, stamp, step) for name, value in scores.items()]
+            )
+
     def close(self) -> None:
         self.client.set_terminated(self.id)
 
@@ -165,6 +187,10 @@ class Trackers:
     def log(self, line: Mapping[str, Any]) -> None:
         for name, tracker in list(self.trackers.items()):
             self._guard(name, partial(tracker.log, line))
+
+    def log_scores(self, line: Mapping[str, Any]) -> None:
+        for name, tracker in list(self.trackers.items()):
+            self._guard(name, partial(tracker.log_scores, line))
 
     def close(self) -> None:
         for name, tracker in list(self.trackers.items()):
@@ -204,6 +230,16 @@ def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
     del found["step"], found["time"]
     terms = {f"loss_terms/{name}": value for name, value in line["loss_terms"].items()}
     return {**found, **terms, f"loss/{line['dataset']}": line["loss"]}
+
+
+def _scores(line: Mapping[str, Any]) -> dict[str, float]:
+    """What chooses the best step, and every metric of an evaluation by name."""
+    found = {
+        f"evaluation/{task}/{metric}": value
+        for task, scores in line["scores"].items()
+        for metric, value in scores.items()
+    }
+    return {"evaluation": line["value"], **found}
 
 
 def _as_csv(lines: Sequence[Mapping[str, Any]], header: bool = False) -> str:

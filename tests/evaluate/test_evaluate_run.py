@@ -1,8 +1,8 @@
 """The command: all input is checked first, results are whole, a run keeps its scores."""
 
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +10,12 @@ import pytest
 
 from jemb.config import EvaluateConfig, ModelConfig, parse
 from jemb.errors import Failure, InputError
-from jemb.evaluate import Task, evaluate, load_task, score, table
+from jemb.evaluate import Comparison, Measured, Results, Score, Task, evaluate, load_task, score, table
 from jemb.evaluate import run as run_module
+from jemb.evaluate.models import load_text_encoder
+from jemb.evaluate.vectors import Encode
 from jemb.model import encode, load_encoder, make_tiny
+from jemb.run_folder import RunFolder
 
 WORDS = [
     "the",
@@ -62,10 +65,15 @@ def configure(model: object, tasks: list[str], output: Path, **more: object) -> 
     return parse(EvaluateConfig, {"model": str(model), "tasks": tasks, "output": str(output), **more})
 
 
+def results_of(model: object, tasks: list[str], output: Path, **more: object) -> Results:
+    return evaluate(configure(model, tasks, output, **more)).scores[str(model)]
+
+
 def test_the_journey(data: Path, model: Path, tmp_path: Path) -> None:
     tasks = [f"sts:{data}/sts.jsonl", f"retrieval:{data}/beir", f"negation:{data}/negation.jsonl"]
     output = tmp_path / "new" / "folder" / "scores.json"
-    results = evaluate(configure(model, [*tasks, tasks[0]], output, device="cpu", batch_size=7))
+    comparison = evaluate(configure(model, [*tasks, tasks[0]], output, device="cpu", batch_size=7))
+    results = comparison.scores[str(model)]
     assert json.loads(output.read_text()) == results
     assert list(results) == tasks
     assert [list(metrics) for metrics in results.values()] == [
@@ -74,8 +82,8 @@ def test_the_journey(data: Path, model: Path, tmp_path: Path) -> None:
         ["easy_negation", "hard_negation"],
     ]
     assert results[tasks[1]]["mrr_at_10"] == 100  # queries are passages: each finds its own text first
-    assert table(results).splitlines()[1].split()[0] == tasks[0]
-    assert [path.name for path in output.parent.iterdir()] == ["scores.json"]
+    assert table(comparison).splitlines()[1].split()[0] == tasks[0]
+    assert sorted(path.name for path in output.parent.iterdir()) == ["report.html", "scores", "scores.json"]
     encoder = load_encoder(str(model))
     again = score(lambda texts: encode(encoder, texts, batch_size=64), load_task(tasks[0]))
     assert again == pytest.approx(results[tasks[0]], abs=1e-3)
@@ -87,21 +95,29 @@ def test_scores_stay_with_their_run(data: Path, model: Path, tmp_path: Path) -> 
     model.rename(run / "model")
     (run / "run.json").write_text("{}")
     (run / "config.yaml").write_text("")
-    os.utime(run / "model", (1000, 1000))
-    first = evaluate(configure(run, [sts], tmp_path / "a.json"))
-    second = evaluate(configure(run, [negation], tmp_path / "b.json"))
+    first = results_of(run, [sts], tmp_path / "a.json")
+    second = results_of(run, [negation], tmp_path / "b.json")
     assert json.loads((tmp_path / "b.json").read_text()) == second
-    assert json.loads((run / "scores.json").read_text()) == first | second
-    os.utime(run / "scores.json", (500, 500))  # the model is newer: its training went on
-    evaluate(configure(run, [negation], tmp_path / "b.json"))
-    assert json.loads((run / "scores.json").read_text()) == second
+    assert RunFolder(run).read_scores() == first | second
+    with pytest.raises(InputError, match="is where the run keeps all its scores by itself"):
+        evaluate(configure(run, [sts], run / "scores.json"))
+    # Its training goes on while it is scored.
+    make = partial(load_text_encoder, config=configure(run, [sts], tmp_path / "c.json"))
+    config = parse(ModelConfig, {"hidden_size": 16, "num_layers": 1, "num_heads": 2})
+
+    def make_and_go_on(name: str) -> Encode:
+        encode = make(name)
+        make_tiny([sentence(i) for i in range(50)], config, seed=1, max_length=32).save(run / "model")
+        return encode
+
+    assert evaluate(configure(run, [sts], tmp_path / "c.json"), make_and_go_on).scores[str(run)] == first
+    assert RunFolder(run).read_scores() == {}, "the scores of the older model are no scores of this one"
 
 
 def test_bm25(data: Path, tmp_path: Path) -> None:
     task = f"retrieval:{data}/beir"
-    results = evaluate(configure("bm25", [task], tmp_path / "out.json"))
-    assert results[task]["ndcg_at_10"] > 90
-    with pytest.raises(InputError, match=r"bm25 does retrieval only, so it cannot do 'sts:.*leave that task out"):
+    assert results_of("bm25", [task], tmp_path / "out.json")[task]["ndcg_at_10"] > 90
+    with pytest.raises(InputError, match=r"bm25 ranks texts only, so it cannot do 'sts:.*leave that task out"):
         evaluate(configure("bm25", [task, f"sts:{data}/sts.jsonl"], tmp_path / "other.json"))
     assert not (tmp_path / "other.json").exists()
 
@@ -120,10 +136,10 @@ def test_bm25(data: Path, tmp_path: Path) -> None:
 def test_every_task_is_read_before_anything_is_encoded(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, wanted: str
 ) -> None:
-    def never(config: EvaluateConfig) -> Callable[[Task], dict[str, float]]:
-        raise AssertionError("the model was loaded before the tasks were read")
+    def never(names: object, tasks: object) -> None:
+        raise AssertionError("the model was looked for before the tasks were read")
 
-    monkeypatch.setattr(run_module, "_model", never)
+    monkeypatch.setattr(run_module, "check_models", never)
     output = tmp_path / "made" / "out.json"
     with pytest.raises(InputError, match=wanted):
         evaluate(configure("any", [f"sts:{data}/sts.jsonl", task.format(data=data)], output))
@@ -131,27 +147,26 @@ def test_every_task_is_read_before_anything_is_encoded(
 
 
 def test_finished_tasks_survive_a_failure(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    data: Path, model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = True
 
-    def breaks_on_negation(config: EvaluateConfig) -> Callable[[Task], dict[str, float]]:
+    def breaks_on_small_tasks(name: str) -> Encode:
         def encode(texts: Sequence[str]) -> np.ndarray:
             vectors = np.random.default_rng(0).normal(size=(len(texts), 4))
             return vectors * np.nan if broken and len(texts) < 40 else vectors
 
-        return lambda task: task.score(encode)
+        return encode
 
-    monkeypatch.setattr(run_module, "_model", breaks_on_negation)
     retrieval, sts = f"retrieval:{data}/beir", f"sts:{data}/sts.jsonl"
-    config = configure("any", [retrieval, sts], tmp_path / "out.json")
+    config = configure(model, [retrieval, sts], tmp_path / "out.json")
     with pytest.raises(Failure, match="NaN"):
-        evaluate(config)
+        evaluate(config, breaks_on_small_tasks)
     assert not (tmp_path / "out.json").exists()
     kept = json.loads((tmp_path / "out.partial.json").read_text())
     assert "out.partial.json" in caplog.text
     broken = False
-    assert evaluate(config)[retrieval] == kept[retrieval]
+    assert evaluate(config, breaks_on_small_tasks).scores[str(model)][retrieval] == kept[retrieval]
     assert list(kept) == [retrieval]
     assert not (tmp_path / "out.partial.json").exists()
 
@@ -168,23 +183,25 @@ def test_outputs_that_cannot_be(data: Path, tmp_path: Path) -> None:
 
 
 def test_results_are_finite(data: Path) -> None:
-    class Odd:
-        name = "odd"
+    class Odd(Task):
+        name = main = "odd"
 
-        def score(self, encode: object) -> dict[str, float]:
-            return {"metric": float("nan")}
+        def measure(self, encode: object) -> Measured:
+            return Measured({"metric": Score(float("nan"))})
 
     with pytest.raises(Failure, match="odd: metric is nan"):
         score(lambda texts: np.ones((len(texts), 1)), Odd())
 
 
 def test_table() -> None:
-    results = {"sts:a.jsonl": {"spearman": 86.716, "pearson": -1.0}, "x": {"ndcg_at_10": 100.0}}
-    assert table(results).splitlines() == [
+    comparison = Comparison(["m"])
+    comparison.add("m", "sts:a.jsonl", "spearman", Measured({"spearman": Score(86.716), "pearson": Score(-1.0)}), 1.0)
+    comparison.add("m", "x", "ndcg_at_10", Measured({"ndcg_at_10": Score(100.0)}), 1.0)
+    assert table(comparison).splitlines() == [
         "task         metric      percent",
-        "sts:a.jsonl  spearman      86.72",
-        "             pearson       -1.00",
-        "x            ndcg_at_10   100.00",
+        "sts:a.jsonl  spearman    86.72",
+        "             pearson     -1.00",
+        "x            ndcg_at_10  100.00",
     ]
 
 

@@ -12,10 +12,10 @@ def test_files_and_folders(tmp_path):
     (tmp_path / "beir" / "qrels").mkdir(parents=True)
     (tmp_path / "beir" / "queries.jsonl").write_text('{"_id": "q1", "text": "a question"}\n')
     (tmp_path / "beir" / "corpus.jsonl").write_text('{"_id": "d1", "title": "T", "text": "x", "metadata": {"n": 1}}\n')
-    (tmp_path / "beir" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n")
+    (tmp_path / "beir" / "qrels" / "test.tsv").write_text("q1\t0\td1\t0\n")  # no header, and equal columns
     (tmp_path / "beir" / "README.md").write_text("no texts")
     texts = list(evaluation_texts(str(tmp_path / "beir")))
-    assert texts == ["d1", "T", "x", "q1", "d1", "1", "q1", "a question"]
+    assert texts == ["d1", "T", "x", "q1", "a question"]
     (tmp_path / "sts.tsv").write_text("sentence1\tsentence2\tscore\na cat\ta dog\t2.5\n")
     assert list(evaluation_texts(str(tmp_path / "sts.tsv"))) == ["a cat", "a dog", "2.5"]
 
@@ -54,5 +54,5 @@ def test_unknown_tasks_and_missing_data_are_the_users_to_mend(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InputError, match="SciFakt"):
         task_texts("SciFakt")
-    with pytest.raises(InputError, match="mteb:SciFact: its data cannot be loaded"):
+    with pytest.raises(InputError, match="mteb:SciFact: the data cannot be loaded"):
         task_texts("SciFact")

@@ -13,7 +13,7 @@ import pytrec_eval
 
 from jemb.errors import InputError
 from jemb.evaluate import RetrievalTask, load_task, score
-from jemb.evaluate.retrieval import mean_metrics, query_metrics
+from jemb.evaluate.retrieval import Run, query_metrics
 
 
 def at_angle(texts: Sequence[str]) -> np.ndarray:
@@ -54,6 +54,11 @@ def test_documented_example_of_pytrec_eval() -> None:
     metrics = query_metrics(qrels, run)
     assert metrics["ndcg_at_10"].tolist() == [0.5, pytest.approx(0.6934264036172708)]
     assert metrics["mrr_at_10"].tolist() == [pytest.approx(1 / 3), 0.5]
+
+
+def mean_metrics(qrels: dict[str, dict[str, int]], run: Run) -> dict[str, float]:
+    task = RetrievalTask("by hand", dict.fromkeys(qrels, ""), {}, qrels)
+    return {metric: score.value for metric, score in task.judge(run).scores.items()}
 
 
 def test_cuts_at_10_and_100_and_queries_that_found_nothing() -> None:
@@ -133,6 +138,18 @@ def test_own_passage_is_left_out_unless_judged(tmp_path: Path) -> None:
     run = task.run(at_angle)
     assert list(run["1"]) == ["2", "3"]
     assert list(run["2"]) == ["2", "1", "3"]
+
+
+def test_a_passage_that_only_has_the_querys_id_stays(tmp_path: Path) -> None:
+    """Where both are numbered from 1 the ids say nothing; a passage that is the query holds its text."""
+    corpus = [{"_id": "1", "title": "Axes", "text": "and  10"}, {"_id": "2", "title": "", "text": "20"}]
+    queries = [{"_id": "1", "text": "AND 10"}, {"_id": "2", "text": "18"}]
+    folder = write(tmp_path, corpus, queries, {"qrels/test.tsv": "1\t2\t1\n2\t1\t1\n"})
+    task = load_task(f"retrieval:{folder}")
+    assert isinstance(task, RetrievalTask)
+    run = task.run(at_angle)
+    assert list(run["1"]) == ["2"]
+    assert list(run["2"]) == ["2", "1"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from scipy import stats
 
 from jemb.errors import Failure, InputError
 from jemb.evaluate import load_task, score
-from jemb.evaluate.sts import correlations
+from jemb.evaluate.measure import Correlation
 
 
 def write(path: Path, rows: list[tuple[str, str, object]]) -> str:
@@ -65,7 +65,7 @@ def test_against_scipy_and_text_encoded_once(tmp_path: Path) -> None:
 
 
 def test_equal_pairs_tie_exactly() -> None:
-    assert correlations(np.array([0.5, 0.5, 0.1]), np.array([2.0, 2.0, 1.0]))["spearman"] == pytest.approx(100)
+    assert Correlation(np.array([0.5, 0.5, 0.1]), np.array([2.0, 2.0, 1.0]), True).value == pytest.approx(100)
 
 
 def test_what_has_no_correlation_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -197,14 +196,29 @@ def test_run_folders(tiny: Encoder, texts: list[str], tmp_path: Path) -> None:
     np.testing.assert_array_equal(encode(load_encoder(str(tmp_path)), texts), encode(tiny, texts))
 
 
-def test_a_default_prompt_is_not_used_but_named(
-    tiny: Encoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_prompts_are_kept_and_left_to_who_knows_the_kind_of_text(tiny: Encoder, tmp_path: Path) -> None:
     tiny.save(tmp_path)
-    edit(tmp_path / "config_sentence_transformers.json", prompts={"q": "query: "}, default_prompt_name="q")
-    with caplog.at_level(logging.WARNING):
+    edit(tmp_path / "config_sentence_transformers.json", prompts={"q": "query: ", "d": ""}, default_prompt_name="q")
+    loaded = load_encoder(str(tmp_path))
+    np.testing.assert_array_equal(encode(loaded, ["a text"]), encode(tiny, ["a text"]))
+    loaded.save(tmp_path / "again")
+    kept = json.loads((tmp_path / "again" / "config_sentence_transformers.json").read_text())
+    assert (kept["prompts"], kept["default_prompt_name"]) == ({"q": "query: "}, "q")
+
+
+def test_a_truncated_model_gives_the_first_numbers_as_unit_vectors(tiny: Encoder, tmp_path: Path) -> None:
+    texts = ["a text", "another one"]
+    tiny.save(tmp_path)
+    edit(tmp_path / "config_sentence_transformers.json", truncate_dim=8)
+    loaded = load_encoder(str(tmp_path))
+    assert (loaded.dim, loaded.full_dim) == (8, tiny.dim)
+    first = encode(tiny, texts)[:, :8]
+    np.testing.assert_allclose(encode(loaded, texts), first / np.linalg.norm(first, axis=1, keepdims=True), atol=1e-6)
+    loaded.save(tmp_path / "again")
+    assert load_encoder(str(tmp_path / "again")).dim == 8
+    edit(tmp_path / "config_sentence_transformers.json", truncate_dim=4096)
+    with pytest.raises(InputError, match=r"truncate_dim is 4096; its vectors have \d+ numbers"):
         load_encoder(str(tmp_path))
-    assert "default prompt 'q' is not used" in caplog.text
 
 
 def test_a_tokenizer_of_another_model_is_refused(tiny: Encoder, t5_folder: Path, tmp_path: Path) -> None:

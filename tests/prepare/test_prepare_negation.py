@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jemb.config import NegationConfig
-from jemb.demo.corpus import read_module
+from jemb.demo.packages import read_module
 from jemb.prepare.negating.english import AMBIGUOUS_PASTS, GERUNDS, PASTS, THIRDS, words
 from jemb.prepare.negation import add_negations, negate
 from jemb.prepare.table import Rows

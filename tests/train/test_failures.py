@@ -130,6 +130,15 @@ def test_a_run_is_not_continued_with_other_options(
     assert {path: path.read_bytes() for path in stopped.path.rglob("*") if path.is_file()} == before
 
 
+def test_a_run_without_its_options_is_not_continued(
+    tmp_path: Path, stopped: RunFolder, pair_options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(stopped.path, tmp_path / "run")
+    (tmp_path / "run" / "config.yaml").unlink()
+    assert run_command("train", [f"output={tmp_path / 'run'}", *pair_options]) == 2
+    assert "has checkpoints but no config.yaml" in capsys.readouterr().err
+
+
 def test_a_run_is_not_continued_on_other_shards(
     tmp_path: Path,
     stopped: RunFolder,

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 import jemb.distributed.gather as gather
 import jemb.train.module as module_file
 from jemb.app.cli import run_command
-from jemb.config import ModelConfig
+from jemb.config import LossWeights, ModelConfig
 from jemb.distributed import rank, world_size
 from jemb.model import together
 from jemb.train import fsdp
@@ -33,6 +33,14 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "pairs, no mask": {"mask_equal_texts": False},
     "triplets": {"objective": "triplets", "num_negatives": 1},
     "triplets, 3 negatives": {"objective": "triplets", "num_negatives": 3},
+}
+BEYOND_THE_PAPER: dict[str, Any] = {
+    "objective": "triplets",
+    "num_negatives": 2,
+    "extra_negatives": ["query_query", "positive_positive", "positive_negative"],
+    "mask_margin": 0.05,
+    "matryoshka_widths": [4, 8],
+    "loss_weights": LossWeights(joint=0.5, positive_margin=2.0),
 }
 CLIP = 5.0
 """Below most gradient norms of these cases: between 3 and 50."""
@@ -48,6 +56,8 @@ def matrix(strategy: str) -> dict[str, dict[str, Any]]:
         for clipped, clip in (("", None), (", clipped", CLIP))
     }
     cases["pairs, cached by tokens"] = {"micro_batch_tokens": 40, "strategy": strategy}
+    cases["beyond the paper"] = {**BEYOND_THE_PAPER, "strategy": strategy}
+    cases["beyond the paper, cached"] = {**BEYOND_THE_PAPER, "micro_batch_size": 3, "strategy": strategy}
     cases["pairs, bf16"] = {"precision": "bf16", "strategy": strategy}
     # Parts of 32 texts either way, which draw the same: only what is computed again may differ.
     dropout = {"strategy": strategy, "model": ModelConfig(dropout=0.3)}
@@ -105,6 +115,8 @@ def test_the_cases_are_what_they_are_named(alone: dict[str, Outcome]) -> None:
         assert alone[f"{objective}, clipped"].norms[0] > CLIP
         assert alone[objective].changes.keys() == alone["pairs"].changes.keys()
     assert len(alone["pairs"].changes) > 15
+    assert min(alone["beyond the paper"].hidden) > max(alone["triplets, 3 negatives"].hidden), "the margin hides more"
+    assert distance(alone["beyond the paper"], alone["triplets"]) > 0.1
     assert distance(alone["pairs, bf16"], alone["pairs"]) > 1e-5
 
 

@@ -20,6 +20,7 @@ from jemb.run_folder import RunFolder
 from jemb.train import trackers as module
 from jemb.train.trackers import COLUMNS, Trackers, check_installed
 
+TASK = "sts:/a=b/dev.jsonl"
 NUMBERS = [name for name in COLUMNS if name not in ("step", "time", "dataset", "loss_terms")]
 
 
@@ -35,6 +36,11 @@ def line(step: int) -> dict[str, Any]:
     }
 
 
+def evaluation(step: int) -> dict[str, Any]:
+    """The task's name has what some trackers do not take."""
+    return {"step": step, "time": 1.7e9 + step, "value": step / 3, "scores": {TASK: {"spearman": step / 3}}}
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     run = RunFolder(tmp_path / "my-run")
@@ -45,7 +51,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def log_two_starts(names: list[str], run: RunFolder) -> None:
-    """Steps 1 to 5; then on from the checkpoint after step 3, to 6."""
+    """Steps 1 to 5; then on from the checkpoint after step 3, to 6. Evaluations at the even ones."""
     kept: list[str] = []
     for start, stop in ((0, 5), (3, 6)):
         run.metrics.write_text("".join(kept[:start]))
@@ -53,6 +59,8 @@ def log_two_starts(names: list[str], run: RunFolder) -> None:
         for step in range(start + 1, stop + 1):
             kept[step - 1 :] = [json.dumps(line(step)) + "\n"]
             trackers.log(line(step))
+            if step % 2 == 0:
+                trackers.log_scores(evaluation(step))
         trackers.close()
 
 
@@ -69,7 +77,11 @@ def test_tensorboard(run: RunFolder) -> None:
     log_two_starts(["tensorboard"], run)
     events = EventAccumulator(str(run.tensorboard))
     events.Reload()
-    assert {tag for tag in events.Tags()["scalars"] if "/" in tag} == {"loss/a", "loss/b", "loss_terms/margin"}
+    found = {tag for tag in events.Tags()["scalars"] if "/" in tag}
+    assert found == {"loss/a", "loss/b", "loss_terms/margin", f"evaluation/{TASK}/spearman"}
+    for name in ("evaluation", f"evaluation/{TASK}/spearman"):
+        assert [event.step for event in events.Scalars(name)] == [2, 4, 6]
+        assert events.Scalars(name)[1].value == pytest.approx(4 / 3)
     for name in ("loss", "tokens"):
         assert [event.step for event in events.Scalars(name)] == [1, 2, 3, 4, 5, 6]
     assert events.Scalars("loss")[4].value == pytest.approx(line(5)["loss"])
@@ -90,6 +102,10 @@ def test_mlflow(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
         assert [metric.step for metric in history] == [1, 2, 3, 4, 5, 6]
     assert history[4].value == pytest.approx(5 / 7)
     assert history[4].timestamp == 1_700_000_005_000
+    for name in ("evaluation", "evaluation/sts_/a_b/dev.jsonl/spearman"):
+        history = sorted(client.get_metric_history(found.info.run_id, name), key=lambda metric: metric.step)
+        assert {metric.step: metric.value for metric in history} == pytest.approx({2: 2 / 3, 4: 4 / 3, 6: 2.0})
+        assert len(history) == 3
     assert not (Path.cwd() / "mlruns").exists()
 
 
@@ -106,6 +122,7 @@ def test_wandb_offline(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     last = wandb_rows(files[-1])[-1]
     assert last["loss"] == pytest.approx(line(6)["loss"])
     assert last["loss_terms/margin"] == pytest.approx(6 / 7)
+    assert last[f"evaluation/{TASK}/spearman"] == last["evaluation"] == pytest.approx(6 / 3)
 
 
 def wandb_rows(file: Path) -> list[dict[str, Any]]:
@@ -148,6 +165,9 @@ class Broken:
         if line["step"] == 2:
             raise ConnectionError("no route\nto host")
         self.seen.append(line["step"])
+
+    def log_scores(self, line: Mapping[str, Any]) -> None:
+        """Takes them."""
 
     def close(self) -> None:
         """Of the second start alone, which begins at step 4."""

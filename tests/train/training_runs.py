@@ -27,7 +27,7 @@ PATIENCE = 120
 """Seconds until a process that does not end fails its test; the machine may be busy."""
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["jemb.app.cli", "jemb.train", "training_runs"])
+_context.set_forkserver_preload(["jemb.app.cli", "jemb.train", "jemb.evaluate", "training_runs"])
 
 
 def slowly() -> None:
@@ -64,7 +64,8 @@ class Training:
     """One start of `jemb train` in `processes` processes (with torchrun's environment where there are several).
 
     pipe: what it writes goes to a pipe instead of a file. prelude: called in each process before the command; must be
-    importable. own: further arguments of single processes, by rank.
+    importable. own: further arguments of single processes, by rank. environments: set in each process,
+    by rank, over what torchrun says.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Training:
         pipe: bool = False,
         prelude: Callable[[], None] | None = None,
         own: Mapping[int, Sequence[str]] | None = None,
+        environments: Sequence[Mapping[str, str]] = (),
     ) -> None:
         self.run = RunFolder(folder)
         self._output = folder.with_name(f"{folder.name}.{time.time_ns()}.out")
@@ -87,9 +89,11 @@ class Training:
         self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if processes > 1 else None
         self.processes: list[BaseProcess] = []
         for rank in range(processes):
-            environment = self._torchrun(rank, processes) if processes > 1 else {}
+            facts = self._torchrun(rank, processes) if processes > 1 else {}
+            if environments:
+                facts |= environments[rank]
             mine = [f"output={folder}", *arguments, *(own or {}).get(rank, [])]
-            process = _context.Process(target=_main, args=(mine, environment, str(self._output), prelude))
+            process = _context.Process(target=_main, args=(mine, facts, str(self._output), prelude))
             process.start()
             self.processes.append(process)
 

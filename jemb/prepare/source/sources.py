@@ -43,6 +43,7 @@ class Source:
     fields: FieldsConfig = field(default_factory=FieldsConfig)
     constants: Mapping[str, str] = field(default_factory=dict)
     limit: int | None = None
+    license: str | None = None
 
     @property
     def where(self) -> str:
@@ -88,7 +89,7 @@ def _with_options(source: Source, config: PrepareConfig) -> Source:
             f"sources.{source.name}.constants.{taken[0]}: every sample has a field {taken[0]!r} of its own; "
             "wanted another name"
         )
-    return Source(source.name, source.format, source.paths, fields, options.constants, options.limit)
+    return Source(source.name, source.format, source.paths, fields, options.constants, options.limit, options.license)
 
 
 def _find_in(place: str, leave_out: Path) -> dict[str, Source]:

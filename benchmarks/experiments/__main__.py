@@ -1,0 +1,46 @@
+"""The command line: see the package's docstring."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+NAMES = ["ablation", "sources", "negatives", "peer", "negation"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description=__doc__)
+    parser.add_argument("experiments", nargs="+", choices=[*NAMES, "tables"])
+    parser.add_argument("--data", type=Path, help="folder with pairs/, noise/, …; without it docstrings are used")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/experiments"), help="folder for everything that is made"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--train", nargs="+", default=[], metavar="OPTION=VALUE", help="options of all `jemb train`")
+    arguments = parser.parse_args()
+    if arguments.experiments == ["tables"]:
+        from benchmarks.experiments.tables import print_tables
+
+        print_tables(arguments.output)
+        return
+    from benchmarks.experiments.lab import Lab
+    from benchmarks.experiments.material import Material, docstrings
+    from jemb.errors import InputError
+
+    try:
+        material = Material(arguments.data or docstrings(arguments.output / "docstrings"))
+        lab = Lab(arguments.output, material, arguments.train)
+        for seed in arguments.seeds:
+            for name in arguments.experiments:
+                importlib.import_module(f"benchmarks.experiments.{name}").run(lab, seed)
+    except InputError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

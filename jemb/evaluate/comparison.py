@@ -1,0 +1,187 @@
+"""The scores of one or several models side by side, with intervals: as values for JSON, and as text for a terminal.
+
+Before: `run.py` fills it. After: the output, and `report.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+from jemb.evaluate.bootstrap import Bootstrap, Interval
+from jemb.evaluate.measure import Measured, values
+
+ENDING = re.compile(r"\.(jsonl|tsv|csv|parquet)(\.gz|\.zst)?$")
+
+Results = dict[str, dict[str, float]]
+"""{task as the user wrote it: {metric: percent}}."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A metric of a model on a task, in percent. interval: None where the score's items are not known.
+    difference: to the first model on the same items, with its interval; None for that model itself."""
+
+    value: float
+    interval: Interval | None = None
+    difference: tuple[float, Interval | None] | None = None
+
+
+@dataclass
+class Comparison:
+    """What every model got. The first model is the one the others are compared with."""
+
+    models: list[str]
+    """As the user wrote them."""
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    measured: dict[str, dict[str, Measured]] = field(default_factory=dict, repr=False)
+    """{model: {task: …}}; a task that a model cannot do is not there."""
+    seconds: dict[str, dict[str, float]] = field(default_factory=dict)
+    """{model: {task: …}}: how long it took."""
+    main: dict[str, str] = field(default_factory=dict)
+    """{task: the metric that stands for it}."""
+    cells: dict[str, dict[str, dict[str, Cell]]] = field(default_factory=dict)
+    """{model: {task: {metric: …}}}."""
+
+    def add(self, model: str, task: str, main: str, measured: Measured, seconds: float) -> None:
+        """One model's scores on one task. `Failure` where one is not finite."""
+        values(task, measured)
+        first = self.measured.get(self.models[0], {}).get(task)
+        cells = {}
+        for metric, score in measured.scores.items():
+            baseline = first.scores.get(metric) if first else None
+            difference = self.bootstrap.difference(score, baseline) if baseline else None
+            cells[metric] = Cell(score.value, self.bootstrap.interval(score), difference)
+        self.main[task] = main
+        self.measured.setdefault(model, {})[task] = measured
+        self.seconds.setdefault(model, {})[task] = seconds
+        self.cells.setdefault(model, {})[task] = cells
+
+    @property
+    def tasks(self) -> list[str]:
+        """Every task that any model did, in order."""
+        return list(self.main)
+
+    @property
+    def scores(self) -> dict[str, Results]:
+        """{model: {task: {metric: percent}}}."""
+        return {
+            model: {task: {metric: cell.value for metric, cell in cells.items()} for task, cells in tasks.items()}
+            for model, tasks in self.cells.items()
+        }
+
+    def metrics(self, task: str) -> list[str]:
+        """The metrics of a task."""
+        return next(list(tasks[task]) for tasks in self.cells.values() if task in tasks)
+
+    def cell(self, model: str, task: str, metric: str) -> Cell | None:
+        return self.cells.get(model, {}).get(task, {}).get(metric)
+
+    def output(self) -> dict[str, Any]:
+        """What the output file holds: for one model {task: {metric: percent}}, for several that and more by model.
+
+        `scores` {model: {task: {metric: percent}}}, `intervals` {… [low, high]} and, for all models but the first,
+        `differences` {… [difference, low, high]}; `bootstrap` says how the intervals were made.
+        """
+        if len(self.models) == 1:
+            return dict(self.scores.get(self.models[0], {}))
+        intervals = self._nested(lambda cell: list(cell.interval) if cell.interval else None)
+        differences = self._nested(
+            lambda cell: [cell.difference[0], *(cell.difference[1] or (None, None))] if cell.difference else None
+        )
+        facts = {"samples": self.bootstrap.samples, "level": self.bootstrap.level, "seed": self.bootstrap.seed}
+        return {
+            "scores": self.scores,
+            "intervals": intervals,
+            "differences": differences,
+            "bootstrap": {**facts, "baseline": self.models[0]},
+        }
+
+    def _nested(self, value: Any) -> dict[str, dict[str, dict[str, Any]]]:
+        out: dict[str, dict[str, dict[str, Any]]] = {}
+        for model, tasks in self.cells.items():
+            for task, cells in tasks.items():
+                found = {metric: value(cell) for metric, cell in cells.items() if value(cell) is not None}
+                if found:
+                    out.setdefault(model, {})[task] = found
+        return out
+
+
+def table(comparison: Comparison) -> str:
+    """The comparison as aligned text: a line for each metric of each task, a second one for the differences."""
+    models = short_names(comparison.models)
+    head = ["task", "metric", *(["percent"] if len(models) == 1 else models.values())]
+    rows = []
+    for task in comparison.tasks:
+        shown = task
+        for metric in comparison.metrics(task):
+            cells = [comparison.cell(model, task, metric) for model in models]
+            rows.append([shown, metric, *(show_cell(cell) for cell in cells)])
+            shown = ""
+            if len(models) > 1:
+                rows.append(["", "  difference", *(show_difference(cell) for cell in cells)])
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
+    return "\n".join(line.rstrip() for line in [*lines, *_legend(comparison)])
+
+
+def show_cell(cell: Cell | None) -> str:
+    """`86.72 [85.1, 88.2]`; a dash for a task that a model cannot do."""
+    if cell is None:
+        return "–"
+    return f"{cell.value:.2f}" + (f" [{cell.interval[0]:.1f}, {cell.interval[1]:.1f}]" if cell.interval else "")
+
+
+def show_difference(cell: Cell | None) -> str:
+    """`+0.38 [-0.2, +0.9]`; nothing for the first model itself."""
+    if cell is None or cell.difference is None:
+        return ""
+    difference, interval = cell.difference
+    return f"{difference:+.2f}" + (f" [{interval[0]:+.1f}, {interval[1]:+.1f}]" if interval else "")
+
+
+def explain(comparison: Comparison) -> str:
+    """How the intervals were made, in words."""
+    made = comparison.bootstrap
+    words = (
+        f"In brackets: {100 * made.level:g} % of {made.samples:,} bootstrap samples (percentiles, seed {made.seed}) "
+        "of a task's queries or pairs; training anew would vary the scores further."
+    )
+    if len(comparison.models) > 1:
+        words += (
+            f" Differences are to {comparison.models[0]} and paired: both models on the same samples. Where 0 is "
+            "outside the brackets, these items tell the two models apart."
+        )
+    return words
+
+
+def short_names(names: list[str]) -> dict[str, str]:
+    """{name: the end of it that no other has}: `sts:stsb_dev` for `sts:/data/stsb_dev.jsonl.gz`."""
+    depth = dict.fromkeys(names, 1)
+    while True:
+        short = {name: _end(name, depth[name]) for name in names}
+        double = [name for name in names if list(short.values()).count(short[name]) > 1 and short[name] != name]
+        if not double:
+            return short
+        for name in double:
+            depth[name] += 1
+
+
+def _end(name: str, depth: int) -> str:
+    kind, colon, path = name.partition(":")
+    if not colon:
+        kind, path = "", name
+    elif kind == "mteb":
+        return name
+    parts = PurePath(path).parts
+    depth += parts[-1:] == ("model",)  # as it is called in every run
+    return name if depth > len(parts) else kind + colon + ENDING.sub("", str(PurePath(*parts[-depth:])))
+
+
+def _legend(comparison: Comparison) -> list[str]:
+    any_interval = any(
+        cell.interval for tasks in comparison.cells.values() for cells in tasks.values() for cell in cells.values()
+    )
+    return ["", explain(comparison)] if any_interval else []

@@ -1,0 +1,260 @@
+"""Before a job on several nodes: is each of them fit to train, do they reach each other, are they all the same?
+
+Before: `launch/slurm_train.sh` runs one task a node, `python -m jemb.app.preflight` with the options of `jemb train`.
+After: it starts training, or ends with one line `node NAME: …` for each fault.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib import metadata, resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+import jemb
+from jemb.config import TrainConfig
+from jemb.distributed.ranks import tasks_of_node
+from jemb.errors import InputError
+from jemb.shards import cache_home, open_datasets
+from jemb.tables.places import is_url, to_local
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
+PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "numpy", "safetensors", "deepspeed")
+"""Whose versions must be the same everywhere."""
+GB = 10**9
+FREE_OUTPUT, FREE_TEMPORARY = 5 * GB, GB // 2
+"""Free bytes wanted in the run folder (a checkpoint has 12 bytes for each of the model's numbers) and for temporary
+files."""
+CLOCK = 5.0
+"""Seconds that clocks may differ: times in the records stay in order, and credentials and leases valid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Where this task stands. nodes: the names of all; tasks: processes that will train on this one; address, port:
+    where all meet on the first; seconds: how long they wait; logs: a folder that the launch script has just made."""
+
+    number: int
+    nodes: tuple[str, ...]
+    tasks: int
+    address: str
+    port: int
+    seconds: float = 120
+    logs: Path | None = None
+
+    @property
+    def is_first(self) -> bool:
+        return self.number == 0
+
+
+def find_spot(environment: Mapping[str, str]) -> Spot:
+    """From the variables of Slurm and of the launch script; without them, this machine alone."""
+    number = int(environment.get("SLURM_NODEID", "0"))
+    logs = environment.get("PREFLIGHT_LOGS")
+    return Spot(
+        number=number,
+        nodes=tuple(environment.get("PREFLIGHT_NODES", platform.node()).split()),
+        tasks=tasks_of_node(environment.get("PREFLIGHT_TASKS", "1"), number),
+        address=environment.get("MASTER_ADDR", "127.0.0.1"),
+        port=int(environment.get("MASTER_PORT", "29500")),
+        seconds=float(environment.get("PREFLIGHT_SECONDS", "120")),
+        logs=Path(logs) if logs else None,
+    )
+
+
+def preflight(config: TrainConfig, spot: Spot) -> list[str]:
+    """What speaks against training, one line `node NAME: …` for each fault; empty where nothing does.
+
+    A task on every node must call it. The first one's answer has the faults of all, another's what it cannot tell it.
+    """
+    facts = facts_of(config)
+    wrong = list(faults_here(config, spot))
+    mine = spot.nodes[spot.number]
+    if len(spot.nodes) == 1:
+        return _named(mine, wrong)
+    try:
+        store: Any = _meet(spot)
+    except RuntimeError as error:
+        do = "cannot listen" if spot.is_first else "cannot reach the first node"
+        way = "MASTER_PORT takes another port" if spot.is_first else "look at names, routes and firewalls"
+        return _named(mine, [*wrong, f"{do} at {spot.address}:{spot.port}: {way} ({_short(error)})"])
+    try:
+        faults = _judge(store, spot, facts, wrong) if spot.is_first else _report(store, spot, facts, wrong)
+        if store.get("verdict") == b"good":
+            faults = _named(mine, _connect(store, spot, facts))
+        _leave(store, spot)
+    except RuntimeError as error:
+        faults = _named(mine, [f"the other nodes no longer answer ({_short(error)})"])
+    return faults
+
+
+def facts_of(config: TrainConfig) -> dict[str, str]:
+    """What must be the same on all nodes."""
+    facts = {"code of jemb": code_hash(), "python": platform.python_version(), "device": _device(config)}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            facts[name] = metadata.version(name)
+    with suppress(InputError, OSError):  # a fault, told as such
+        for name, reader in open_datasets(config.shards, whole_shards=False).items():
+            facts[f"data set {name}"] = reader.manifest.fingerprint[:16]
+    return facts
+
+
+def code_hash() -> str:
+    """16 hex digits of all code and values that training runs on."""
+    digest = hashlib.sha256()
+    for folder in (Path(jemb.__file__).parent, Path(str(resources.files("jemb_conf")))):
+        for path in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".yaml", ".j2")):
+            digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def faults_here(config: TrainConfig, spot: Spot) -> Iterator[str]:
+    """What this node lacks by itself."""
+    yield from _faults_of_gpus(config, spot.tasks)
+    if spot.logs is not None and not spot.logs.is_dir():
+        yield f"does not see {spot.logs}, which the first node has made: it is not on a shared file system"
+    output = to_local(config.output)
+    yield from _faults_of_folder(cache_home() if is_url(output) else Path(output), "output", FREE_OUTPUT)
+    yield from _faults_of_folder(Path(tempfile.gettempdir()), "temporary files", FREE_TEMPORARY)
+    try:
+        for reader in open_datasets(config.shards, whole_shards=False).values():
+            for row in (0, len(reader) - 1):
+                reader.read(row)
+    except (InputError, OSError) as error:
+        yield f"cannot read the shards: {error}"
+
+
+def _faults_of_gpus(config: TrainConfig, tasks: int) -> Iterator[str]:
+    seen = torch.cuda.device_count()
+    if config.device == "cpu" or (config.device == "auto" and not seen and "SLURM_GPUS_ON_NODE" not in os.environ):
+        return
+    if seen < tasks:
+        yield f"sees {seen} GPUs, but {tasks} processes are to train here, each on its own"
+    for number in range(seen):
+        try:
+            torch.zeros(1, device=f"cuda:{number}").item()
+        except RuntimeError as error:
+            yield f"GPU {number} does not compute ({_short(error)})"
+
+
+def _faults_of_folder(folder: Path, what: str, wanted: int) -> Iterator[str]:
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        free = shutil.disk_usage(there).free
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        yield f"cannot write to {there} ({what}): {error.strerror}"
+        return
+    if free < wanted:
+        yield f"{free / GB:.1f} GB free in {there} ({what}), at least {wanted / GB:g} GB wanted"
+
+
+def _device(config: TrainConfig) -> str:
+    if config.device == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda, {torch.cuda.get_device_name(0)}"
+
+
+def _meet(spot: Spot) -> Store:
+    """The key-value store in which all nodes leave words: the round trip to the first node that training also needs."""
+    timeout = timedelta(seconds=spot.seconds)
+    store = dist.TCPStore(spot.address, spot.port, None, spot.is_first, timeout, wait_for_workers=False)  # type: ignore[attr-defined]
+    store.set_timeout(2 * timeout)  # the first node itself may wait that long for another one
+    return store
+
+
+def _report(store: Any, spot: Spot, facts: Mapping[str, str], wrong: list[str]) -> list[str]:
+    """Tell the first node, which speaks for all, what this one is like."""
+    store.set(f"here/{spot.number}", "")
+    ahead = time.time() - float(store.get("clock"))
+    store.set(f"report/{spot.number}", json.dumps({"facts": facts, "wrong": wrong, "ahead": ahead}))
+    return []
+
+
+def _judge(store: Any, spot: Spot, facts: Mapping[str, str], wrong: list[str]) -> list[str]:
+    """The faults of all nodes: the first one's own part."""
+    first, *others = spot.nodes
+    faults = _named(first, wrong)
+    end = time.monotonic() + spot.seconds
+    here = {}
+    for number, name in enumerate(others, 1):
+        try:
+            store.wait([f"here/{number}"], timedelta(seconds=max(0.1, end - time.monotonic())))
+            here[number] = name
+        except RuntimeError:
+            faults += _named(name, [f"did not get through to {spot.address}:{spot.port} within {spot.seconds:g} s"])
+    store.set("clock", repr(time.time()))
+    for number, name in here.items():
+        report = json.loads(store.get(f"report/{number}"))
+        faults += _named(name, [*report["wrong"], *differences(first, facts, report)])
+    store.set("verdict", "bad" if faults else "good")
+    return faults
+
+
+def _leave(store: Any, spot: Spot) -> None:
+    """The first node, which has the store, leaves last."""
+    store.set(f"left/{spot.number}", "")
+    if spot.is_first:
+        with suppress(RuntimeError):
+            store.wait([f"left/{number}" for number in range(len(spot.nodes))], timedelta(seconds=10))
+
+
+def differences(first: str, facts: Mapping[str, str], report: Mapping[str, Any]) -> list[str]:
+    """In what a node's report is unlike the facts of the node called `first`."""
+    theirs = report["facts"]
+    found = [
+        f"{name} is {theirs.get(name, 'not there')}, on {first} it is {facts.get(name, 'not there')}"
+        for name in [*facts, *(name for name in theirs if name not in facts)]
+        if theirs.get(name) != facts.get(name) and not (name.startswith("data set") and report["wrong"])
+    ]
+    if abs(report["ahead"]) > CLOCK:
+        way = "ahead of" if report["ahead"] > 0 else "behind"
+        found.append(f"its clock is {abs(report['ahead']):.0f} s {way} that of {first}")
+    return found
+
+
+def _connect(store: Store, spot: Spot, facts: Mapping[str, str]) -> Iterator[str]:
+    """Every node talks to every other, by the means with which training will."""
+    backend = "nccl" if facts["device"].startswith("cuda") else "gloo"
+    try:
+        dist.init_process_group(
+            backend,
+            store=dist.PrefixStore("all", store),  # type: ignore[attr-defined]
+            rank=spot.number,
+            world_size=len(spot.nodes),
+            timeout=timedelta(seconds=spot.seconds),
+        )
+        dist.all_reduce(torch.ones(1, device="cuda" if backend == "nccl" else "cpu"))
+    except RuntimeError as error:
+        yield (
+            f"{backend} does not connect it with the others: {backend.upper()}_SOCKET_IFNAME names the network between "
+            f"them, `ip address` lists all ({_short(error)})"
+        )
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _named(node: str, faults: Iterable[str]) -> list[str]:
+    return [f"node {node}: {fault}" for fault in faults]
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]

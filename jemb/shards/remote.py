@@ -1,0 +1,125 @@
+"""Data sets behind a URL: their manifests and indexes brought to this machine, their tars fetched when they are read.
+
+Before: any fsspec file system (`tables/places.py`). After: `reader.py` reads them as it reads local ones.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from jemb.errors import InputError
+from jemb.files import write_atomic
+from jemb.shards.cache import ShardCache
+from jemb.shards.index import REBUILD, index_file_bytes
+from jemb.shards.manifest import MANIFEST, Manifest, ShardInfo
+from jemb.tables.places import each, is_web, join
+from jemb.tables.transfer import list_tree, read_file, read_range
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteTars:
+    """The tars of one data set at `url`. whole: a shard that is read is fetched; else only the bytes that are asked
+    for, from a shard that is not here."""
+
+    url: str
+    cache: ShardCache
+    whole: bool = True
+
+    def place(self, shard: ShardInfo) -> str:
+        return join(self.url, shard.file)
+
+    def open(self, shard: ShardInfo) -> int:
+        """A descriptor of the whole shard, which the caller closes soon."""
+        return self.cache.open(shard, self.place(shard))
+
+    def fetch(self, shard: ShardInfo) -> None:
+        """Have the shard on this machine."""
+        os.close(self.open(shard))
+
+    def read(self, shard: ShardInfo, size: int, offset: int, *, whole: bool) -> bytes:
+        """As `os.pread`."""
+        descriptor = self.cache.find(shard)
+        if descriptor is None:
+            if not whole:
+                return read_range(self.place(shard), offset, offset + size)
+            descriptor = self.open(shard)
+        try:
+            return os.pread(descriptor, size, offset)
+        finally:
+            os.close(descriptor)
+
+
+def find_datasets(url: str) -> dict[str, dict[str, int] | None]:
+    """{URL: bytes of each file in it} of the data sets at `url`, which is one itself, or a folder that holds some.
+
+    A plain web server lists no folders: there `url` must be a data set, and stands alone with None.
+    """
+    if is_web(url):
+        return {url: None}
+    found: dict[str, dict[str, int]] = {}
+    for name, size in list_tree(url).items():
+        folder, _, file = name.rpartition("/")
+        found.setdefault(folder, {})[file] = size
+    if MANIFEST in found.get("", {}):
+        return {url: found[""]}
+    inside = {join(url, name): files for name, files in found.items() if MANIFEST in files and "/" not in name}
+    if not inside:
+        raise InputError(f"{url}: no data set there (a folder with {MANIFEST})")
+    return dict(sorted(inside.items()))
+
+
+def bring(url: str, sizes: Mapping[str, int] | None, cache: ShardCache) -> Path:
+    """The folder on this machine with manifest and indexes of the data set at `url`, up to date.
+
+    sizes: bytes of the files there, None where that is not known.
+    Raises `InputError` where a file is missing there, or has another size than the manifest says.
+    """
+    where = join(url, MANIFEST)
+    data = read_file(where)
+    try:
+        manifest = Manifest.from_json(json.loads(data), where)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{where}: not valid JSON ({error})") from None
+    for shard in manifest.shards:
+        if not SHA256.fullmatch(shard.sha256):
+            raise InputError(f"{where}: sha256 of {shard.file} is {shard.sha256!r}; wanted 64 hex digits")
+        if sizes is not None:
+            _check(url, sizes, shard.file, shard.bytes, "the tar was cut off or changed")
+            wanted = index_file_bytes(shard.num_samples)
+            _check(url, sizes, shard.index_file, wanted, f"not the index of {shard.file}; {REBUILD}")
+    # By content: another manifest at the same URL has a folder of its own, and one that moved is known again.
+    folder = cache.folder / "indexes" / hashlib.sha256(data).hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one process of the machine fetches, the others find all there
+        each(lambda shard: _bring_index(url, folder, shard), manifest.shards)
+        if not (folder / MANIFEST).exists():
+            write_atomic(folder / MANIFEST, data)
+    return folder
+
+
+def _bring_index(url: str, folder: Path, shard: ShardInfo) -> None:
+    path, wanted = folder / shard.index_file, index_file_bytes(shard.num_samples)
+    if path.exists() and path.stat().st_size == wanted:
+        return
+    place = join(url, shard.index_file)
+    data = read_file(place)
+    if len(data) != wanted:
+        raise InputError(f"{place}: has {len(data)} bytes; {MANIFEST} wants {wanted}: {REBUILD}")
+    write_atomic(path, data)
+
+
+def _check(url: str, sizes: Mapping[str, int], name: str, wanted: int, meaning: str) -> None:
+    if name not in sizes:
+        raise InputError(f"{join(url, name)}: no such file; {MANIFEST} names it with {wanted} bytes")
+    if sizes[name] != wanted:
+        raise InputError(f"{join(url, name)}: has {sizes[name]} bytes; {MANIFEST} wants {wanted}: {meaning}")

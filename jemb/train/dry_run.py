@@ -1,0 +1,185 @@
+"""`jemb train … dry_run=true`: what the run would do and how much memory it would take, without starting any of it."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from jemb.config import TrainConfig
+from jemb.data import BatchPlan
+from jemb.model import Encoder
+from jemb.records import Tokens
+from jemb.run_folder import RunFolder
+from jemb.tables.places import to_local
+from jemb.train.build import check_negatives, choose_bf16, count_steps, make_encoder, make_plan, open_shards
+from jemb.train.record import check_resumable
+from jemb.train.strategies import choose_strategy
+
+MB, GB = 10**6, 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes that one process holds at the worst moment of a step, by what they are for."""
+
+    weights: int
+    gradients: int
+    adamw: int
+    activations: int
+    loss: int
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, item.name) for item in fields(self))
+
+
+def dry_run(config: TrainConfig) -> str:
+    """Batch arithmetic, the plan's shares, memory and command, as text. Reads shards and model; writes nothing.
+
+    The number of processes is what the launcher says in WORLD_SIZE, else 1. Raises InputError where training would.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    strategy = choose_strategy(config.strategy, processes)
+    readers = open_shards(config)
+    plan = make_plan(config, readers, processes)
+    check_negatives(config, readers)
+    steps = count_steps(config, plan)
+    done = steps_done(config)
+    device = "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
+    encoder = make_encoder(config, readers).train()
+    bf16 = choose_bf16(config.precision, torch.device(device))
+    memory = estimate_memory(config, encoder, strategy, processes, bf16=bf16)
+    checkpoint = 12 * sum(p.numel() for p in encoder.parameters())
+    lines = [
+        "batch",
+        *batch_lines(config, processes),
+        "plan",
+        *plan_lines(plan, steps),
+        f"{steps} steps" + (f", of which {done} are done" if done else "") + f"; run folder {config.output}",
+        f"memory of one process, estimated for strategy {strategy} in {'bf16' if bf16 else 'fp32'} on {device}",
+        *memory_lines(config, encoder, memory, strategy, processes),
+        f"disk: a checkpoint has {size(checkpoint)}; {config.keep_checkpoints} are kept while one more is written",
+        f"command: {command()}",
+        "nothing was started",
+    ]
+    sections = ("batch", "plan", "memory", "disk", "command", "nothing")
+    return "\n".join(line if line.startswith(sections) else f"  {line}" for line in lines)
+
+
+def steps_done(config: TrainConfig) -> int:
+    """Of the run that the same command would continue. Raises InputError where it would be refused. For a URL, 0."""
+    run = RunFolder(Path(to_local(config.output)))
+    if not run.path.exists():
+        return 0
+    check_resumable(run, config)
+    return run.checkpoints()[-1][0] if run.checkpoints() else 0
+
+
+def batch_lines(config: TrainConfig, processes: int) -> list[str]:
+    """The samples of a step, over all processes, in one, and how many texts a process encodes at once."""
+    share = config.global_batch_size // processes
+    texts = share * texts_of_sample(config)
+    lines = [
+        f"global batch of {config.global_batch_size}: {processes} processes with {share} samples each",
+        f"per process: {texts} texts a step",
+    ]
+    if config.micro_batch_size:
+        at_once = min(config.micro_batch_size, texts)
+        lines.append(f"micro batch: {at_once} texts at once, in {math.ceil(texts / at_once)} calls of the encoder")
+    elif config.micro_batch_tokens:
+        lines.append(f"micro batch: texts of {config.micro_batch_tokens} tokens at once, padding included")
+    else:
+        lines.append("micro batch: none (micro_batch_size=N lowers the memory, not the result)")
+    return lines
+
+
+def plan_lines(plan: BatchPlan, steps: int) -> list[str]:
+    """What each data set gives to a run of so many steps."""
+    passes = plan.passes(steps)
+    return [
+        f"data set {source.name}: {source.num_samples} samples, {100 * plan.shares[source.name]:.1f} % of the batches, "
+        f"{passes[source.name]:.2f} passes"
+        for source in plan.sources
+    ]
+
+
+def texts_of_sample(config: TrainConfig) -> int:
+    return 2 + (config.num_negatives if config.objective == "triplets" else 0)
+
+
+def estimate_memory(config: TrainConfig, encoder: Encoder, strategy: str, processes: int, *, bf16: bool) -> Memory:
+    """Of one process, if every text has `max_length` tokens. What the libraries themselves take is not in it.
+
+    Weights, gradients and AdamW's two moments are fp32 under every strategy; ZeRO keeps another fp32 copy of its share
+    of the weights. Activations: what autograd keeps of one call of the encoder, counted, for as many texts as are
+    encoded at once. Loss: the vectors of the whole batch, gathered, with their gradients.
+    """
+    every = sum(p.numel() for p in encoder.parameters())
+    trained = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
+    stage = int(strategy[-1]) if strategy.startswith("deepspeed") else 3 if strategy == "fsdp" else 0
+    weights = 4 * every // (processes if stage == 3 else 1)
+    gradients = 4 * trained // (processes if stage >= 2 else 1)
+    adamw = (12 if strategy.startswith("deepspeed") else 8) * trained // (processes if stage else 1)
+    texts = config.global_batch_size // processes * texts_of_sample(config)
+    length = encoder.max_length
+    if config.micro_batch_tokens:
+        at_once = min(texts, max(1, config.micro_batch_tokens // length))
+    else:
+        at_once = min(texts, config.micro_batch_size or texts)
+    one, two = (kept_for_backward(encoder, rows, length, bf16=bf16) for rows in (1, 2))
+    gathered = config.global_batch_size * texts_of_sample(config) * encoder.dim * 4
+    return Memory(weights, gradients, adamw, one + (at_once - 1) * (two - one), 2 * gathered)
+
+
+def kept_for_backward(encoder: Encoder, rows: int, length: int, *, bf16: bool) -> int:
+    """Bytes that autograd keeps from one call of the encoder with so many texts of `length` tokens, weights apart."""
+    own = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
+    kept: dict[int, Tensor] = {}  # alive, so that no address comes twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    ids = torch.full((rows, length), encoder.backbone.config.vocab_size - 1)
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        encoder(Tokens(ids, torch.ones_like(ids)))
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def memory_lines(config: TrainConfig, encoder: Encoder, memory: Memory, strategy: str, processes: int) -> Iterator[str]:
+    """The estimate, with the formula of each part."""
+    every = sum(p.numel() for p in encoder.parameters())
+    zero, fsdp = strategy.startswith("deepspeed"), strategy == "fsdp"
+    by = f" / {processes} processes"
+    third = fsdp or strategy == "deepspeed_3"
+    yield f"weights      {size(memory.weights)}   4 bytes x {every:,} numbers{by if third else ''}"
+    yield f"gradients    {size(memory.gradients)}   4 bytes{by if third or strategy == 'deepspeed_2' else ''}"
+    moments = "8 bytes, and 4 for ZeRO's copy of the weights" if zero else "8 bytes"
+    yield f"AdamW        {size(memory.adamw)}   {moments}{by if zero or fsdp else ''}"
+    yield f"activations  {size(memory.activations)}   of the texts encoded at once, each of {encoder.max_length} tokens"
+    yield f"loss         {size(memory.loss)}   vectors of the global batch and their gradients"
+    yield f"together     {size(memory.total)}   and what torch, CUDA and the loader take"
+
+
+def size(num_bytes: int) -> str:
+    """`12.3 GB`, or MB below one."""
+    return f"{num_bytes / GB:6.1f} GB" if num_bytes >= GB else f"{num_bytes / MB:6.1f} MB"
+
+
+def command() -> str:
+    """What starts this run: the launch script's line, or this command itself."""
+    given = sys.argv[2:] if sys.argv[1:2] == ["train"] else sys.argv[1:]
+    line = os.environ.get("JEMB_COMMAND") or shlex.join(["jemb", "train", *given])
+    return line.replace(" dry_run=true", "").strip()

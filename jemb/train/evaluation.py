@@ -1,0 +1,246 @@
+"""Evaluation while training: when it is due, what was found, which step is the best, and whether to go on.
+
+evaluations.jsonl is its only memory: a run that was killed finds the same best step in it, and stops where the
+undisturbed one stops. Before: `checkpoints.py` has written the step's checkpoint. After: it spares the best one, and
+`run.py` makes the model of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import lightning
+import numpy as np
+import torch
+
+from jemb.config import EvaluationConfig
+from jemb.distributed import Encode, shared_encoding
+from jemb.errors import InputError
+from jemb.model import Encoder, encode
+from jemb.run_folder import RunFolder
+from jemb.train.checkpoints import Checkpoints
+from jemb.train.module import EmbeddingModule
+from jemb.train.processes import on_rank_zero
+from jemb.train.run_log import RunLog
+
+Scores = Mapping[str, Mapping[str, float]]
+"""{task: {metric: percent}}."""
+
+
+class Task(Protocol):
+    """What `jemb.evaluate.load_tasks` gives: a task whose data has been read. `main` is the metric it is known by."""
+
+    name: str
+    main: str
+
+    def score(self, encode: Encode) -> dict[str, float]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationTools:
+    """What `jemb.evaluate` does for training, which does not know it.
+
+    load_tasks: its function of that name. prompts: from the texts that a model wants before its inputs, by name, and
+    the name of the default one, to what the tasks ask for them.
+    """
+
+    load_tasks: Callable[[Sequence[str]], Sequence[Task]]
+    prompts: Callable[[Mapping[str, str], str | None], Any]
+
+
+class ModelEncode:
+    """The model as it is now, as the tasks want it: texts -> unit vectors, in fp32 whatever it trains in. agree: as in
+    `jemb.model.encode`. device: where it is to compute; None: where it is."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        prompts: Any,
+        *,
+        agree: Callable[[int], int] | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self.encoder, self.prompts, self.agree, self.device = encoder, prompts, agree, device
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        return encode(self.encoder, texts, device=self.device, exact=True, agree=self.agree)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The best of `count` evaluations, the first one where several are equal, and how many came after it."""
+
+    step: int
+    value: float
+    count: int
+    since: int
+
+
+class Evaluations:
+    """The evaluations of a run that ends at step `stop`; every: steps between them where the options do not say.
+
+    Rank 0 has the tasks, and does alone whatever looks at the file.
+    """
+
+    def __init__(
+        self, run: RunFolder, options: EvaluationConfig, tools: EvaluationTools | None, *, every: int, stop: int
+    ) -> None:
+        assert tools or not options.tasks
+        self.run, self.options, self.tools = run, options, tools
+        self.every, self.stop = options.every or every, stop
+        self.tasks: Sequence[Task] = ()
+
+    def read_tasks(self) -> None:
+        """Raises InputError for a task that cannot be read, and where none of them has the metric that chooses."""
+        if self.tools:
+            self.tasks = self.tools.load_tasks(self.options.tasks)
+            wanted, names = self.options.metric, [task.name for task in self.tasks]
+            if wanted and not any(wanted.startswith(f"{name}/") for name in names):
+                raise InputError(
+                    f"evaluation.metric={wanted}: wanted TASK/METRIC, with one of the tasks: {', '.join(names)}"
+                )
+
+    def due(self, step: int) -> bool:
+        """Whether there is one after `step`; 0: before the first."""
+        return bool(self.options.tasks) and (step % self.every == 0 or step == self.stop)
+
+    def missing(self, step: int) -> bool:
+        """Whether it is due and not done: the run was killed, or stopped on request, before it."""
+        return self.due(step) and all(line["step"] != step for line in self.run.read_evaluations())
+
+    def evaluate(
+        self,
+        step: int,
+        encoder: Encoder,
+        *,
+        agree: Callable[[int], int] | None = None,
+        device: torch.device | None = None,
+    ) -> dict[str, Any]:
+        """Score all tasks, with all ranks at work, and write the line; it is empty on the ranks other than 0.
+
+        agree, device: as for `ModelEncode`. Raises InputError where a task does not give the chosen metric.
+        """
+        assert self.tools
+        prompts = self.tools.prompts(encoder.prompts, encoder.default_prompt)
+        own = ModelEncode(encoder, prompts, agree=agree, device=device)
+        line: dict[str, Any] = {}
+        began = time.time()
+        with shared_encoding(lambda _: own) as make:
+            if make:
+                shared = make(None)
+                scores = {task.name: task.score(shared) for task in self.tasks}
+                chosen = {"metric": self.metric, "value": self._checked_value(scores)}
+                line = {"step": step, "time": began, "seconds": time.time() - began, **chosen, "scores": scores}
+                with self.run.evaluations.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+        return line
+
+    @property
+    def metric(self) -> str:
+        """What chooses the best step, in words."""
+        names = [f"{task}/{metric}" for task, metric in self._parts]
+        shown = names if len(names) <= 4 else [*names[:3], f"{len(names) - 3} more"]
+        return names[0] if len(names) == 1 else f"mean of {', '.join(shown)}"
+
+    @property
+    def _parts(self) -> list[tuple[str, str]]:
+        """(task, metric) of all whose mean chooses."""
+        wanted = self.options.metric
+        if wanted is None:
+            return [(task.name, task.main) for task in self.tasks]
+        # A task's name may have slashes, and begin with another's.
+        task = max((task.name for task in self.tasks if wanted.startswith(f"{task.name}/")), key=len)
+        return [(task, wanted.removeprefix(f"{task}/"))]
+
+    def value(self, scores: Scores) -> float | None:
+        """None where the scores, of an earlier start with other tasks, do not have what chooses."""
+        found = [scores.get(task, {}).get(metric) for task, metric in self._parts]
+        known = [value for value in found if value is not None]
+        return sum(known) / len(known) if known and len(known) == len(found) else None
+
+    def _checked_value(self, scores: Scores) -> float:
+        value = self.value(scores)
+        if value is None:
+            (task, metric), *_ = self._parts
+            raise InputError(
+                f"evaluation.metric={self.options.metric}: {task} gives no '{metric}', but {', '.join(scores[task])}"
+            )
+        return value
+
+    def standing(self, steps: Collection[int] | None = None) -> Standing | None:
+        """Of the evaluations so far that have what chooses, the one before the first step left out; None without any.
+        steps: those that can be the best; None: all."""
+        found: list[tuple[int, float]] = []
+        for line in self.run.read_evaluations() if self.options.tasks else []:
+            value = self.value(line["scores"])
+            if value is not None and line["step"]:
+                found.append((line["step"], value))
+        able = [i for i, (step, _) in enumerate(found) if steps is None or step in steps]
+        if not able:
+            return None
+        best = max(able, key=lambda i: found[i][1])
+        return Standing(*found[best], count=len(found), since=len(found) - 1 - best)
+
+    def best_step(self) -> int | None:
+        standing = self.standing()
+        return standing.step if standing else None
+
+    def over(self) -> str | None:
+        """Why the run ends before its last step, if it does."""
+        standing, patience = self.standing(), self.options.patience
+        if standing is None or patience is None or standing.since < patience:
+            return None
+        return (
+            f"{self.metric} has not been better than the {standing.value:.4f} of step {standing.step} in the "
+            f"{standing.since} evaluations since (evaluation.patience={patience})"
+        )
+
+    def describe(self, line: Mapping[str, Any]) -> str:
+        """The newest line in words."""
+        step, standing = line["step"], self.standing()
+        what = f"evaluation {f'after step {step}' if step else 'before the first step'}: {self.metric}"
+        if standing is None:
+            return f"{what} = {line['value']:.2f}"
+        best = "the best" if standing.step == step else f"best {standing.value:.2f}, step {standing.step}"
+        return f"{what} = {line['value']:.2f} ({best} of {standing.count})"
+
+
+class EvaluateInLoop(lightning.Callback):
+    """Evaluates at the steps that are due, once their checkpoint is there: whoever kills it then loses nothing.
+
+    before: the line of an evaluation that this start has done before the first of its steps, or none.
+    """
+
+    def __init__(
+        self, evaluations: Evaluations, checkpoints: Checkpoints, run_log: RunLog, before: Mapping[str, Any]
+    ) -> None:
+        self.evaluations, self.checkpoints, self.run_log, self.before = evaluations, checkpoints, run_log, before
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self.before:
+            self.run_log.evaluated(self.before, self.evaluations.describe(self.before))
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, EmbeddingModule)
+        assert pl_module.facts is not None
+        step = pl_module.facts.step
+        # Whoever asks for a stop does not want to wait; the next start makes up for it.
+        if self.evaluations.due(step) and (not pl_module.stop or step == self.evaluations.stop):
+            line = self.evaluations.evaluate(step, pl_module.encoder, agree=pl_module.agree)
+            if on_rank_zero(lambda: self._settle(line)):
+                trainer.should_stop = True
+
+    def _settle(self, line: Mapping[str, Any]) -> bool:
+        """Whether the run is over."""
+        self.run_log.evaluated(line, self.evaluations.describe(line))
+        self.checkpoints.prune()
+        return self.evaluations.over() is not None

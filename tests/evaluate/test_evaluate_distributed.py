@@ -1,0 +1,242 @@
+"""`jemb evaluate` in several real processes: the scores of one, each text encoded by one of them, errors said once."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jemb.config import EvaluateConfig, ModelConfig, parse
+from jemb.evaluate import evaluate
+from jemb.model import make_tiny
+
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "runs",
+    "sleeps",
+    "house",
+    "river",
+    "small",
+    "big",
+    "quickly",
+    "under",
+    "over",
+    "water",
+    "stone",
+    "not",
+]
+PATIENCE = 180
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["jemb.app.cli", "jemb.evaluate", "jemb.train"])
+
+
+def sentence(seed: int) -> str:
+    draw = np.random.default_rng(seed)
+    return " ".join(draw.choice(WORDS, draw.integers(1, 30)))
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("tasks")
+    (folder / "beir" / "qrels").mkdir(parents=True)
+    sts = [{"sentence1": sentence(i), "sentence2": sentence(i // 2), "score": i % 5} for i in range(61)]
+    negation = [{"anchor": sentence(i), "entailment": sentence(i // 2), "negative": sentence(i + 1)} for i in range(30)]
+    corpus = [{"_id": f"d{i}", "title": "", "text": sentence(i)} for i in range(130)]
+    queries = [{"_id": f"q{i}", "text": sentence(1000 + i)} for i in range(10)]
+    for name, rows in (("sts", sts), ("negation", negation), ("beir/corpus", corpus), ("beir/queries", queries)):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "beir/qrels/test.tsv").write_text("".join(f"q{i}\td{i}\t1\n" for i in range(10)))
+    return [f"sts:{folder}/sts.jsonl", f"retrieval:{folder}/beir", f"negation:{folder}/negation.jsonl"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two encoders, of which the second cuts texts."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, width, limit in (("wide", 32, 64), ("short", 16, 8)):
+        config = parse(ModelConfig, {"hidden_size": width, "num_layers": 1, "num_heads": 2})
+        make_tiny([sentence(i) for i in range(50)], config, seed=width, max_length=limit).save(folder / name)
+    return [str(folder / "wide"), str(folder / "short")]
+
+
+def run_rank(rank: int, size: int, port: int, arguments: Sequence[str], folder: Path, prelude: Any) -> None:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    descriptor = os.open(folder / "output", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    from jemb.app.cli import run_command
+
+    if prelude:
+        prelude(rank, folder)
+    sys.exit(run_command("evaluate", arguments))
+
+
+def run_together(
+    folder: Path, size: int, arguments: Sequence[str], prelude: Callable[[int, Path], None] | None = None
+) -> tuple[list[int | None], str]:
+    """(exit codes, what all wrote) of `jemb evaluate` in `size` processes."""
+    folder.mkdir(exist_ok=True)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    processes = [
+        _context.Process(target=run_rank, args=(rank, size, port, arguments, folder, prelude)) for rank in range(size)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(PATIENCE)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    return codes, (folder / "output").read_text()
+
+
+def note_texts(rank: int, folder: Path) -> None:
+    """Write down what each process encodes."""
+    from jemb.evaluate.models import TextEncoder
+
+    call = TextEncoder.__call__
+
+    def noting(self: TextEncoder, texts: Sequence[str]) -> np.ndarray:
+        with (folder / f"texts-{rank}").open("a") as file:
+            file.write(json.dumps([self.encoder.dim, list(texts)]) + "\n")
+        return call(self, texts)
+
+    TextEncoder.__call__ = noting  # type: ignore[method-assign]
+
+
+@pytest.fixture(scope="module")
+def alone(tasks: list[str], models: list[str], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What one process writes."""
+    output = tmp_path_factory.mktemp("alone") / "scores.json"
+    evaluate(parse(EvaluateConfig, {"model": [*models, "bm25"], "tasks": tasks[1:2], "output": str(output)}))
+    retrieval = json.loads(output.read_text())
+    evaluate(parse(EvaluateConfig, {"model": models, "tasks": tasks, "output": str(output)}))
+    return json.loads(output.read_text()), retrieval
+
+
+def numbers(value: Any) -> list[float]:
+    if isinstance(value, dict):
+        return [number for item in value.values() for number in numbers(item)]
+    if isinstance(value, list):
+        return [number for item in value for number in numbers(item)]
+    return [value] if isinstance(value, int | float) else []
+
+
+def shape(value: Any) -> Any:
+    return {key: shape(item) for key, item in value.items()} if isinstance(value, dict) else None
+
+
+def assert_same(output: Path, expected: Any) -> None:
+    found = json.loads(output.read_text())
+    assert shape(found) == shape(expected)
+    assert len(numbers(found)) > 10
+    assert numbers(found) == pytest.approx(numbers(expected), abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_scores_are_those_of_one_process(
+    tmp_path: Path, tasks: list[str], models: list[str], alone: Any, size: int
+) -> None:
+    arguments = [f"model=[{','.join(models)}]", f"tasks=[{','.join(tasks)}]", f"output={tmp_path / 'scores.json'}"]
+    codes, said = run_together(tmp_path / "ranks", size, arguments, note_texts)
+    assert codes == [0] * size, said
+    assert_same(tmp_path / "scores.json", alone[0])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ranks", "report.html", "scores", "scores.json"]
+    head = next(line for line in said.splitlines() if line.startswith("task"))
+    assert said.count(head) == 1, "the table is printed once"
+    shares = [
+        [json.loads(line) for line in (tmp_path / "ranks" / f"texts-{rank}").read_text().splitlines()]
+        for rank in range(size)
+    ]
+    counts = [sum(len(texts) for _, texts in share) for share in shares]
+    assert len(set(counts)) == 1, "each process encodes as many texts"
+    for dim in (32, 16):
+        wanted = sum(len({text for d, texts in share if d == dim for text in texts}) for share in shares)
+        everything = {text for share in shares for d, texts in share if d == dim for text in texts}
+        assert wanted < 1.7 * len(everything), "and hardly one is encoded by two"  # the tasks share texts
+
+
+def test_torchrun(tmp_path: Path, tasks: list[str], models: list[str], alone: Any) -> None:
+    """As it stands in the documentation. BM25 needs no encoder."""
+    arguments = [f"model=[{','.join(models)},bm25]", f"tasks={tasks[1]}", f"output={tmp_path / 'scores.json'}"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, "-m", "jemb.app.evaluate", *arguments], capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 0, done.stderr
+    assert_same(tmp_path / "scores.json", alone[1])
+    assert "ndcg_at_10" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("tasks=[sts:absent.jsonl]", "absent.jsonl: no such file"),
+        ("model=absent-folder/model", "absent-folder/model"),
+        ("tasks=[sts:{constant}]", "field 'score' is 1 in all"),
+    ],
+)
+def test_mistakes_end_all_processes(
+    tmp_path: Path, tasks: list[str], models: list[str], wrong: str, message: str
+) -> None:
+    (tmp_path / "constant.jsonl").write_text('{"sentence1": "a", "sentence2": "b", "score": 1}\n' * 3)
+    arguments = [f"model={models[0]}", f"tasks={tasks[0]}", f"output={tmp_path / 'scores.json'}"]
+    more = wrong.format(constant=tmp_path / "constant.jsonl")
+    codes, said = run_together(tmp_path / "ranks", 2, [*arguments, more])
+    assert codes == [2, 2]
+    assert said.count(message) == 1
+    assert "Traceback" not in said
+    assert not (tmp_path / "scores.json").exists()
+
+
+def kill_the_second(rank: int, folder: Path) -> None:
+    from jemb.evaluate.models import TextEncoder
+
+    if rank == 1:
+        kill = partial(os.kill, os.getpid(), signal.SIGKILL)
+        TextEncoder.__call__ = lambda *_: kill()  # type: ignore[assignment, method-assign]
+
+
+def break_the_second(rank: int, folder: Path) -> None:
+    from jemb.evaluate.models import TextEncoder
+
+    def broken(*_: Any) -> np.ndarray:
+        raise MemoryError("CUDA out of memory")
+
+    if rank == 1:
+        TextEncoder.__call__ = broken  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("prelude", "reason"), [(kill_the_second, "lost process 1"), (break_the_second, "CUDA out of memory")]
+)
+def test_a_process_that_is_lost_ends_the_others(
+    tmp_path: Path, tasks: list[str], models: list[str], prelude: Callable[[int, Path], None], reason: str
+) -> None:
+    arguments = [f"model={models[0]}", f"tasks={tasks[0]}", f"output={tmp_path / 'scores.json'}"]
+    codes, said = run_together(tmp_path / "ranks", 2, arguments, prelude)
+    assert codes[0] == 1, said
+    assert codes[1] not in (0, None)
+    assert reason in said
+    assert "Start it again" in said
+    assert not (tmp_path / "scores.json").exists()
