@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 RETRIES = 5
 """Times a task is started again when its worker dies."""
+KNOCK = 10.0
+"""Seconds in which somebody must answer at the cluster's address."""
 QUIET = 60.0
 """Seconds without a finished task after which the cluster is looked at again: nodes come and go."""
 
@@ -42,6 +45,8 @@ class RayExecutor:
             raise InputError("executor=ray: Ray is not installed; pip install 'jemb[ray]'") from None
         # The name of Ray's own hook for processes started through `uv run` must not decide how workers start.
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        if address:
+            _knock(address)
         options: dict[str, Any] = {"address": address} if address else {"num_cpus": workers or None}
         if not address:
             options["include_dashboard"] = False
@@ -151,6 +156,19 @@ class RayExecutor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """`InputError` where nobody listens at HOST:PORT: Ray itself would try for a quarter of an hour."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:  # `auto`
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK).close()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"ray.address={address}: no Ray cluster there ({error}); start one with `ray start`, or correct the address"
+        ) from None
 
 
 def _name(node: dict[str, Any]) -> str:

@@ -108,8 +108,8 @@ class Job:
     ("hangs", "event"),
     [
         ("jemb.prepare.stages::_judge", "ray dies"),
-        ("jemb.shards.writer:_OpenShard:finish", "node dies"),
-        ("jemb.shards.writer:_OpenShard:finish", "time limit"),
+        pytest.param("jemb.shards.writer:_OpenShard:finish", "node dies", marks=pytest.mark.slow),
+        pytest.param("jemb.shards.writer:_OpenShard:finish", "time limit", marks=pytest.mark.slow),
     ],
     ids=["ray dies in a stage", "node dies while it writes a shard", "time limit"],
 )

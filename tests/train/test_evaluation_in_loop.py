@@ -240,7 +240,7 @@ def killed(at: str, step: int) -> None:
 MOMENTS = ["before", "inside", "in the line", "after the line", "at the clearing up"]
 
 
-@pytest.mark.parametrize("step", [8, 20])
+@pytest.mark.parametrize("step", [8, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("at", MOMENTS)
 def test_killed_around_an_evaluation(
     tmp_path: Path, start: Start, options: list[str], undisturbed: RunFolder, at: str, step: int
