@@ -207,6 +207,8 @@ def training(root: Path, place: str, steps: int) -> float:
     more = ["max_length=64", "model.vocab_size=2000", "trackers=[]"]
     subprocess.run([sys.executable, "-m", "jemb.app.train", *options, *more], check=True, stderr=subprocess.DEVNULL)
     lines = [json.loads(line) for line in (root / "run" / "metrics.jsonl").read_text().splitlines()]
+    waited = sum(line["loader_wait_seconds"] for line in lines[10:]) / (lines[-1]["time"] - lines[9]["time"])
+    print(f"  {place}: waited for the loader {100 * waited:.1f} % of the time", flush=True)
     return statistics.median(line["tokens_per_second"] for line in lines[10:])
 
 
