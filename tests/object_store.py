@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -212,12 +212,24 @@ def put(port: int, name: str, data: bytes) -> None:
 
 
 def bytes_on_disk(folder: Path) -> int:
-    """What the files of a cache take, without its indexes; gone ones are none."""
-    total = 0
+    """What the files of a cache take, without its indexes, or 0 where it changes all the time.
+
+    A file that is renamed, or makes room for another, while the folder is listed would count twice: only what two
+    listings agree on counts.
+    """
+    before = None
+    for _ in range(50):
+        found = _blocks(folder)
+        if found == before:
+            return 512 * sum(found.values())
+        before = found
+    return 0
+
+
+def _blocks(folder: Path) -> dict[str, int]:
+    found = {}
     for entry in os.scandir(folder):
-        try:
+        with suppress(FileNotFoundError):
             if entry.is_file():
-                total += entry.stat().st_blocks * 512
-        except FileNotFoundError:
-            continue
-    return total
+                found[entry.name] = entry.stat().st_blocks
+    return found

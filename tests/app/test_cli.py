@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from permissions import WITHOUT_POWER, forbid
 
 import jemb
 import jemb.app.evaluate
@@ -236,24 +236,16 @@ def test_prompts_keep_their_spaces(given: Given) -> None:
     assert given("export", "run=a", "output=b", "prompts.query=query: ").prompts == {"query": "query: "}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take a user's rights away")
 @pytest.mark.parametrize("place", ["run", "output"])
 def test_without_permission(place: str, tmp_path: Path) -> None:
-    """As another user, who may read the run but not write beside it, or may not read it."""
-    for folder in (tmp_path, *tmp_path.parents):
-        folder.chmod(folder.stat().st_mode | 0o5)
+    """The run is another user's who lets nobody read it, or the folder beside which to write is."""
     (tmp_path / "run").mkdir()
+    (tmp_path / "others").mkdir()
     for name in ("run.json", "config.yaml"):
         (tmp_path / "run" / name).write_text("{}")
-        (tmp_path / "run" / name).chmod(0o600 if place == "run" else 0o644)
-    output = tmp_path / "out" if place == "run" else tmp_path / "deeper" / "out"
-    # Once as root, for a folder that is no run: what is imported on the way, the other user might not be able to read.
-    program = (
-        "import os, sys\nfrom jemb.app.cli import main\n"
-        "assert main(['export', 'run=/', 'output=/nowhere/out']) == 2\n"
-        "os.setuid(65534)\nsys.exit(main(sys.argv[1:]))"
-    )
-    command = [sys.executable, "-c", program, "export", f"run={tmp_path}/run", f"output={output}"]
+    forbid(*((tmp_path / "run" / "run.json", 0o600) if place == "run" else (tmp_path / "others", 0o755)))
+    options = [f"run={tmp_path}/run", f"output={tmp_path}/others/deeper/out"]
+    command = [*WITHOUT_POWER, sys.executable, "-m", "jemb.app.cli", "export", *options]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert "Permission denied" in done.stderr

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from permissions import WITHOUT_POWER, forbid
 from scipy import stats
 
 from jemb.app.cli import command_help
@@ -207,27 +206,15 @@ def test_outputs_that_would_cover_something_else(tasks: list[str], tmp_path: Pat
     assert (tmp_path / "scores_mteb" / "bm25" / "reranking_rerank.json").is_file()
 
 
-AS_NOBODY = """
-import os, sys
-from jemb.app.cli import main
-main(["evaluate", "model=bm25", "tasks=sts:none.jsonl", "output=none.json"])  # all is imported that nobody may not read
-os.setgroups([]); os.setgid(65534); os.setuid(65534)
-sys.exit(main(["evaluate", "model=bm25", *sys.argv[1:]]))
-"""
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become nobody")
 @pytest.mark.parametrize("secret", ["task", "folder"])
-def test_permissions_are_the_users_to_mend(secret: str) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        task, folder = Path(name) / "rerank.jsonl", Path(name) / "out"
-        task.write_text('{"query": "cat", "positive": ["a cat"], "negative": ["a dog"]}')
-        folder.mkdir()
-        Path(name).chmod(0o755)
-        task.chmod(0o600 if secret == "task" else 0o644)
-        folder.chmod(0o755 if secret == "folder" else 0o777)
-        command = [sys.executable, "-c", AS_NOBODY, f"tasks=reranking:{task}", f"output={folder}/scores.json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+def test_permissions_are_the_users_to_mend(secret: str, tmp_path: Path) -> None:
+    task, folder = tmp_path / "rerank.jsonl", tmp_path / "out"
+    task.write_text('{"query": "cat", "positive": ["a cat"], "negative": ["a dog"]}')
+    folder.mkdir()
+    forbid(task if secret == "task" else folder, 0o600 if secret == "task" else 0o755)
+    command = [*WITHOUT_POWER, sys.executable, "-m", "jemb.app.cli", "evaluate", "model=bm25"]
+    command += [f"tasks=reranking:{task}", f"output={folder}/scores.json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr
     assert re.search(rf"jemb evaluate: .*{task if secret == 'task' else folder}", done.stderr), done.stderr
     assert "permission" in done.stderr.lower()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import decimal
 import inspect
 import itertools
+import logging
+import math
+import pathlib
 import random
 import string
 import time
+import unittest
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -291,9 +296,16 @@ def test_equal_words_are_always_found_and_nothing_else_below_the_threshold(texts
 
 def test_recall_and_precision_on_real_words():
     # Sentences of the standard library's documentation, and copies with some words replaced by others of it.
-    names = ("argparse", "asyncio", "decimal", "email", "logging", "typing", "unittest")
-    modules = [import_module(name) for name in names]
-    text = " ".join(inspect.getdoc(value) or "" for module in modules for value in vars(module).values())
+    kinds = (
+        argparse.ArgumentParser,
+        decimal.Decimal,
+        logging.Logger,
+        random.Random,
+        pathlib.Path,
+        str,
+        unittest.TestCase,
+    )
+    text = " ".join(inspect.getdoc(value) or "" for kind in kinds for _, value in sorted(vars(kind).items()))
     words = text.split()
     chosen = random.Random(0)
     texts = []
@@ -308,16 +320,18 @@ def test_recall_and_precision_on_real_words():
         texts.append(" ".join(row))
     config = NearDuplicatesConfig(side="query", shingle="word")
     sets = [shingles(fold_text(text), config) for text in texts]
-    pairs = [
-        (one, other)
+    pairs = {
+        (one, other): similar
         for one, other in itertools.combinations(range(len(texts)), 2)
-        if min(len(sets[one][0]), len(sets[other][0])) / max(len(sets[one][0]), len(sets[other][0])) >= 0.8
-        and similarity(sets[one], sets[other]) >= 0.8
-    ]
+        if (similar := similarity(sets[one], sets[other])) >= 0.8
+    }
     truth = brute_force([(text,) for text in texts], config)
     found = find_near_duplicates(texts, config, 0).tolist()
     assert len(pairs) > 100
-    assert sum(found[one] == found[other] for one, other in pairs) / len(pairs) >= 0.99
+    # 16 bands of 8 rows find a pair of this similarity with this probability; groups join more.
+    recall = sum(1 - (1 - similar**8) ** 16 for similar in pairs.values()) / len(pairs)
+    noise = math.sqrt(recall * (1 - recall) / len(pairs))
+    assert sum(found[one] == found[other] for one, other in pairs) / len(pairs) >= recall - 3 * noise
     assert all(truth[row] == truth[stays] for row, stays in enumerate(found))
 
 

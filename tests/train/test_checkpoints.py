@@ -203,9 +203,9 @@ def no_room_for_the_model() -> None:
 
     write = run_file._write_model
 
-    def limited(run: RunFolder) -> None:
+    def limited(run: RunFolder, checkpoint: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
-        write(run)
+        write(run, checkpoint)
 
     run_file._write_model = limited
 

@@ -11,7 +11,6 @@ from training_runs import Training, read_lines
 
 from jemb.run_folder import RunFolder
 from jemb.shards import open_datasets
-from jemb.train import build
 
 Start = Callable[..., Training]
 
@@ -71,7 +70,7 @@ def test_a_shape_beside_a_model_that_has_its_own(
 
 
 def test_too_few_negatives_are_found_before_the_first_step(
-    tmp_path: Path, start: Start, triplet_options: list[str], triplet_shards: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, start: Start, triplet_options: list[str], triplet_shards: Path
 ) -> None:
     training = start(tmp_path / "run", [*triplet_options, "num_negatives=4"], 2)
     assert training.wait() == [2, 2]
@@ -82,6 +81,5 @@ def test_too_few_negatives_are_found_before_the_first_step(
     )
     assert not training.run.metrics.exists()
     assert not training.run.start.exists()
-    monkeypatch.setattr(build, "LOOKED_AT", 7)
     (reader,) = open_datasets(triplet_shards).values()
-    assert [sample.key for sample in build._spread(reader, 7)] == [reader.key(i * 40 // 7) for i in range(7)]
+    assert [sample.key for sample in reader.spread(7)] == [reader.key(i * 40 // 7) for i in range(7)]
