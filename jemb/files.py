@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -107,3 +108,15 @@ def replace_folder(new: Path, folder: Path) -> None:
     else:
         new.rename(folder)
     sync_folder(folder.parent)
+
+
+@contextmanager
+def alone(folder: Path, command: str) -> Iterator[None]:
+    """Keep a second run of `command` out of `folder`, which is made if need be. The lock ends with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder}: another {command} is at work there; wait for it") from None
+        yield

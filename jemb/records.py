@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
 Kind = Literal["pairs", "triplets"]
@@ -37,6 +39,17 @@ class Tokens:
 
     input_ids: Tensor
     attention_mask: Tensor
+
+    @classmethod
+    def padded(cls, ids: NDArray[np.int64], lengths: NDArray[np.int64], pad_id: int) -> Tokens:
+        """From the ids of N texts one after the other and their lengths [N]; L is the longest, at least 1."""
+        import numpy as np
+        import torch
+
+        mask = np.arange(max(1, int(lengths.max(initial=1)))) < lengths[:, None]
+        padded = np.full(mask.shape, pad_id, dtype=np.int64)
+        padded[mask] = ids
+        return cls(torch.from_numpy(padded), torch.from_numpy(mask.astype(np.int64)))
 
     def to(self, device: torch.device) -> Tokens:
         return Tokens(self.input_ids.to(device), self.attention_mask.to(device))

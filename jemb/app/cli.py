@@ -26,6 +26,7 @@ from jemb.config import (
     InspectConfig,
     NewConfig,
     PrepareConfig,
+    TokenizeConfig,
     TrainConfig,
     describe,
     option_kinds,
@@ -54,6 +55,7 @@ COMMANDS = {
     "demo": Command(DemoConfig, "jemb demo"),
     "prepare": Command(PrepareConfig, "jemb prepare input=raw output=shards"),
     "train": Command(TrainConfig, "jemb train shards=shards output=runs/pairs model=t5_small max_steps=1000"),
+    "tokenize": Command(TokenizeConfig, "jemb tokenize shards=shards model=google-t5/t5-small output=tokens"),
     "evaluate": Command(
         EvaluateConfig, "jemb evaluate model=runs/pairs 'tasks=[sts:sts.jsonl,retrieval:beir]' output=scores.json"
     ),

@@ -11,6 +11,7 @@ from jemb.config.commands import (
     ExportConfig,
     InspectConfig,
     NewConfig,
+    TokenizeConfig,
 )
 from jemb.config.parse import describe, option_kinds, option_names, parse, suggest
 from jemb.config.prepare import (
@@ -57,6 +58,7 @@ __all__ = [
     "Sides",
     "SourceConfig",
     "StageName",
+    "TokenizeConfig",
     "TrainConfig",
     "describe",
     "option_kinds",

@@ -1,4 +1,4 @@
-"""Options of `jemb evaluate`, `export`, `inspect`, `new`, `completion` and `demo`."""
+"""Options of `jemb tokenize`, `evaluate`, `export`, `inspect`, `new`, `completion` and `demo`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,30 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from jemb.config.train import Widths
+from jemb.config.train import PromptsConfig, Widths
 from jemb.config.types import STRICT, Positive, PositiveReal, Seed, Strings
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizeConfig:
+    """Count the tokens of shards out once, so that runs which train on them need not: `jemb train tokens=DIR`."""
+
+    __pydantic_config__ = STRICT
+
+    shards: str
+    """Output folder of `jemb prepare` (every data set in it), or the folder of one data set, or its URL."""
+    model: str
+    """Whose tokenizer: a run folder of `jemb train`, an exported or sentence-transformers folder, or a Hugging Face
+    name; what the run will have as `init` or `model.path`."""
+    output: str
+    """Folder to write, 2 bytes for each token and about 40 for each sample. The same command on the same folder
+    continues where it stopped."""
+    max_length: Annotated[int, Field(ge=2)] | None = None
+    """Tokens a text is cut at, as the run will have it; null: the model's own limit."""
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    """Texts put before the sides, as the run will have them."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Shards that are worked on at once; 0: one per core."""
 
 
 @dataclass(frozen=True, kw_only=True)

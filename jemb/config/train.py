@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
@@ -80,6 +80,11 @@ class PromptsConfig:
     nothing."""
     document: str | None = None
     """Put before each positive and negative; null: what the model it starts from has as `document`, else nothing."""
+
+    @property
+    def given(self) -> dict[str, str]:
+        """By role, those that are not null."""
+        return {role: text for role, text in asdict(self).items() if text is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +216,10 @@ class TrainConfig:
     top. null: 80 % of the disk that is free at the start, with what the cache has."""
     read_ahead: Annotated[int, Field(ge=0)] = 1000
     """Steps whose shards are fetched before they are needed, as far as `cache_gb` allows; 0: none."""
+    tokens: str | None = None
+    """Output folder of `jemb tokenize` for these shards and this model: batches are made from the token ids there,
+    several times as fast and to the bit the same; the shards are then read for keys alone. null: texts are tokenised as
+    they are read."""
     workers: Annotated[int, Field(ge=0)] = 1
     """Loader processes for each training process, which read and tokenise ahead; 0: none."""
     balance: bool = True

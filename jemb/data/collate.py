@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from jemb.data.permutation import mix, shuffled
 from jemb.errors import InputError
 from jemb.records import Batch, Sample, Tokens
+from jemb.shards import TokenReader
 from jemb.text import content_hash
+
+Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +25,7 @@ class Collate:
 
     tokenize: texts -> padded Tokens. num_negatives: K, how many of each sample's negatives to use; 0 for pairs.
     query_prompt, passage_prompt: put before each query, and before each positive and negative. The hashes are those of
-    the texts alone, or a query could not be found equal to a passage.
+    the texts alone, or a query could not be found equal to a passage. pad_id: what stored ids are padded with.
     Which K is a function of (seed, step, key), so it is the same however often and on whatever rank it is asked.
     """
 
@@ -29,12 +34,17 @@ class Collate:
     seed: int
     query_prompt: str = ""
     passage_prompt: str = ""
+    pad_id: int = 0
 
     def __call__(self, step: int, dataset: str, samples: Sequence[Sample], keys: Sequence[str]) -> Batch:
         """keys: what `Batch.keys` shall hold. Raises InputError for a sample with fewer than K negatives."""
         queries = [sample.query for sample in samples]
         positives = [sample.positive for sample in samples]
-        negatives = [text for sample in samples for text in self._negatives(step, dataset, sample)]
+        negatives = [
+            sample.negatives[number]
+            for sample in samples
+            for number in self._negatives(step, dataset, sample.key, len(sample.negatives))
+        ]
         return Batch(
             step=step,
             dataset=dataset,
@@ -47,19 +57,46 @@ class Collate:
             negative_hash=_hashes(negatives) if self.num_negatives else None,
         )
 
+    def from_tokens(
+        self, step: int, dataset: str, tokens: TokenReader, rows: Numbers, own: Sequence[str], keys: Sequence[str]
+    ) -> Batch:
+        """The batch of these rows, equal to that of their samples, from the ids that `jemb tokenize` wrote. own: the
+        rows' keys."""
+        negatives = None
+        if self.num_negatives:
+            chosen = [
+                self._negatives(step, dataset, key, have - 2)
+                for key, have in zip(own, tokens.count(rows).tolist(), strict=True)
+            ]
+            negatives = self._stored(tokens, np.repeat(rows, self.num_negatives), 2 + np.array(chosen).ravel())
+        query, positive = (self._stored(tokens, rows, np.full(len(rows), place)) for place in (0, 1))
+        return Batch(
+            step=step,
+            dataset=dataset,
+            keys=tuple(keys),
+            query=query[0],
+            positive=positive[0],
+            negatives=negatives[0] if negatives else None,
+            query_hash=query[1],
+            positive_hash=positive[1],
+            negative_hash=negatives[1] if negatives else None,
+        )
+
+    def _stored(self, tokens: TokenReader, rows: Numbers, places: Numbers) -> tuple[Tokens, Tensor]:
+        ids, lengths, hashes = tokens.take(rows, places)
+        return Tokens.padded(ids, lengths, self.pad_id), torch.from_numpy(hashes)
+
     def _tokens(self, prompt: str, texts: Sequence[str]) -> Tokens:
         return self.tokenize([prompt + text for text in texts] if prompt else texts)
 
-    def _negatives(self, step: int, dataset: str, sample: Sample) -> Sequence[str]:
-        have, wanted = sample.negatives, self.num_negatives
-        if len(have) < wanted:
-            raise InputError(
-                f"data set {dataset}, sample {sample.key}: {len(have)} negatives, num_negatives={wanted} wanted"
-            )
-        if len(have) == wanted or not wanted:
-            return have[:wanted]
-        order = shuffled(len(have), mix("negatives", self.seed, step, sample.key))
-        return [have[i] for i in order[:wanted]]
+    def _negatives(self, step: int, dataset: str, key: str, have: int) -> Sequence[int]:
+        """Which of the sample's `have` negatives."""
+        wanted = self.num_negatives
+        if have < wanted:
+            raise InputError(f"data set {dataset}, sample {key}: {have} negatives, num_negatives={wanted} wanted")
+        if have == wanted or not wanted:
+            return range(wanted)
+        return shuffled(have, mix("negatives", self.seed, step, key))[:wanted].tolist()
 
 
 def _hashes(texts: Sequence[str]) -> Tensor:

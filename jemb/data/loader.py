@@ -20,7 +20,7 @@ from jemb.data.deal import Numbers, PayloadSizes, check_sum, deal
 from jemb.data.plan import BatchPlan
 from jemb.errors import Failure, InputError
 from jemb.records import Batch
-from jemb.shards import ShardReader
+from jemb.shards import ShardReader, TokenReader
 
 
 class StepDataset(Dataset[Batch | InputError | Failure]):
@@ -29,6 +29,7 @@ class StepDataset(Dataset[Batch | InputError | Failure]):
     balance: the rows are dealt by length, so that all ranks get nearly as many tokens; else rank r gets slice r.
     global_keys: the batch carries the keys of the whole global batch.
     ahead: fetches the remote shards of the steps to come, told here which step it is.
+    tokens: stored token ids of every data set, which take the place of reading texts; the batches are the same.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class StepDataset(Dataset[Batch | InputError | Failure]):
         global_keys: bool,
         balance: bool = True,
         ahead: ReadAhead | None = None,
+        tokens: Mapping[str, TokenReader] | None = None,
     ) -> None:
         if plan.global_batch_size % world_size:
             raise InputError(
@@ -54,6 +56,7 @@ class StepDataset(Dataset[Batch | InputError | Failure]):
         self.sizes = {name: PayloadSizes(reader) for name, reader in readers.items()}
         self.balance = balance and world_size > 1
         self.ahead = ahead
+        self.tokens = tokens
 
     def __getitem__(self, step: int) -> Batch | InputError | Failure:
         """An error is returned, not raised: a loader process would wrap its message in a traceback."""
@@ -62,11 +65,14 @@ class StepDataset(Dataset[Batch | InputError | Failure]):
         try:
             name, mine, sums = self._share(step)
             reader = self.readers[name]
-            samples = [reader.read(row) for row in mine.tolist()]
-            keys = [sample.key for sample in samples]
+            samples = [] if self.tokens else [reader.read(row) for row in mine.tolist()]
+            own = keys = [sample.key for sample in samples] or [reader.key(row) for row in mine.tolist()]
             if self.global_keys and self.world_size > 1:
                 keys = [reader.key(row) for row in self.plan.batch(step)[1].tolist()]
-            batch = self.collate(step, name, samples, keys)
+            if self.tokens:
+                batch = self.collate.from_tokens(step, name, self.tokens[name], mine, own, keys)
+            else:
+                batch = self.collate(step, name, samples, keys)
             return replace(batch, share_sum=sums[0], batch_sum=sums[1])
         except (InputError, Failure) as error:
             return error

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from jemb.errors import InputError
@@ -15,6 +16,8 @@ from jemb.records import Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+Numbers = NDArray[np.int64]
 
 
 class Tokenize:
@@ -37,12 +40,17 @@ class Tokenize:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length)
 
+    @property
+    def fingerprint(self) -> str:
+        """Of everything that the ids of a text depend on."""
+        return hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
+
     def __call__(self, texts: Sequence[str]) -> Tokens:
         """N texts -> `Tokens` [N, L], 1 <= L <= max_length; a text without any token is a row of padding."""
+        return Tokens.padded(*self.flat(texts), self.pad_id)
+
+    def flat(self, texts: Sequence[str]) -> tuple[Numbers, Numbers]:
+        """N texts -> (their ids one after the other, how many each has [N])."""
         rows = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
         lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-        longest = max(1, int(lengths.max(initial=1)))
-        mask = np.arange(longest) < lengths[:, None]
-        ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
-        ids[mask] = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum()))
-        return Tokens(torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64)))
+        return np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum())), lengths

@@ -7,15 +7,13 @@ and after a change of settings the stages before the change are not run again.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from tqdm import tqdm
 
 from jemb.config import PrepareConfig
 from jemb.errors import InputError
-from jemb.files import replace_folder, write_atomic
+from jemb.files import alone, replace_folder, write_atomic
 from jemb.prepare.decontaminate import choose_texts, digest
 from jemb.prepare.examples import find_examples
 from jemb.prepare.executor import Executor, LocalExecutor
@@ -64,7 +62,7 @@ def prepare(config: PrepareConfig, tools: Tools) -> list[Manifest]:
     check(sources)
     texts = _evaluation_texts(config, tools)
     origins = {source.name: _origin(source, config, texts) for source in sources}
-    with _alone(output):
+    with alone(output, "jemb prepare"):
         manifests: list[Manifest] = []
         made = 0
         if not config.exact.across:  # with it, what a data set should be depends on those before it
@@ -330,18 +328,6 @@ def _warn_of_others(output: Path, sources: Sequence[Source]) -> None:
     others = [name for name in others if name not in names]
     if others:
         log.warning("%s: also holds %s, which this input does not", output, ", ".join(others))
-
-
-@contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Keep a second run out of `output`. The lock ends with the process, whatever ends it."""
-    output.mkdir(parents=True, exist_ok=True)
-    with (output / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{output}: another jemb prepare is at work there; wait for it") from None
-        yield
 
 
 def _json_lines(values: Iterable[Mapping[str, Any]]) -> str:

@@ -11,6 +11,7 @@ from jemb.shards.member import encode_payload
 from jemb.shards.reader import ShardReader, open_datasets
 from jemb.shards.remote import RemoteTars
 from jemb.shards.tar import UnreadableSample, read_tar_samples
+from jemb.shards.tokens import TokenReader
 from jemb.shards.writer import ShardWriter, write_shard
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "ShardReader",
     "ShardWriter",
     "StageCount",
+    "TokenReader",
     "UnreadableSample",
     "adopt",
     "cache_home",

@@ -110,7 +110,8 @@ class ShardCache:
                     fetch(url, file, shard.bytes, shard.sha256)
                     file.flush()
                     os.fsync(part)  # after a power cut nobody would look at the checksum again
-                path.with_suffix(".part").rename(path)
+                with self._alone():  # whoever counts files while one changes its name may see neither
+                    path.with_suffix(".part").rename(path)
                 self.touch([shard])
             except OSError as error:  # of this disk: what goes wrong with the URL has been given other names
                 raise Failure(f"{path}: cannot be written ({error.strerror}); make room, or lower cache_gb") from None
@@ -168,7 +169,7 @@ class ShardCache:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """No other process makes room in the block."""
+        """No other process or thread makes room or gives a shard its name in the block."""
         with (self.folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

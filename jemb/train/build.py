@@ -6,7 +6,6 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 
 import lightning
 import torch
@@ -131,8 +130,7 @@ def count_steps(config: TrainConfig, plan: BatchPlan) -> int:
 def make_encoder(config: TrainConfig, readers: Mapping[str, ShardReader]) -> Encoder:
     """The encoder to start from: `init`, `model.path`, or one made on the spot; with the prompts to train with."""
     encoder = _load_or_make(config, readers)
-    given = {role: text for role, text in asdict(config.prompts).items() if text is not None}
-    encoder.prompts |= given
+    encoder.prompts |= config.prompts.given
     if encoder.default_prompt:
         log.warning(
             "the default prompt of %s is not used in training, only those called query and document",

@@ -49,6 +49,7 @@ FREE = {
     "cache_dir",
     "cache_gb",
     "read_ahead",
+    "tokens",
     "dry_run",
 }
 """Options that may change from one start of a run to the next. (Other shards are caught by the plan's fingerprint.)"""

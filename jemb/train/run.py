@@ -18,9 +18,10 @@ from jemb.distributed import rank, world_size
 from jemb.errors import InputError
 from jemb.files import whole_folder
 from jemb.mirror import Mirror, mirror_of
-from jemb.model import load_encoder, read_weights
+from jemb.model import Encoder, load_encoder, read_weights
+from jemb.pretokenize import open_tokens
 from jemb.run_folder import RunFolder
-from jemb.shards import ShardReader
+from jemb.shards import ShardReader, TokenReader
 from jemb.tables.places import to_local
 from jemb.train.build import (
     check_negatives,
@@ -135,6 +136,7 @@ def _prepare_folder(job: Job) -> Start:
     if state is None:
         check_negatives(job.config, job.readers)
         encoder = make_encoder(job.config, job.readers)
+        _open_tokens(job, encoder)
         with writing(job.run.start), whole_folder(job.run.start) as folder:
             encoder.save(folder)
     _warn_of_the_schedule(job, step)
@@ -209,6 +211,7 @@ def _fit(job: Job, request: StopRequest, begin: Start) -> int:
         seed=config.seed,
         query_prompt=encoder.prompt("query"),
         passage_prompt=encoder.prompt("document"),
+        pad_id=encoder.tokenize.pad_id,
     )
     dataset = StepDataset(
         job.plan,
@@ -219,6 +222,7 @@ def _fit(job: Job, request: StopRequest, begin: Start) -> int:
         global_keys=config.log_samples and is_first,
         balance=config.balance,
         ahead=_ahead(job),
+        tokens=_open_tokens(job, encoder),
     )
     loader = StepLoader(dataset, start=start, stop=job.max_steps, workers=config.workers)
     module = EmbeddingModule(
@@ -259,6 +263,10 @@ def _fit(job: Job, request: StopRequest, begin: Start) -> int:
             log.error("jemb train: process %d: %s", rank(), error)
         raise
     return start + trainer.global_step
+
+
+def _open_tokens(job: Job, encoder: Encoder) -> dict[str, TokenReader] | None:
+    return open_tokens(job.config.tokens, job.readers, encoder) if job.config.tokens else None
 
 
 def _ahead(job: Job) -> ReadAhead | None:

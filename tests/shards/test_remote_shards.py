@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from fsspec.registry import _registry
@@ -23,6 +24,7 @@ from object_store import BUCKET, FaultyProxy, bytes_on_disk, put, put_folder
 
 from jemb.errors import Failure, InputError
 from jemb.shards import ShardCache, ShardReader, cache_home, open_datasets
+from jemb.shards import cache as cache_module
 from jemb.shards import reader as reader_module
 from jemb.tables import transfer
 
@@ -121,6 +123,34 @@ def test_the_limit_holds_at_every_moment(folder: Path, proxy: FaultyProxy, store
     assert held <= 1, "but for the one that is being read"
     assert proxy.sent(".tar") > 2 * sum(path.stat().st_size for path in (folder / "many").glob("*.tar")), "evicted, too"
     assert not list(cache.glob("*.part"))
+
+
+def test_no_shard_changes_its_name_while_files_are_counted(
+    monkeypatch: pytest.MonkeyPatch, proxy: FaultyProxy, stored: str
+) -> None:
+    """Or the one who counts might see neither name, and give its room away once more."""
+    cache = ShardCache()
+    reader = many(f"s3://{BUCKET}/{stored}", cache)
+    fetch, fetched, go = cache_module.fetch, threading.Event(), threading.Event()
+
+    def late(url: str, file: BinaryIO, size: int, digest: str) -> None:
+        fetch(url, file, size, digest)
+        fetched.set()
+        assert go.wait(60)
+
+    def suffixes() -> set[str]:
+        return {path.suffix for path in cache.folder.iterdir()} & {".part", ".tar"}
+
+    monkeypatch.setattr(cache_module, "fetch", late)
+    fetching = threading.Thread(target=reader.read, args=(0,))
+    fetching.start()
+    assert fetched.wait(60)
+    with cache._alone():
+        go.set()
+        time.sleep(0.3)
+        assert suffixes() == {".part"}
+    fetching.join(60)
+    assert suffixes() == {".tar"}
 
 
 def deleted(pid: int | None) -> list[str]:

@@ -1,0 +1,120 @@
+"""`jemb tokenize`: the token ids of every text of the shards, counted out once, shard by shard, by several processes.
+
+Before: `prepare` wrote the shards. After: `jemb train tokens=DIR` makes from the ids the batches of the texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from jemb.config import TokenizeConfig
+from jemb.errors import InputError
+from jemb.files import alone
+from jemb.model import Encoder, Tokenize, load_encoder
+from jemb.prepare.executor import LocalExecutor
+from jemb.shards import ShardReader, open_datasets
+from jemb.shards.tokens import Recipe, TokenReader, finish_tokens, has_part, start_tokens, write_part
+from jemb.tables.places import is_url, to_local
+from jemb.text import content_hash
+
+ROWS = 4096
+"""Samples that are tokenised at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One shard: rows `start` to `stop` of a data set."""
+
+    reader: ShardReader
+    number: int
+    start: int
+    stop: int
+    tokenize: Tokenize
+    recipe: Recipe
+    folder: Path
+
+
+def pretokenize(config: TokenizeConfig) -> str:
+    """Write the tokens of all data sets; those that are there already stay. Returns what to say at the end.
+
+    Raises InputError for shards or a model that are not there, and where `output` has tokens of another recipe.
+    """
+    readers = open_datasets(config.shards)
+    encoder = load_encoder(config.model, max_length=config.max_length)
+    encoder.prompts |= config.prompts.given
+    output = _folder(config.output, "output")
+    recipes = {name: recipe_of(reader, encoder) for name, reader in readers.items()}
+    with alone(output, "jemb tokenize"):
+        tasks = []
+        for name, reader in readers.items():
+            if start_tokens(output / name, recipes[name]):
+                borders = pairwise([0, *accumulate(shard.num_samples for shard in reader.manifest.shards)])
+                tasks += [
+                    _Task(reader, number, *rows, encoder.tokenize, recipes[name], output / name)
+                    for number, rows in enumerate(borders)
+                    if not has_part(output / name, number)
+                ]
+        total = sum(task.stop - task.start for task in tasks)
+        with LocalExecutor(config.workers) as executor, tqdm(total=total, desc="tokenise", unit="sample") as bar:
+            for number, _ in executor.run(_write, tasks, serial=len(tasks) == 1):
+                bar.update(tasks[number].stop - tasks[number].start)
+        for name, recipe in recipes.items():
+            finish_tokens(output / name, recipe)
+    rows = sum(map(len, readers.values()))
+    return f"tokens of {rows:,} samples of {len(readers)} data sets: {output} ({total:,} samples tokenised now)"
+
+
+def recipe_of(reader: ShardReader, encoder: Encoder) -> Recipe:
+    return Recipe(
+        fingerprint=reader.manifest.fingerprint,
+        tokenizer=encoder.tokenize.fingerprint,
+        max_length=encoder.max_length,
+        query_prompt=encoder.prompt("query"),
+        passage_prompt=encoder.prompt("document"),
+    )
+
+
+def open_tokens(folder: str, readers: Mapping[str, ShardReader], encoder: Encoder) -> dict[str, TokenReader]:
+    """The stored tokens of every data set. Raises InputError where they are not those of this encoder's tokenizer."""
+    place = _folder(folder, "tokens")
+    return {
+        name: TokenReader(place / name, reader.manifest, recipe_of(reader, encoder)) for name, reader in readers.items()
+    }
+
+
+def _folder(given: str, option: str) -> Path:
+    place = to_local(given)
+    if is_url(place):
+        raise InputError(f"{option}={given}: wanted a folder; token ids are mapped into memory, not fetched")
+    return Path(place)
+
+
+def _write(task: _Task) -> None:
+    ids, lengths, counts = [], [], []
+    hashes: list[int] = []
+    for start in range(task.start, task.stop, ROWS):
+        texts: list[str] = []
+        prompts: list[str] = []
+        for row in range(start, min(start + ROWS, task.stop)):
+            sample = task.reader.read(row)
+            texts += (sample.query, sample.positive, *sample.negatives)
+            counts.append(2 + len(sample.negatives))
+            prompts += (task.recipe.query_prompt, *[task.recipe.passage_prompt] * (counts[-1] - 1))
+        flat, each = task.tokenize.flat([prompt + text for prompt, text in zip(prompts, texts, strict=True)])
+        ids.append(flat.astype(np.uint32))
+        lengths.append(each)
+        hashes += map(content_hash, texts)
+    found = np.concatenate(ids)
+    arrays = {
+        "ids": found.astype(np.uint16) if found.max(initial=0) < 2**16 else found,
+        "starts": np.concatenate([[0], np.cumsum(np.concatenate(lengths))]),
+        "first": np.concatenate([[0], np.cumsum(counts)]).astype(np.uint32),
+        "hashes": np.array(hashes, dtype=np.int64),
+    }
+    write_part(task.folder, task.number, arrays)

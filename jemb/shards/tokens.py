@@ -1,0 +1,183 @@
+"""Token ids of a data set's texts, counted once by `jemb tokenize`, beside the shards they were made from.
+
+A folder for each data set: `tokens.json`, and four arrays for each shard, which readers map into memory. A row's texts
+are numbered query, positive, negatives; `first` [rows + 1] says with which text each row begins, `starts` [texts + 1]
+with which id each text, and `hashes` [texts] are those of the texts without prompts.
+
+Before: `jemb/pretokenize.py` writes them. After: `data/collate.py` makes the batches of the same steps from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jemb.errors import InputError
+from jemb.files import read_json, write_array, write_json
+from jemb.shards.manifest import Manifest
+
+Numbers = NDArray[np.int64]
+
+TOKENS = "tokens.json"
+FORMAT = 1
+ARRAYS = ("ids", "starts", "first", "hashes")
+AGAIN = "remove {} and run `jemb tokenize` again"
+MAX_MAPPED = 30_000
+"""Arrays mapped by one process over all data sets; Linux allows 65,530 mappings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What token ids depend on. fingerprint: of the data set; tokenizer: of the tokenizer with its length limit."""
+
+    fingerprint: str
+    tokenizer: str
+    max_length: int
+    query_prompt: str
+    passage_prompt: str
+
+
+def part_path(folder: Path, number: int, array: str) -> Path:
+    return folder / f"{number:06d}.{array}.npy"
+
+
+def has_part(folder: Path, number: int) -> bool:
+    return all(part_path(folder, number, array).is_file() for array in ARRAYS)
+
+
+def write_part(folder: Path, number: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """The arrays of one shard; each is whole or absent."""
+    for name in ARRAYS:
+        write_array(part_path(folder, number, name), arrays[name])
+
+
+def start_tokens(folder: Path, recipe: Recipe) -> bool:
+    """Make `folder` ready for the parts; False where they are all there. Raises `InputError` for other tokens in it."""
+    path = folder / TOKENS
+    if path.is_file():
+        found = _read(path)
+        if found["recipe"] != asdict(recipe):
+            raise InputError(f"{path}: {_difference(found['recipe'], recipe)}; use another output, or remove {folder}")
+        for leftover in folder.glob(".*.tmp"):  # of a killed start
+            leftover.unlink()
+        return not found["finished"]
+    write_json(path, {"format": FORMAT, "recipe": asdict(recipe), "finished": False})
+    return True
+
+
+def finish_tokens(folder: Path, recipe: Recipe) -> None:
+    write_json(folder / TOKENS, {"format": FORMAT, "recipe": asdict(recipe), "finished": True})
+
+
+class TokenReader:
+    """The token ids of one data set, whose rows are numbered as by its `ShardReader`.
+
+    Raises `InputError` where they are not there or not finished, or where they were made by another recipe.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, recipe: Recipe) -> None:
+        self.folder = folder
+        path = folder / TOKENS
+        if not path.is_file():
+            raise InputError(
+                f"{folder}: no tokens of the data set {manifest.name} (no {TOKENS}); `jemb tokenize` makes them"
+            )
+        found = _read(path)
+        if found["recipe"] != asdict(recipe):
+            raise InputError(f"{path}: {_difference(found['recipe'], recipe)}")
+        if not found["finished"]:
+            raise InputError(f"{folder}: not finished; run the same `jemb tokenize` command again")
+        self._sizes = [shard.num_samples for shard in manifest.shards]
+        self._starts = np.array([0, *accumulate(self._sizes)])
+
+    def count(self, rows: Numbers) -> Numbers:
+        """Texts of each row [N]."""
+        found = np.empty(len(rows), dtype=np.int64)
+        for chosen, part, local in self._parts(rows):
+            found[chosen] = part.first[local + 1] - part.first[local]
+        return found
+
+    def take(self, rows: Numbers, places: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+        """Text `places[i]` of row `rows[i]`, 0 <= place < its count -> (ids one after the other [sum of lengths],
+        lengths [N], hashes [N])."""
+        parts = []
+        lengths, hashes = np.empty(len(rows), dtype=np.int64), np.empty(len(rows), dtype=np.int64)
+        for chosen, part, local in self._parts(rows):
+            texts = part.first[local] + places[chosen]
+            begin = part.starts[texts]
+            lengths[chosen] = part.starts[texts + 1] - begin
+            hashes[chosen] = part.hashes[texts]
+            parts.append((chosen, part, begin))
+        ends = np.cumsum(lengths)
+        ids = np.empty(int(ends[-1]) if len(ends) else 0, dtype=np.int64)
+        for chosen, part, begin in parts:
+            ids[_ranges((ends - lengths)[chosen], lengths[chosen])] = part.ids[_ranges(begin, lengths[chosen])]
+        return ids, lengths, hashes
+
+    def _parts(self, rows: Numbers) -> Iterator[tuple[Numbers, _Part, Numbers]]:
+        """(which of `rows`, their shard's arrays, their numbers in it)."""
+        shards = np.searchsorted(self._starts, rows, side="right") - 1
+        order = np.argsort(shards, kind="stable")
+        for chosen in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1):
+            if len(chosen):
+                number = int(shards[chosen[0]])
+                yield chosen, _open_part(self.folder, number, self._sizes[number]), rows[chosen] - self._starts[number]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    ids: NDArray[Any]
+    starts: Numbers
+    first: NDArray[Any]
+    hashes: Numbers
+
+
+@lru_cache(maxsize=MAX_MAPPED // len(ARRAYS))
+def _open_part(folder: Path, number: int, size: int) -> _Part:
+    paths = [part_path(folder, number, array) for array in ARRAYS]
+    arrays: list[NDArray[Any]] = []
+    for path in paths:
+        try:
+            # A plain array over the mapping: indexing numpy's own class for these costs several times as much.
+            arrays.append(np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)))
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{path}: cannot be read ({error}); remove {folder} and run `jemb tokenize` again"
+            ) from None
+    part = _Part(*arrays)
+    if len(part.first) != size + 1 or len(part.hashes) != part.first[-1] or len(part.ids) != part.starts[-1]:
+        raise InputError(
+            f"{paths[0]}: these arrays do not belong together; remove {folder} and run `jemb tokenize` again"
+        )
+    return part
+
+
+def _ranges(starts: Numbers, lengths: Numbers) -> Numbers:
+    """The numbers from starts[i] on, lengths[i] of them, for all i one after the other."""
+    ends = np.cumsum(lengths)
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(int(ends[-1]) if len(ends) else 0)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise InputError(f"{path}: not the tokens of a data set of format {FORMAT}; `jemb tokenize` makes them")
+    return found
+
+
+def _difference(found: Mapping[str, Any], wanted: Recipe) -> str:
+    """In words, what the first of these is that differs."""
+    names = {"fingerprint": "data set", "tokenizer": "tokenizer"}
+    for field, value in asdict(wanted).items():
+        if found.get(field) != value:
+            seen = found.get(field)
+            values = "" if field in names else f" {seen!r}, wanted {value!r}"
+            return f"made from another {names[field]}" if field in names else f"made with {field}{values}"
+    return f"made by another version: {sorted(found)}"
