@@ -4,8 +4,8 @@
 
 Reading: our random access (the plan's rows, one `pread` and one JSON parse each) against webdataset's stream of the
 same tars with its shuffle buffer, without tokenising. Tokenising: our whole loader (plan, read, tokenise, hash, pad)
-against the bare tokenizer on the same texts, and against sentence-transformers' loader (memory-mapped Arrow rows and
-its collator). Everything is in this one process, one after the other in each round; the median counts. Files are in the
+against the bare tokenizer on the same texts, the same from the ids of `jemb tokenize`, and sentence-transformers'
+loader (memory-mapped Arrow rows and its collator). Everything is in this one process, one after the other in each round; the median counts. Files are in the
 page cache. Floor of reading: the JSON parse alone.
 """
 
@@ -44,6 +44,7 @@ def main() -> None:
         batches = {
             "the bare tokenizer": bare_tokenizer(rows[:few]),
             "jemb": our_batches(folder, few),
+            "jemb, ids of `jemb tokenize`": our_batches(folder, few, stored=True),
             "sentence-transformers": peer_batches(folder, few),
         }
         table("reading and tokenising", batches, arguments.repeats, against="the bare tokenizer")
@@ -145,14 +146,22 @@ def bare_tokenizer(rows: list[dict[str, str]]) -> Callable[[], int]:
     return run
 
 
-def our_batches(folder: Path, count: int) -> Callable[[], int]:
+def our_batches(folder: Path, count: int, stored: bool = False) -> Callable[[], int]:
+    from jemb.config import TokenizeConfig
     from jemb.data import Collate, StepDataset
     from jemb.model import find_auxiliary, load_encoder
+    from jemb.pretokenize import open_tokens, pretokenize
 
     plan, readers = make_plan(folder)
-    tokenize = load_encoder(find_auxiliary("all-MiniLM-L6-v2"), max_length=256).tokenize
-    collate = Collate(tokenize=tokenize, num_negatives=0, seed=0)
-    dataset = StepDataset(plan, readers, collate, rank=0, world_size=1, global_keys=False)
+    model = find_auxiliary("all-MiniLM-L6-v2")
+    encoder = load_encoder(model, max_length=256)
+    collate = Collate(tokenize=encoder.tokenize, num_negatives=0, seed=0, pad_id=encoder.tokenize.pad_id)
+    tokens = None
+    if stored:
+        shards, output = str(folder / "shards"), str(folder / "tokens")
+        pretokenize(TokenizeConfig(shards=shards, model=model, output=output, max_length=256))
+        tokens = open_tokens(output, readers, encoder)
+    dataset = StepDataset(plan, readers, collate, rank=0, world_size=1, global_keys=False, tokens=tokens)
 
     def run() -> int:
         for step in range(count // BATCH):

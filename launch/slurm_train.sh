@@ -159,7 +159,8 @@ train() {
     mkdir -p "$logs" || fail "output=$output: $logs cannot be made"
 
     mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-    export MASTER_ADDR=${MASTER_ADDR:-${hosts[0]}} MASTER_PORT=${MASTER_PORT:-$((15000 + SLURM_JOB_ID % 10000))}
+    # Not 10002 to 19999, which Ray gives its workers, nor 32768 and above, which the system gives to anybody.
+    export MASTER_ADDR=${MASTER_ADDR:-${hosts[0]}} MASTER_PORT=${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 10000))}
     if [[ ${SLURM_CPUS_PER_TASK-} ]]; then # which srun does not pass on by itself
         export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}
     fi

@@ -179,7 +179,8 @@ def find_place(environment: Mapping[str, str]) -> Place:
 def _slurm_place(environment: Mapping[str, str], size: int) -> Place:
     node = int(environment.get("SLURM_NODEID", "0"))
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_NODELIST") or "127.0.0.1"
-    # Steps of one job may run beside each other: each has a port of its own, the same on all of its nodes.
+    # Steps of one job may run beside each other: each has a port of its own, the same on all of its nodes, and none of
+    # those that Ray gives its workers (10002 to 19999) or the system to anybody (from 32768).
     number = int(environment.get("SLURM_JOB_ID", "0")) + 101 * int(environment.get("SLURM_STEP_ID", "0"))
     return Place(
         rank=int(environment["SLURM_PROCID"]),
@@ -188,7 +189,7 @@ def _slurm_place(environment: Mapping[str, str], size: int) -> Place:
         size=size,
         per_node=tasks_of_node(environment.get("SLURM_STEP_TASKS_PER_NODE", str(size)), node),
         address=environment.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(nodes),
-        port=int(environment.get("MASTER_PORT") or 15000 + number % 10000),
+        port=int(environment.get("MASTER_PORT") or 20000 + number % 10000),
         by_slurm=True,
     )
 
