@@ -5,8 +5,8 @@
 Reading: our random access (the plan's rows, one `pread` and one JSON parse each) against webdataset's stream of the
 same tars with its shuffle buffer, without tokenising. Tokenising: our whole loader (plan, read, tokenise, hash, pad)
 against the bare tokenizer on the same texts, the same from the ids of `jemb tokenize`, and sentence-transformers'
-loader (memory-mapped Arrow rows and its collator). Everything is in this one process, one after the other in each round; the median counts. Files are in the
-page cache. Floor of reading: the JSON parse alone.
+loader (memory-mapped Arrow rows and its collator). Everything is in this one process, one after the other in each
+round; the median counts. Files are in the page cache. Floor of reading: the JSON parse alone.
 """
 
 from __future__ import annotations
