@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import threading
@@ -74,3 +75,22 @@ def _resident(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
     except (OSError, IndexError):
         return 0
+
+
+def matrix_rate(device: str) -> float:
+    """Operations a second of a matrix product: of a small layer in fp32 on the CPU, of a large one in bf16 on a GPU."""
+    import torch
+
+    from benchmarks.consistency import peak
+
+    if device == "cpu":
+        return peak(torch.float32, 384, columns=1536)
+    one = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    times = []
+    for _ in range(10):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        one @ one
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return 2 * 8192**3 / statistics.median(times)

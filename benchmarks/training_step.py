@@ -234,10 +234,9 @@ def sentence_transformers_run(
 def floor(model: Path, pairs: Sequence[dict[str, str]], max_length: int, device: str) -> tuple[float, float, float]:
     """(floating-point operations a pair, tokens a pair, operations/s of a matrix product here)."""
     import numpy as np
-    import torch
 
-    from benchmarks.consistency import peak
     from benchmarks.encode import operations
+    from benchmarks.measure import matrix_rate
     from jemb.model import load_encoder
 
     encoder = load_encoder(str(model), max_length=max_length)
@@ -245,17 +244,7 @@ def floor(model: Path, pairs: Sequence[dict[str, str]], max_length: int, device:
     texts = [text for pair in chosen for text in (pair["query"], pair["positive"])]
     tokens = encoder.tokenize(texts).attention_mask.sum(1).numpy()
     per_pair = 3 * operations(encoder, tokens) / len(chosen)  # backward is twice forward
-    if device == "cuda":
-        one = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-        times = []
-        for _ in range(10):
-            torch.cuda.synchronize()
-            began = time.perf_counter()
-            one @ one
-            torch.cuda.synchronize()
-            times.append(time.perf_counter() - began)
-        return per_pair, float(np.sum(tokens)) / len(chosen), 2 * 8192**3 / statistics.median(times)
-    return per_pair, float(np.sum(tokens)) / len(chosen), peak(torch.float32, 384, columns=1536)
+    return per_pair, float(np.sum(tokens)) / len(chosen), matrix_rate(device)
 
 
 if __name__ == "__main__":
