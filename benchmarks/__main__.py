@@ -18,18 +18,20 @@ import time
 from pathlib import Path
 
 CPU = {
-    "training step": ["training_step", "--steps", "3", "--rounds", "2"],
-    "gradient caching": ["training_step", "--model", "bert", "--cached", "32", "--steps", "3", "--rounds", "2"],
+    "training step": ["training_step", "--steps", "2", "--rounds", "1"],
+    "gradient caching": [
+        "training_step", "--model", "bert-tiny", "--batch", "4096", "--cached", "32", "--steps", "2", "--rounds", "2",
+    ],
     "memory of gradient caching": ["caching_memory"],
     "loss": ["loss_memory", "--rows", "8192"],
     "loader": ["loader"],
-    "cold start": ["cold_start"],
+    "cold start": ["cold_start", "--samples", "10_000_000"],
     "one and two processes against bare DDP": ["step_overhead"],
     "batch plan": ["plan"],
     "near duplicates": ["near_duplicates", "--texts", "50000"],
     "consistency": ["consistency"],
     "encode": ["encode", "--texts", "300"],
-}
+}  # fmt: skip
 CUDA = {
     "training step, texts up to 128 and 512 tokens": [
         "training_step", "--device", "cuda", "--model", "bert-base", "t5-base", "--batch", "4096",

@@ -34,6 +34,10 @@ SHAPES: dict[str, tuple[str, dict[str, int]]] = {
         {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
     ),
     "t5": ("t5", {"d_model": 512, "num_layers": 6, "num_heads": 8, "d_kv": 64, "d_ff": 2048}),
+    "bert-tiny": (
+        "bert",
+        {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512},
+    ),
     "bert-base": ("bert", {}),
     "t5-base": ("t5", {"d_model": 768, "num_layers": 12, "num_heads": 12, "d_kv": 64, "d_ff": 3072}),
 }

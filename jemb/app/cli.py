@@ -99,6 +99,8 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         level=logging.DEBUG if debug else logging.WARNING, format="%(message)s", stream=sys.stderr, force=True
     )
     logging.getLogger("jemb").setLevel((logging.DEBUG if debug else logging.INFO) if is_first else logging.ERROR)
+    if not debug:  # DeepSpeed, which accelerate imports, reports a machine without a GPU on stdout
+        logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
     try:
         config: Any = compose_config(name, COMMANDS[name].config, _overrides(name, arguments))
         run: Any = importlib.import_module(f"jemb.app.{name}").run
