@@ -6,9 +6,10 @@ Before: `data/collate.py` has tokenised this rank's share of a global batch. Aft
 from __future__ import annotations
 
 import ctypes
+import resource
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,8 +21,6 @@ from jemb.records import Tokens
 
 ROWS = {"cpu": 32, "cuda": 512}
 """Texts in one call of the encoder: few where padding costs most, many where a call does."""
-M_MMAP_THRESHOLD = -3
-"""In glibc's malloc.h."""
 
 
 def encode_together(
@@ -42,12 +41,12 @@ def encode_together(
     """
 
     def encode(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        if again and input_ids.device.type == "cpu":  # also when a group is computed again in backward
+            _freed_memory.give_back()
         return encoder(Tokens(input_ids, attention_mask))
 
     device = texts[0].input_ids.device
     again = bool(micro_batch_size or micro_batch_tokens)
-    if again and device.type == "cpu":
-        return_freed_memory()
     longest = max(t.input_ids.shape[1] for t in texts)
     ids = torch.cat([pad(t.input_ids, (0, longest - t.input_ids.shape[1])) for t in texts])
     mask = torch.cat([pad(t.attention_mask, (0, longest - t.attention_mask.shape[1])) for t in texts])
@@ -71,12 +70,31 @@ def encode_together(
     return list(vectors.split([len(t.input_ids) for t in texts])), slots
 
 
-@cache
-def return_freed_memory() -> None:
-    """Have glibc give blocks of 4 MiB and more back when they are freed. By itself it keeps those up to 32 MiB in its
-    heap, in pieces that do not fit the next group: 1.7 times the memory of one group (benchmarks/caching_memory.py)."""
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, 4 << 20)
+class _FreedMemory:
+    """Has glibc give freed memory back whenever the process has grown by `SLACK`.
+
+    By itself glibc keeps the freed activations of each group in pieces that do not fit the next one's: without this, a
+    batch of 128 groups took six times the memory of one (benchmarks/training.md). Does nothing without glibc or /proc.
+    """
+
+    SLACK = 256 << 20
+    """Bytes. Less costs more time: giving back means fetching anew."""
+
+    def __init__(self) -> None:
+        self._held = 0
+
+    def give_back(self) -> None:
+        with suppress(OSError, AttributeError):
+            if self._resident() - self._held > self.SLACK:
+                ctypes.CDLL("libc.so.6").malloc_trim(0)
+                self._held = self._resident()
+
+    @staticmethod
+    def _resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+_freed_memory = _FreedMemory()
 
 
 def groups_within(budget: int, widths: Sequence[int]) -> list[int]:
