@@ -29,8 +29,8 @@ from jemb.config import (
     PrepareConfig,
 )
 from jemb.errors import InputError
+from jemb.files import alone
 from jemb.prepare import Tools, prepare, run, summary_table
-from jemb.prepare.run import _alone
 from jemb.shards import ShardReader, adopt, open_datasets, read_manifest
 
 NO_TOOLS = Tools(no_model, no_model, no_model, no_model)
@@ -503,7 +503,7 @@ def test_a_data_set_that_is_not_in_the_input_is_warned_of(tmp_path, write_jsonl,
 
 def test_two_runs_at_once_are_refused(tmp_path, write_jsonl, make):
     write_jsonl(tmp_path / "in" / "a.jsonl", pairs(20))
-    with _alone(tmp_path / "out"), pytest.raises(InputError, match="another jemb prepare is at work"):
+    with alone(tmp_path / "out", "jemb prepare"), pytest.raises(InputError, match="another jemb prepare is at work"):
         make(stages=["exact"])
     make(stages=["exact"])
 
