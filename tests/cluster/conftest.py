@@ -1,4 +1,4 @@
-"""One Slurm cluster for all tests that want one; they run one after the other, in one worker of pytest-xdist."""
+"""One Slurm cluster for all tests that want one, or one for each worker of pytest-xdist."""
 
 from __future__ import annotations
 
@@ -6,13 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 from slurm import SlurmCluster, missing
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "slurm" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("slurm"))
 
 
 @pytest.fixture(scope="session")

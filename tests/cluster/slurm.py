@@ -28,6 +28,7 @@ CONF = """\
 ClusterName=jemb
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
+FirstJobId={first}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -86,7 +87,9 @@ class SlurmCluster:
         key.write_bytes(os.urandom(128))
         key.chmod(0o600)
         host = socket.gethostname().partition(".")[0]
-        conf = CONF.format(host=host, port=_free_port(), folder=self.folder)
+        # Jobs meet at ports after their numbers, and another worker of pytest-xdist may have a cluster, too.
+        first = 1 + 1000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        conf = CONF.format(host=host, port=_free_port(), first=first, folder=self.folder)
         for weight, name in enumerate(self.nodes, 1):
             address = f"NodeAddr=127.0.0.1 Port={_free_port()}"
             conf += f"NodeName={name} {address} CPUs={self.cpus} RealMemory=4000 Weight={weight}\n"
