@@ -134,9 +134,11 @@ def test_killed_and_started_again(tmp_path: Path, make_dataset: Callable[..., Pa
         assert time.monotonic() < deadline
         assert process.poll() is None, process.stderr
         time.sleep(0.001)
+    process.send_signal(signal.SIGSTOP)  # else it might have finished before the signal that ends it
     with pytest.raises(InputError, match=f"{killed.parent}: another jemb tokenize is at work there"):
         pretokenize(again)
     process.send_signal(signum)
+    process.send_signal(signal.SIGCONT)
     code = process.wait(60)
     assert code == (130 if signum == signal.SIGINT else -signal.SIGKILL)
     time.sleep(1)  # workers end when their parent is gone
