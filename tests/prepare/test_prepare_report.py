@@ -167,9 +167,9 @@ def test_addresses_are_inside_the_page():
     assert len(ids) == len(set(ids))
     links = [fields["href"] for tag, fields in page.tags if tag == "a"]
     assert {f"#data-set-{number + 1}" for number in range(len(TEXTS))} <= set(links) <= {f"#{name}" for name in ids}
-    assert all(
-        (fields["src"] or "").startswith("data:image/svg+xml;base64,") for tag, fields in page.tags if tag == "img"
-    )
+    pictures = [fields["src"] or "" for tag, fields in page.tags if tag == "img"]
+    assert len(pictures) == 2 * len(TEXTS) + 2, "two of each data set and two of all"
+    assert all(picture.startswith("data:image/svg+xml;base64,") for picture in pictures)
 
 
 def test_same_manifests_same_bytes(tmp_path: Path):
