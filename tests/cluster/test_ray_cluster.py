@@ -100,7 +100,7 @@ class Job:
         """What Slurm knows of it once it has ended, and the nodes are idle again."""
         ended = self.slurm.wait(self.number, patience=PATIENCE)
         self.slurm.clear()
-        assert not list(Path("/tmp").glob(f"jemb-ray-{self.number}*")), "Ray's sockets and logs are removed at the end"
+        assert not Path(f"/tmp/jemb-ray-{self.number}").exists(), "Ray's sockets and logs are removed at the end"
         return ended
 
 
