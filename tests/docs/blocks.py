@@ -10,6 +10,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TEMPLATE = ROOT / "jemb" / "new" / "template" / "README.md"
+CHECKED = [*PAGES, TEMPLATE, ROOT / "CHANGELOG.md", *sorted((ROOT / "benchmarks").glob("*.md"))]
+"""Also those of which nothing is run here: the options, paths and links in them must exist."""
 RUNNABLE = ("sh", "python")
 OTHER_NAMES = ("bash", "shell", "console", "zsh", "py", "pycon")
 """Of shell and Python, so that no block goes unseen under another name."""
@@ -71,6 +74,12 @@ def commands(line: str) -> Iterator[tuple[str, list[str]]]:
             yield word.removeprefix("jemb.app."), rest
         elif word == "jemb" and rest and rest[0].isalpha():
             yield rest[0], rest[1:]
+
+
+def indented_lines(page: Path) -> Iterator[str]:
+    """Commands in blocks that are only indented, where a page has those for what nobody can run at once."""
+    text = "\n".join(line[4:] if line[:4] == "    " else "" for line in FENCE.sub("", page.read_text()).splitlines())
+    yield from (line for line in shell_lines(text) if line.split()[0] in ("jemb", "torchrun", "srun"))
 
 
 def spans(page: Path) -> Iterator[str]:

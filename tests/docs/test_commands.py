@@ -21,7 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blocks import OTHER_NAMES, PAGES, ROOT, RUNNABLE, Block, blocks, commands, shell_lines, spans
+from blocks import (
+    CHECKED,
+    OTHER_NAMES,
+    PAGES,
+    ROOT,
+    RUNNABLE,
+    Block,
+    blocks,
+    commands,
+    indented_lines,
+    shell_lines,
+    spans,
+)
 
 from jemb.app.cli import COMMANDS, main
 from jemb.config import describe, option_names
@@ -46,7 +58,7 @@ SMALL = {
 REPLACED = {"train": ("model", "model.hidden_size")}
 """Options left out, as their values stand for something large."""
 GROUPS = ("model", "objective", "experiment")
-NO_OPTIONS = {"name", "flag", "is_host", "normalize_embeddings", "release"}
+NO_OPTIONS = {"name", "flag", "is_host", "normalize_embeddings"}
 """Words with = in inline code that are no options of ours, but those of other programs or placeholders."""
 
 ANIMALS = ["horse", "wolf", "eagle", "salmon", "spider", "tiger", "rabbit", "dolphin", "beetle", "falcon"]
@@ -175,13 +187,14 @@ def call(words: list[str]) -> None:
 
 
 SHELL = [
-    (block, line)
-    for page in PAGES
+    (block.place, line)
+    for page in CHECKED
     for block in blocks(page)
     if block.language == "sh"
     for line in shell_lines(block.code)
 ]
-WRITTEN = [(block.place, line, *found) for block, line in SHELL for found in commands(line)]
+SHELL += [(str(page.relative_to(ROOT)), line) for page in CHECKED for line in indented_lines(page)]
+WRITTEN = [(place, line, *found) for place, line in SHELL for found in commands(line)]
 
 
 @pytest.mark.parametrize(("place", "line", "command", "arguments"), WRITTEN, ids=[f"{w[0]} {w[2]}" for w in WRITTEN])
@@ -203,7 +216,7 @@ def test_options_in_commands_exist(
     assert len(seen) == 1
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", CHECKED, ids=lambda page: str(page.relative_to(ROOT)))
 def test_options_in_text_exist(page: Path) -> None:
     known = {name for command in COMMANDS.values() for name in option_names(command.config)}
     for span in spans(page):
@@ -213,9 +226,14 @@ def test_options_in_text_exist(page: Path) -> None:
                 assert name in {*NO_OPTIONS, *GROUPS, *known} or find_option(known, name), f"{page.name}: `{span}`"
 
 
+def test_no_exception_outlives_its_use() -> None:
+    used = {word.partition("=")[0] for page in CHECKED for span in spans(page) for word in span.split() if "=" in word}
+    assert used >= NO_OPTIONS
+
+
 def test_blocks_are_seen() -> None:
     """No block of shell or Python hides behind another name of its language, and no reason stands before nothing."""
-    for page in PAGES:
+    for page in CHECKED:
         found = blocks(page)
         assert not [block.place for block in found if block.language in OTHER_NAMES], "write ```sh or ```python"
         reasons = len(re.findall("^<!-- not run: ", page.read_text(), re.MULTILINE))
@@ -226,7 +244,7 @@ def test_blocks_are_seen() -> None:
 
 def test_links_lead_somewhere() -> None:
     """Sphinx checks those inside docs/; these are those between the repository's files."""
-    for page in PAGES:
+    for page in CHECKED:
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
