@@ -1,1 +1,1 @@
-"""Configuration values only (YAML), installed as the package `jemb_conf`; their meaning stands in `jemb/config.py`."""
+"""Configuration values only (YAML), installed as the package `jemb_conf`; their meaning stands in `jemb/config/`."""
