@@ -5,13 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
-from prepare_tools import TOOLS
+from prepare_tools import TOOLS, bag_of_words
 
 from jemb.config import DecontaminateConfig, PrepareConfig
 from jemb.prepare import prepare
+
+
+def noting_encoder(notes: Path, name: str) -> Callable[[Sequence[str]], Any]:
+    """Writes down in which Ray task it encodes: an empty line where that is none."""
+    import ray
+
+    def encode(texts: Sequence[str]) -> Any:
+        with notes.open("a") as file:
+            file.write(f"{(ray.is_initialized() and ray.get_runtime_context().get_task_id()) or ''}\n")
+        return bag_of_words(texts)
+
+    return encode
 
 
 def test_ray_and_local_processes_write_the_same_bytes(tmp_path, monkeypatch):
@@ -32,8 +48,11 @@ def test_ray_and_local_processes_write_the_same_bytes(tmp_path, monkeypatch):
             stages=["exact", "near_duplicates", "decontaminate", "language", "consistency"],
             decontaminate=DecontaminateConfig(against=[str(tmp_path / "task.txt")]),
         )  # fmt: skip
-        monkeypatch.setattr("jemb.prepare.job.SERIAL_BELOW", 10**9 if name == "local" else 0)
-        prepare(config, TOOLS)
+        for module in ("job", "vectors.embeddings"):
+            monkeypatch.setattr(f"jemb.prepare.{module}.SERIAL_BELOW", 10**9 if name == "local" else 0)
+        notes = tmp_path / f"{name} notes"
+        prepare(config, replace(TOOLS, encoder=partial(noting_encoder, notes)))
+        assert [bool(task) for task in set(notes.read_text().splitlines())] == [name == "ray"], "in Ray's tasks"
         files = [path for path in sorted((tmp_path / name).rglob("*")) if path.is_file()]
         found.append({str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files})
     assert found[0] == found[1]
