@@ -82,9 +82,18 @@ def test_from_files_to_an_exported_model(tmp_path: Path) -> None:
             other = rows[number]["answer"] if number % 2 else rows[number + 1]["answer"]
             line = {"sentence1": row["answer"], "sentence2": other, "score": number % 2 + number / 100}
             file.write(json.dumps(line) + "\n")
-    run("evaluate", f"model={tmp_path}/triplets", f"tasks=[sts:{tmp_path}/sts.jsonl]", f"output={tmp_path}/scores.json")
-    scores = json.loads((tmp_path / "scores.json").read_text())
-    assert scores[f"sts:{tmp_path}/sts.jsonl"]["spearman"] > 50
+    with (tmp_path / "negation.jsonl").open("w") as file:
+        for row in pairs(60, seed=1):  # of other days than the rows of training
+            line = {"anchor": row["question"], "entailment": row["answer"], "negative": row["wrong"][0]}
+            file.write(json.dumps(line) + "\n")
+    tasks = [f"sts:{tmp_path}/sts.jsonl", f"negation:{tmp_path}/negation.jsonl"]
+    scores = {}
+    for model in ("pairs/start", "triplets"):
+        run("evaluate", f"model={tmp_path}/{model}", f"tasks=[{','.join(tasks)}]", f"output={tmp_path}/scores.json")
+        scores[model] = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["pairs/start"][tasks[1]]["hard_negation"] < 30, "the words of an answer and a wrong one are alike"
+    assert scores["triplets"][tasks[1]]["hard_negation"] > 80
+    assert scores["triplets"][tasks[0]] != scores["pairs/start"][tasks[0]]
 
     run("export", f"run={tmp_path}/triplets", f"output={tmp_path}/model")
     texts = ["Where did the old horse sleep?", "naïve café", "x"]
