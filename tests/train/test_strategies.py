@@ -169,6 +169,10 @@ def _do_not_sum(patch: Any) -> None:
     patch.setattr(gather._GatherRows, "backward", backward)
 
 
+def _take_the_rows_of_another(patch: Any) -> None:
+    patch.setattr(gather, "rank", lambda: (rank() + 1) % world_size())
+
+
 def _do_not_average(patch: Any) -> None:
     forward = DistributedDataParallel.forward
 
@@ -212,6 +216,7 @@ FAULTS: dict[str, tuple[dict[str, Any], Any]] = {
     "loss times W": (T3, _scale_loss),
     "rows of other processes detached": (T3, _detach),
     "gathered gradients not summed over processes": (T3, _do_not_sum),
+    "gathered gradients of another process's rows": (T3, _take_the_rows_of_another),
     "weights' gradients not averaged over processes": (T3, _do_not_average),
     "labels without offset": (T3, _with("offset", lambda offset: 0)),
     "labels shifted by one": (T3, _with("offset", lambda offset: offset - rank())),
