@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -57,6 +58,28 @@ def write_array(path: Path, array: np.ndarray) -> None:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     write_atomic(path, buffer.getbuffer())
+
+
+def map_array(path: Path) -> np.ndarray:
+    """The array in a `.npy` file, read where it is looked at. Raises OSError or ValueError for one that is not whole.
+
+    A process maps very many: numpy's own mapping would hold a file descriptor for each, torch's holds none.
+    """
+    import torch
+
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(file)
+        start = file.tell()
+    size = start + math.prod(shape) * dtype.itemsize
+    if path.stat().st_size != size:
+        raise ValueError(f"{path.stat().st_size} bytes, wanted {size}")
+    try:
+        data = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
+    except RuntimeError as error:
+        raise OSError(str(error).splitlines()[0]) from None
+    return data[start:].view(dtype).reshape(shape)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -18,7 +18,7 @@ from jemb.records import Sample
 from jemb.run_folder import RunFolder, is_run
 from jemb.shards import ShardReader, adopt, open_datasets
 from jemb.shards.duplicates import KINDS, Duplicates, count_duplicates, equal_shards
-from jemb.tables.places import is_url
+from jemb.tables.places import is_url, to_local
 
 LENGTH_SAMPLES = 1000
 """Samples of a data set, evenly spaced, from which the lengths are estimated."""
@@ -29,11 +29,11 @@ Lengths = Callable[[Sequence[str]], np.ndarray]
 
 def inspect(config: InspectConfig) -> str:
     """The report to print. Raises InputError where there is nothing known, and with `verify` for the first damage."""
-    if is_url(config.path):
+    if is_url(place := to_local(config.path)):
         if config.index:
             raise InputError(f"path={config.path}: index=true adds files to a folder; wanted one on this machine")
     else:
-        path = Path(config.path).expanduser()
+        path = Path(place).expanduser()
         if not path.exists():
             raise InputError(f"path={path}: no such file or folder")
         if config.index:
@@ -66,7 +66,7 @@ def describe_dataset(
     manifest = reader.manifest
     lines = [
         f"{manifest.name}: {manifest.num_samples:,} {manifest.kind} in {len(manifest.shards)} shards, "
-        f"{manifest.bytes / 1e6:,.1f} MB ({reader.folder})",
+        f"{manifest.bytes / 1e6:,.1f} MB ({reader.tars.url if reader.tars else reader.folder})",
         f"  fingerprint  {manifest.fingerprint[:16]}…",
     ]
     for stage in manifest.stages:

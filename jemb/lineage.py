@@ -25,7 +25,7 @@ PATHS = ("shards", "init", "path", "encoder", "model", "tasks", "metric")
 """Settings in which a path may stand, alone or behind a kind (`sts:/data/dev.jsonl`)."""
 OF_THE_MACHINE = (
     "output", "trackers", "workers", "timeout_minutes", "log_samples", "checkpoint_every", "keep_checkpoints",
-    "cache_dir", "cache_gb", "read_ahead", "dry_run",
+    "cache_dir", "cache_gb", "read_ahead", "tokens", "dry_run",
 )  # fmt: skip
 """Settings that say nothing of the model."""
 

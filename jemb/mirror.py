@@ -100,11 +100,14 @@ class Mirror:
             if self._copied().get(run.record.name):
                 self._set_aside("the run is no longer at its URL")
             return
-        identity = json.loads(read_file(join(self.url, run.record.name))).get("id")
+        record = read_file(join(self.url, run.record.name))
+        identity = json.loads(record).get("id")
         known = run.read_record().get("id") if run.record.exists() else None
         whole = whole_files(there)
         newest = max((step for name in whole if (step := _step(name))), default=0)
-        if known == identity and max((step for step, _ in run.checkpoints()), default=0) >= newest:
+        as_far = known == identity and max((step for step, _ in run.checkpoints()), default=0) >= newest
+        # A copy in which nothing was done may still be of a moment before the run's end.
+        if as_far and (run.record.read_bytes() == record or self._files() != self._copied()):
             return
         if known not in (identity, None):
             self._set_aside("another run is at its URL")
@@ -191,23 +194,26 @@ def written_to(place: str, *, anew: bool = False) -> Iterator[str]:
 
 @contextmanager
 def written_file(place: str) -> Iterator[str]:
-    """The same for a single file; an older one there is fetched first."""
+    """The same for a file and what a job writes beside it; an older one there is fetched first."""
     if not is_url(place := to_local(place)):
         yield place
         return
     path = cache_home() / "outputs" / _short(place) / base_name(place)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
+    shutil.rmtree(path.parent, ignore_errors=True)
+    path.parent.mkdir(parents=True)
     try:
         path.write_bytes(read_file(place))
     except InputError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
     yield str(path)
+    above, _, _ = place.rpartition("/")
+    beside = [found for found in sorted(path.parent.rglob("*")) if found.is_file() and found != path]
     try:
-        send(path, place)
+        for found in [*beside, path]:
+            send(found, join(above, found.relative_to(path.parent).as_posix()))
     except (InputError, Failure) as error:
-        raise Failure(f"{error}. It is in {path}") from error
+        raise Failure(f"{error}. All of it is in {path.parent}") from error
     log.info("copied to %s", place)
 
 

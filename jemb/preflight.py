@@ -27,8 +27,8 @@ import torch.distributed as dist
 import jemb
 from jemb.config import TrainConfig
 from jemb.distributed.ranks import tasks_of_node
-from jemb.errors import InputError
-from jemb.shards import cache_home, open_datasets
+from jemb.errors import Failure, InputError
+from jemb.shards import ShardCache, ShardReader, cache_home, open_datasets
 from jemb.tables.places import is_url, to_local
 
 if TYPE_CHECKING:
@@ -109,8 +109,8 @@ def facts_of(config: TrainConfig) -> dict[str, str]:
     for name in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
             facts[name] = metadata.version(name)
-    with suppress(InputError, OSError):  # a fault, told as such
-        for name, reader in open_datasets(config.shards, whole_shards=False).items():
+    with suppress(InputError, Failure, OSError):  # a fault, told as such
+        for name, reader in _open(config).items():
             facts[f"data set {name}"] = reader.manifest.fingerprint[:16]
     return facts
 
@@ -133,11 +133,16 @@ def faults_here(config: TrainConfig, spot: Spot) -> Iterator[str]:
     yield from _faults_of_folder(cache_home() if is_url(output) else Path(output), "output", FREE_OUTPUT)
     yield from _faults_of_folder(Path(tempfile.gettempdir()), "temporary files", FREE_TEMPORARY)
     try:
-        for reader in open_datasets(config.shards, whole_shards=False).values():
+        for reader in _open(config).values():
             for row in (0, len(reader) - 1):
                 reader.read(row)
-    except (InputError, OSError) as error:
+    except (InputError, Failure, OSError) as error:
         yield f"cannot read the shards: {error}"
+
+
+def _open(config: TrainConfig) -> dict[str, ShardReader]:
+    cache = ShardCache(config.cache_dir, config.cache_gb) if is_url(to_local(config.shards)) else None
+    return open_datasets(config.shards, cache, whole_shards=False)
 
 
 def _faults_of_gpus(config: TrainConfig, tasks: int) -> Iterator[str]:

@@ -96,7 +96,8 @@ def _folder(given: str, option: str) -> Path:
 
 
 def _write(task: _Task) -> None:
-    ids, lengths, counts = [], [], []
+    ids, lengths = [np.empty(0, np.uint32)], [np.empty(0, np.int64)]  # a shard may be empty
+    counts: list[int] = []
     hashes: list[int] = []
     for start in range(task.start, task.stop, ROWS):
         texts: list[str] = []

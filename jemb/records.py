@@ -1,6 +1,6 @@
 """The records that pass between the parts: a text sample on its way to the shards, a token batch to the model.
 
-Before: raw files (`prepare/sources.py`). After: `shards/` stores samples, `data/collate.py` makes batches of them.
+Before: raw files (`prepare/source/sources.py`). After: `shards/` stores samples, `data/collate.py` makes batches.
 """
 
 from __future__ import annotations

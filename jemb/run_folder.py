@@ -114,10 +114,8 @@ class RunFolder:
         if not self.scores.is_file():
             return {}
         known = read_json(self.scores)
-        if not isinstance(known, dict):
+        if not isinstance(known, dict) or "model" not in known:
             raise InputError(f"{self.scores}: holds no scores of `jemb evaluate`")
-        if "model" not in known:  # written before the model was named in it
-            return known
         return known["scores"] if known["model"].get("sha256") == self.model_identity() else {}
 
     def keep_scores(self, scores: Mapping[str, Mapping[str, float]], identity: str) -> None:

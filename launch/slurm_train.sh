@@ -185,7 +185,7 @@ train() {
         echo "finished; the run is in $output" >&2
     elif ((code == 0)) && [[ -z $asked ]]; then
         echo "stopped after step $after; the same command goes on from there" >&2
-    elif ((after > before)); then
+    elif ((code != 2 && after > before)); then # 2: wrong input
         echo "going on from step $after in a next start of this job" >&2
         run scontrol requeue "$SLURM_JOB_ID"
     else

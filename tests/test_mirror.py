@@ -213,6 +213,21 @@ def test_other_machines_of_the_run_get_what_they_start_from(
     assert read(second.folder) == {**start, **checkpoint(6)}
 
 
+def test_the_end_of_a_run_reaches_a_copy_that_is_as_far_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, proxy: FaultyProxy, url: str
+) -> None:
+    trained = Mirror(url)
+    write(trained.folder, run_files(3))
+    trained.push()
+    with monkeypatch.context() as patch:
+        elsewhere(patch, tmp_path)
+        local_copy(url)
+    write(trained.folder, {"run.json": json.dumps({"id": "one", "status": "finished"}), "model/modules.json": "[]"})
+    trained.push()
+    elsewhere(monkeypatch, tmp_path)
+    assert (Path(local_copy(url)) / "model" / "modules.json").is_file()
+
+
 def test_a_single_file(proxy: FaultyProxy, url: str) -> None:
     """An older one is there to be looked at; what fails on the way stays here."""
     with written_file(f"{url}/scores.json") as path:
@@ -221,12 +236,16 @@ def test_a_single_file(proxy: FaultyProxy, url: str) -> None:
     with written_file(f"{url}/scores.json") as path:
         assert Path(path).read_text() == "1"
         Path(path).write_text("2")
+        Path(path).with_name("report.html").write_text("two")
+        write(Path(path).parent, {"scores/task.json": "deep"})
     assert transfer.read_file(f"{url}/scores.json") == b"2"
+    assert transfer.read_file(f"{url}/report.html") == b"two"
+    assert transfer.read_file(f"{url}/scores/task.json") == b"deep"
     proxy.forbidden = "PUT"
-    denied = pytest.raises(Failure, match=r"cannot be written \(PermissionError.* It is in ")
+    denied = pytest.raises(Failure, match=r"cannot be written \(PermissionError.* All of it is in ")
     with denied as caught, written_file(f"{url}/scores.json") as path:
         Path(path).write_text("3")
-    assert Path(str(caught.value).rpartition("It is in ")[2]).read_text() == "3"
+    assert Path(str(caught.value).rpartition("it is in ")[2], "scores.json").read_text() == "3"
 
 
 def test_places_on_this_machine_are_left_alone(tmp_path: Path) -> None:

@@ -115,6 +115,21 @@ def test_a_large_vocabulary_and_a_sample_with_too_few(mixed_shards: Path, tmp_pa
         batches(mixed_shards, encoder, tmp_path / "tokens", 5, 1)
 
 
+def test_any_number_of_shards(tmp_path: Path, make_dataset: Callable[..., Path]) -> None:
+    """Arrays hold no file descriptor while they are mapped; a shard may be empty."""
+    shards = make_dataset(tmp_path, "many", 300, shard_samples=2)
+    pretokenize(TokenizeConfig(shards=str(shards), model=AUXILIARY, output=str(tmp_path / "tokens"), workers=1))
+    (reader,) = open_datasets(shards).values()
+    tokens = open_tokens(str(tmp_path / "tokens"), {"many": reader}, load_encoder(AUXILIARY))["many"]
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert (tokens.count(np.arange(len(reader))) == 2).all()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    encoder, recipe = load_encoder(AUXILIARY), module.recipe_of(reader, load_encoder(AUXILIARY))
+    (tmp_path / "empty").mkdir()
+    module._write(module._Task(reader, 0, 0, 0, encoder.tokenize, recipe, tmp_path / "empty"))
+    assert np.load(tmp_path / "empty" / "000000.starts.npy").tolist() == [0]
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -181,5 +196,5 @@ def test_damaged_arrays_are_named(mixed_shards: Path, tmp_path: Path, array: str
     pretokenize(TokenizeConfig(shards=str(mixed_shards), model=AUXILIARY, output=str(tmp_path / "tokens"), workers=1))
     for path in (tmp_path / "tokens" / "mixed").glob(f"*.{array}.npy"):
         os.truncate(path, path.stat().st_size - 2)
-    with pytest.raises(InputError, match=rf"00000\d.{array}.npy: cannot be read .* run `jemb tokenize` again"):
+    with pytest.raises(InputError, match=rf"00000\d.{array}.npy: damaged .* run `jemb tokenize` again"):
         batches(mixed_shards, load_encoder(AUXILIARY), tmp_path / "tokens", 0, 1)

@@ -158,7 +158,7 @@ def _overrides(name: str, arguments: Sequence[str]) -> list[str]:
 
 def _is_one_of_many() -> bool:
     """Whether this is one of several processes of a job (under torchrun or srun)."""
-    return int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1
+    return int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", "1"))) > 1
 
 
 def general_help() -> str:

@@ -19,10 +19,15 @@ def run(config: EvaluateConfig) -> None:
             models = [local_copy(model) for model in config.model]
             print(table(evaluate(replace(config, model=models, output=output))))
         return
+    from jemb.errors import InputError
     from jemb.evaluate.distributed import evaluate_together
+    from jemb.tables.places import is_url, to_local
     from jemb.train.peers import answering
     from jemb.train.processes import joined_processes
 
+    for option, place in [("output", config.output), *(("model", model) for model in config.model)]:
+        if is_url(to_local(place)):
+            raise InputError(f"{option}={place}: several processes share a folder; a URL is for one process alone")
     with joined_processes(config.device, PATIENCE_MINUTES), answering(PATIENCE_MINUTES, "Start it again"):
         if (found := evaluate_together(config)) is not None:
             print(table(found))

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 def run(config: TrainConfig) -> None:
     from jemb.train import dry_run, train
 
+    tools = _tools() if config.evaluation.tasks else None
     if not config.dry_run:
-        train(config, _tools() if config.evaluation.tasks else None)
-    elif os.environ.get("RANK", "0") == "0":
-        print(dry_run(config))
+        train(config, tools)
+    elif os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+        print(dry_run(config, tools))
 
 
 def _tools() -> "EvaluationTools":

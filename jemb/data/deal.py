@@ -11,18 +11,19 @@ from functools import lru_cache
 from itertools import accumulate
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from jemb.data.permutation import mix, scramble
 from jemb.errors import InputError
+from jemb.files import map_array
 from jemb.shards import ShardReader
-from jemb.shards.index import INDEX_DTYPE, index_file_bytes
+from jemb.shards.index import INDEX_DTYPE
 
 Numbers = NDArray[np.int64]
 
 MAX_MAPPED = 30_000
-"""Indexes mapped by one process over all data sets; Linux allows 65,530 mappings."""
+"""Indexes mapped by one process over all data sets, and as many arrays of token ids may be; Linux allows 65,530
+mappings."""
 
 
 def deal(sizes: Numbers, rank: int, num_ranks: int) -> Numbers:
@@ -66,15 +67,13 @@ class PayloadSizes:
 # One cache for all data sets of a process.
 @lru_cache(maxsize=MAX_MAPPED)
 def _mapped(sizes: PayloadSizes, number: int) -> NDArray[np.uint32]:
-    """The sizes column of one shard's index. A batch touches very many shards: numpy's own mapping would hold a file
-    descriptor for each, torch's holds none."""
-    info = sizes.shards[number]
-    path = sizes.folder / info.index_file
-    length = index_file_bytes(info.num_samples)
+    """The sizes column of one shard's index."""
+    path = sizes.folder / sizes.shards[number].index_file
     try:
-        data = torch.from_file(str(path), shared=False, size=length, dtype=torch.uint8).numpy()
-    except RuntimeError as error:
-        raise InputError(f"{path}: the index cannot be read ({str(error).splitlines()[0]})") from None
-    start = length - info.num_samples * INDEX_DTYPE.itemsize
-    column: NDArray[np.uint32] = data[start:].view(INDEX_DTYPE)["size"]
+        index = map_array(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: the index cannot be read ({error})") from None
+    if index.dtype != INDEX_DTYPE or len(index) != sizes.shards[number].num_samples:
+        raise InputError(f"{path}: not the index of {sizes.shards[number].file}")
+    column: NDArray[np.uint32] = index["size"]
     return column

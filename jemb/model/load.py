@@ -118,9 +118,9 @@ def _download(name: str) -> Path:
     """The folder of a model of the Hugging Face Hub, from its local cache where that has it."""
     try:
         folder = Path(snapshot_download(name, allow_patterns=HUB_FILES))
-        for weights in ("*.safetensors", "*.bin"):
-            if not any(folder.rglob("*.safetensors")):
-                snapshot_download(name, allow_patterns=[weights], ignore_patterns=HUB_IGNORED)
+        snapshot_download(name, allow_patterns=["*.safetensors"], ignore_patterns=HUB_IGNORED)  # what is there stays
+        if not any(folder.rglob("*.safetensors")):
+            snapshot_download(name, allow_patterns=["*.bin"], ignore_patterns=HUB_IGNORED)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{name}: no such folder, and the Hugging Face Hub did not give it ({first_line(error)}). Give "

@@ -72,9 +72,19 @@ def find_datasets(url: str) -> dict[str, dict[str, int] | None]:
     if MANIFEST in found.get("", {}):
         return {url: found[""]}
     inside = {join(url, name): files for name, files in found.items() if MANIFEST in files and "/" not in name}
+    for name, files in found.items():
+        if "/" not in name and not name.startswith(".") and MANIFEST not in files and any(map(_is_tar, files)):
+            raise InputError(
+                f"{join(url, name) if name else url}: has tars but no {MANIFEST}, which is copied last: wait until all "
+                "of it is there, copy it again, or remove it"
+            )
     if not inside:
         raise InputError(f"{url}: no data set there (a folder with {MANIFEST})")
     return dict(sorted(inside.items()))
+
+
+def _is_tar(file: str) -> bool:
+    return file.endswith(".tar")
 
 
 def bring(url: str, sizes: Mapping[str, int] | None, cache: ShardCache) -> Path:

@@ -1,6 +1,6 @@
 """Tars made by others: their members checked for truncation, and their samples as WebDataset groups them.
 
-After: `prepare/sources.py` reads samples of any layout from here; `adopt.py` takes tars over as they are.
+After: `prepare/source/sources.py` reads samples of any layout from here; `adopt.py` takes tars over as they are.
 Nothing is unpickled: JSON and text are decoded, other members are ignored.
 """
 

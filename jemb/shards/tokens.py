@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jemb.errors import InputError
-from jemb.files import read_json, write_array, write_json
+from jemb.files import map_array, read_json, write_array, write_json
 from jemb.shards.manifest import Manifest
 
 Numbers = NDArray[np.int64]
@@ -28,9 +28,8 @@ Numbers = NDArray[np.int64]
 TOKENS = "tokens.json"
 FORMAT = 1
 ARRAYS = ("ids", "starts", "first", "hashes")
-AGAIN = "remove {} and run `jemb tokenize` again"
 MAX_MAPPED = 30_000
-"""Arrays mapped by one process over all data sets; Linux allows 65,530 mappings."""
+"""Arrays mapped by one process over all data sets, and as many indexes may be; Linux allows 65,530 mappings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +144,11 @@ def _open_part(folder: Path, number: int, size: int) -> _Part:
     arrays: list[NDArray[Any]] = []
     for path in paths:
         try:
-            # A plain array over the mapping: indexing numpy's own class for these costs several times as much.
-            arrays.append(np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)))
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{path}: cannot be read ({error}); remove {folder} and run `jemb tokenize` again"
-            ) from None
+            arrays.append(map_array(path))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+        except ValueError as error:
+            raise InputError(f"{path}: damaged ({error}); remove {folder} and run `jemb tokenize` again") from None
     part = _Part(*arrays)
     if len(part.first) != size + 1 or len(part.hashes) != part.first[-1] or len(part.ids) != part.starts[-1]:
         raise InputError(

@@ -12,7 +12,8 @@ from jemb.tables.streams import Damaged, open_data, refuse_utf16
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 MAX_CELL = 1 << 24
-"""Characters in one cell; more is an unclosed quote."""
+"""Characters in one cell; more is an unclosed quote. Python's own limit, 131,072, cuts long passages."""
+csv.field_size_limit(MAX_CELL)
 
 
 def read_delimited(place: str, delimiter: str) -> Iterator[Record | Bad]:

@@ -14,6 +14,7 @@ from jemb.config import ModelConfig, TrainConfig, suggest
 from jemb.data import BatchPlan, PlanSource
 from jemb.errors import InputError
 from jemb.model import Encoder, load_encoder, make_tiny
+from jemb.model.load import DEFAULT_MAX_LENGTH
 from jemb.shards import ShardCache, ShardReader, open_datasets
 from jemb.tables.places import is_url, to_local
 from jemb.train.processes import Processes
@@ -23,7 +24,6 @@ log = logging.getLogger(__name__)
 
 TOKENIZER_SAMPLES = 20_000
 """Samples, over all data sets, that the tokenizer of a model made on the spot is trained on."""
-DEFAULT_MAX_LENGTH = 512
 LOOKED_AT = 200_000
 """Samples of a data set whose negatives are counted before the first step."""
 LOOKED_AT_REMOTE = 2_000
@@ -130,6 +130,8 @@ def count_steps(config: TrainConfig, plan: BatchPlan) -> int:
 def make_encoder(config: TrainConfig, readers: Mapping[str, ShardReader]) -> Encoder:
     """The encoder to start from: `init`, `model.path`, or one made on the spot; with the prompts to train with."""
     encoder = _load_or_make(config, readers)
+    if wide := [width for width in config.matryoshka_widths if width > encoder.dim]:
+        raise InputError(f"matryoshka_widths: got {wide[0]}; a vector of this model has {encoder.dim} numbers")
     encoder.prompts |= config.prompts.given
     if encoder.default_prompt:
         log.warning(

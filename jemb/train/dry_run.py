@@ -16,12 +16,16 @@ from torch import Tensor
 from jemb.config import TrainConfig
 from jemb.data import BatchPlan
 from jemb.model import Encoder
+from jemb.pretokenize import open_tokens
 from jemb.records import Tokens
 from jemb.run_folder import RunFolder
 from jemb.tables.places import to_local
 from jemb.train.build import check_negatives, choose_bf16, count_steps, make_encoder, make_plan, open_shards
+from jemb.train.evaluation import Evaluations, EvaluationTools
+from jemb.train.processes import find_place
 from jemb.train.record import check_resumable
 from jemb.train.strategies import choose_strategy
+from jemb.train.trackers import check_installed
 
 MB, GB = 10**6, 10**9
 
@@ -41,13 +45,15 @@ class Memory:
         return sum(getattr(self, item.name) for item in fields(self))
 
 
-def dry_run(config: TrainConfig) -> str:
-    """Batch arithmetic, the plan's shares, memory and command, as text. Reads shards and model; writes nothing.
+def dry_run(config: TrainConfig, tools: EvaluationTools | None = None) -> str:
+    """Batch arithmetic, the plan's shares, memory and command, as text. Reads shards, model and tasks; writes nothing.
 
-    The number of processes is what the launcher says in WORLD_SIZE, else 1. Raises InputError where training would.
+    The number of processes is what the launcher says, or WORLD_SIZE alone; else 1. Raises InputError where training
+    would. tools: as for `train`.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = int(os.environ.get("WORLD_SIZE") or find_place(os.environ).size)
     strategy = choose_strategy(config.strategy, processes)
+    check_installed(config.trackers)
     readers = open_shards(config)
     plan = make_plan(config, readers, processes)
     check_negatives(config, readers)
@@ -55,6 +61,9 @@ def dry_run(config: TrainConfig) -> str:
     done = steps_done(config)
     device = "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
     encoder = make_encoder(config, readers).train()
+    if config.tokens:
+        open_tokens(config.tokens, readers, encoder)
+    Evaluations(RunFolder(Path(config.output)), config.evaluation, tools, every=1, stop=steps).read_tasks()
     bf16 = choose_bf16(config.precision, torch.device(device))
     memory = estimate_memory(config, encoder, strategy, processes, bf16=bf16)
     checkpoint = 12 * sum(p.numel() for p in encoder.parameters())
@@ -181,5 +190,5 @@ def size(num_bytes: int) -> str:
 def command() -> str:
     """What starts this run: the launch script's line, or this command itself."""
     given = sys.argv[2:] if sys.argv[1:2] == ["train"] else sys.argv[1:]
-    line = os.environ.get("JEMB_COMMAND") or shlex.join(["jemb", "train", *given])
-    return line.replace(" dry_run=true", "").strip()
+    words = [word for word in given if word.lstrip("-").partition("=")[0] != "dry_run"]
+    return os.environ.get("JEMB_COMMAND", "").strip() or shlex.join(["jemb", "train", *words])

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-OWN = {"shards", "output", "workers", "cache_dir", "cache_gb", "read_ahead"}
+OWN = {"shards", "tokens", "output", "workers", "cache_dir", "cache_gb", "read_ahead"}
 """Options that each process may have its own of: paths on its machine, loader processes, and the cache of shards."""
 CONTINUES = "The same command continues from the last checkpoint"
 LOOKED_AT = 64

@@ -103,6 +103,8 @@ class RunLog(lightning.Callback):
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
+        if trackers := getattr(self, "trackers", None):
+            trackers.close(failed=not isinstance(exception, KeyboardInterrupt))
         self._close()  # ends the bar's line before the message
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:

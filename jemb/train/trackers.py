@@ -56,8 +56,8 @@ class Tracker(Protocol):
     def log_scores(self, line: Mapping[str, Any]) -> None:
         """line: of evaluations.jsonl. One that is done again, after a kill, has the values of before."""
 
-    def close(self) -> None:
-        """Everything is written when this returns."""
+    def close(self, failed: bool = False) -> None:
+        """Everything is written when this returns. failed: the run ended with an error, and is shown so."""
 
 
 class TensorBoard:
@@ -74,7 +74,7 @@ class TensorBoard:
         for name, value in _scores(line).items():
             self.board.add_scalar(name, value, line["step"])
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         self.board.close()
 
 
@@ -92,7 +92,7 @@ class Table:
     def log_scores(self, line: Mapping[str, Any]) -> None:
         """A table has a row for each step; evaluations.jsonl has the scores."""
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         self.file.close()
 
 
@@ -120,8 +120,8 @@ class WandB:
     def log_scores(self, line: Mapping[str, Any]) -> None:
         self.run.log(_scores(line), step=line["step"])
 
-    def close(self) -> None:
-        self.run.finish()
+    def close(self, failed: bool = False) -> None:
+        self.run.finish(exit_code=int(failed))
 
 
 class MLflow:
@@ -160,8 +160,8 @@ class MLflow:
                 self.id, metrics=[self.metric(name, value, stamp, step) for name, value in scores.items()]
             )
 
-    def close(self) -> None:
-        self.client.set_terminated(self.id)
+    def close(self, failed: bool = False) -> None:
+        self.client.set_terminated(self.id, status="FAILED" if failed else "FINISHED")
 
     def _log_options(self, config: Mapping[str, Any], prefix: str = "") -> None:
         for name, value in config.items():
@@ -192,9 +192,9 @@ class Trackers:
         for name, tracker in list(self.trackers.items()):
             self._guard(name, partial(tracker.log_scores, line))
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         for name, tracker in list(self.trackers.items()):
-            self._guard(name, tracker.close)
+            self._guard(name, partial(tracker.close, failed))
         self.trackers.clear()
 
     def _start(self, name: str, run: RunFolder, start: int) -> None:

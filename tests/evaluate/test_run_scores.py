@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from jemb.errors import InputError
 from jemb.run_folder import RunFolder
 
 KEEP = """
 import sys
 from pathlib import Path
+from jemb.errors import InputError
 from jemb.run_folder import RunFolder
 run = RunFolder(Path(sys.argv[1]))
 identity = run.model_identity()
@@ -71,7 +73,8 @@ def test_a_model_that_is_no_longer_there_leaves_no_scores(run: RunFolder, caplog
     assert "newer model" in caplog.text
 
 
-def test_a_run_without_scores_and_one_from_before(run: RunFolder) -> None:
+def test_scores_of_no_named_model_are_not_taken_for_this_ones(run: RunFolder) -> None:
     assert run.read_scores() == {}
     run.scores.write_text('{"sts:a": {"spearman": 50.0}}')
-    assert run.read_scores() == {"sts:a": {"spearman": 50.0}}
+    with pytest.raises(InputError, match=r"scores\.json: holds no scores"):
+        run.read_scores()

@@ -30,7 +30,7 @@ def section(output: Path, title: str) -> str:
 
 def test_data_settings_and_scores(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", model=bert())
-    run.scores.write_text(json.dumps({"sts:/data/dev.jsonl.gz": {"spearman": 71.2345}}))
+    run.keep_scores({"sts:/data/dev.jsonl.gz": {"spearman": 71.2345}}, run.model_identity())
     output = run_export(run, tmp_path / "out")
     assert metadata_load(output / "README.md") == {
         "tags": ["sentence-transformers", "feature-extraction", "sentence-similarity"],
@@ -65,8 +65,8 @@ def test_settings_are_those_the_run_came_to_without_this_machines_paths(tmp_path
     run = make_run(tmp_path / "run", model=bert(), resolved={"max_steps": 70, "warmup_steps": 7, "precision": "bf16"})
     secret = str(tmp_path / "secret")
     given = yaml.safe_load(SETTINGS) | {
-        "shards": f"{secret}/shards", "output": f"{secret}/run", "workers": 3, "precision": "auto",
-        "warmup_steps": None,
+        "shards": f"{secret}/shards", "output": f"{secret}/run", "tokens": f"{secret}/tokens", "workers": 3,
+        "precision": "auto", "warmup_steps": None,
         "evaluation": {"tasks": [f"sts:{secret}/dev.jsonl"], "metric": f"sts:{secret}/dev.jsonl/spearman"},
     }  # fmt: skip
     run.config.write_text(yaml.safe_dump(given))

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import BertModel, RobertaConfig, RobertaModel, T5EncoderModel, T5ForConditionalGeneration
 
 from jemb.errors import InputError
-from jemb.model import Encoder, encode, find_auxiliary, load_encoder
+from jemb.model import Encoder, encode, find_auxiliary, load, load_encoder
 
 
 def with_sentence_transformers(folder: Path | str, texts: list[str]) -> np.ndarray:
@@ -269,6 +270,21 @@ def test_what_cannot_be_loaded_is_said(tiny: Encoder, tmp_path: Path) -> None:
     check(folder, "config.json cannot be read")
     edit(folder / "config.json", model_type="bart")
     check(folder, "'bart' is an encoder-decoder")
+
+
+def test_a_download_that_was_cut_off_is_completed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    there = {"config.json", "model-1.safetensors", "model-2.safetensors", "pytorch_model.bin"}
+    (tmp_path / "model-1.safetensors").touch()
+
+    def snapshot(name: str, allow_patterns: list[str], ignore_patterns: list[str] | None = None) -> str:
+        for file in there:
+            if any(fnmatch(file, pattern) for pattern in allow_patterns):
+                (tmp_path / file).touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr(load, "snapshot_download", snapshot)
+    load._download("some/model")
+    assert {path.name for path in tmp_path.iterdir()} == there - {"pytorch_model.bin"}
 
 
 def test_a_name_the_hub_cannot_give_fails_at_once() -> None:

@@ -29,6 +29,7 @@ from jemb.prepare.source.parts import parts
 from jemb.prepare.source.record_fields import Row
 from jemb.prepare.source.sources import Source
 from jemb.tables import load_hub
+from jemb.tables.delimited import read_delimited
 
 FIELDS = FieldsConfig()
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".tar": "tar", ".tar.gz": "tar"}
@@ -244,6 +245,13 @@ def test_bad_rows_of_a_table(tmp_path):
         (5, "not UTF-8"),
         (8, "bad quoting after line 7"),
     ]
+
+
+def test_a_long_passage_in_a_cell(tmp_path):
+    text = "a long passage, " * 20_000
+    (tmp_path / "pairs.csv").write_text(f'query,positive\nq,"{text}"\nq2,p2\n')
+    found = list(read_delimited(str(tmp_path / "pairs.csv"), ","))
+    assert [cells["positive"] for _, cells in found] == [text, "p2"]
 
 
 def test_an_unclosed_quote_counts_every_line_it_swallows(tmp_path):

@@ -600,6 +600,8 @@ def test_evaluation_texts_are_kept_out(tmp_path, write_jsonl, make):
         make(stages=["decontaminate"], decontaminate=against)
     with pytest.raises(InputError, match=r"give decontaminate.against="):
         make(stages=["decontaminate"])
+    with pytest.raises(ValueError, match=r"against is given, but decontaminate is not among the stages"):
+        make(stages=["exact"], decontaminate=against)
     task.write_text("Yes\n")
     with pytest.raises(InputError, match=r"no text of at least 3 words"):
         make(stages=["decontaminate"], decontaminate=against)

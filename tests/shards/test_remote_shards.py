@@ -63,6 +63,12 @@ def web(proxy: FaultyProxy, stored: str) -> str:
     return f"{proxy.url}/{BUCKET}/{stored}/many"
 
 
+def test_an_upload_that_was_cut_off_is_not_left_out(proxy: FaultyProxy, stored: str, s3_port: int) -> None:
+    put(s3_port, f"{stored}/half/half-000000.tar", b"x" * 512)
+    with pytest.raises(InputError, match=rf"s3://{BUCKET}/{stored}/half: has tars but no manifest\.json"):
+        open_datasets(f"s3://{BUCKET}/{stored}")
+
+
 def test_the_same_samples_as_from_the_folder(folder: Path, proxy: FaultyProxy, stored: str) -> None:
     for place in (f"s3://{BUCKET}/{stored}", f"s3://{BUCKET}/{stored}/", f"file://{folder}"):
         readers, local = open_datasets(place), open_datasets(folder)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib.util
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -62,6 +64,43 @@ def test_refuses_what_training_refuses(
     with pytest.raises(SystemExit):
         main(["train", f"output={tmp_path / 'run'}", *pair_options, "dry_run=true"])
     assert "global_batch_size=8 cannot be divided among 3 processes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["tokens=nowhere"], "nowhere/"),
+        (["trackers=[wandb]"], "wandb"),
+        (["evaluation.tasks=[sts:nowhere.jsonl]"], "nowhere.jsonl"),
+        (["matryoshka_widths=[100000]"], "matryoshka_widths: got 100000"),
+    ],
+)
+def test_refuses_what_training_would_meet_later(
+    options: list[str], message: str, tmp_path: Path, pair_options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "wandb" in message and importlib.util.find_spec("wandb"):
+        pytest.skip("wandb is installed")
+    for dry in (["dry_run=true"], []):
+        assert main(["train", f"output={tmp_path / 'run'}", *pair_options, *options, *dry]) == 2
+        assert message in capsys.readouterr().err
+    assert not RunFolder(tmp_path / "run").record.exists()
+
+
+def test_the_command_is_the_one_that_starts_it(
+    tmp_path: Path, pair_options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [f"output={tmp_path / 'run'}", *pair_options]
+    for dry in ("dry_run=true", "--dry_run=true", "dry_run=True"):
+        given = ["train", *options, dry]
+        monkeypatch.setattr(sys, "argv", ["jemb", *given])
+        assert main(given) == 0
+        assert f"command: jemb train {shlex.join(options)}\n" in capsys.readouterr().out
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for name, value in {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    assert "2 processes with 4 samples each" in show(capsys, *options)
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    assert show(capsys, *options) == ""
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ class Broken:
     def log_scores(self, line: Mapping[str, Any]) -> None:
         """Takes them."""
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         """Of the second start alone, which begins at step 4."""
         assert self.seen == [4, 5, 6]
 
