@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from gloo_ranks import on_ranks
+from ranks import joined, on_ranks
 
 from jemb.distributed import gather_rows, gather_values, mean_over_ranks, rank, world_size
 from jemb.errors import InputError
@@ -54,7 +54,7 @@ def facts() -> dict[str, Any]:
 
 @pytest.fixture(scope="module", params=[2, 3])
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return on_ranks(tmp_path_factory.mktemp("gather"), request.param, facts)
+    return on_ranks(tmp_path_factory.mktemp("gather"), request.param, joined, facts)
 
 
 def test_rows_stand_in_rank_order(ranks: list[dict[str, Any]]) -> None:

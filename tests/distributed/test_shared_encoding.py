@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gloo_ranks import on_ranks
+from ranks import joined, on_ranks
 
 import jemb.distributed.share as module
 from jemb.distributed import rank, shared_encoding
@@ -68,7 +68,7 @@ def encode_cases() -> dict[str, Any]:
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_vectors_are_those_of_one_process(tmp_path: Path, size: int) -> None:
-    ranks = on_ranks(tmp_path, size, encode_cases)
+    ranks = on_ranks(tmp_path, size, joined, encode_cases)
     for name, texts in CASES.items():
         for key in (1, 2):
             found = ranks[0]["vectors"][name, key]
@@ -81,7 +81,7 @@ def test_vectors_are_those_of_one_process(tmp_path: Path, size: int) -> None:
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_ranks_get_equally_many_texts_of_like_length(tmp_path: Path, size: int) -> None:
-    calls = [[call for call in seen["calls"] if call[1]] for seen in on_ranks(tmp_path, size, encode_cases)]
+    calls = [[call for call in seen["calls"] if call[1]] for seen in on_ranks(tmp_path, size, joined, encode_cases)]
     for together in zip(*calls, strict=True):
         counts = {len(texts) for _, texts in together}
         assert len(counts) == 1
@@ -104,7 +104,7 @@ def fail_in_the_block() -> str:
 
 
 def test_what_rank_0_raises_is_raised_everywhere(tmp_path: Path) -> None:
-    assert on_ranks(tmp_path, 3, fail_in_the_block) == ["no such metric, says rank 0"] * 3
+    assert on_ranks(tmp_path, 3, joined, fail_in_the_block) == ["no such metric, says rank 0"] * 3
 
 
 def test_a_process_alone_uses_its_own_encoder() -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ranks import run_ranks, write_to
 
 from jemb.config import EvaluateConfig, ModelConfig, parse
 from jemb.evaluate import evaluate
@@ -40,9 +39,6 @@ WORDS = [
     "not",
 ]
 PATIENCE = 180
-
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["jemb.app.cli", "jemb.evaluate", "jemb.train"])
 
 
 def sentence(seed: int) -> str:
@@ -74,14 +70,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [str(folder / "wide"), str(folder / "short")]
 
 
-def run_rank(rank: int, size: int, port: int, arguments: Sequence[str], folder: Path, prelude: Any) -> None:
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
-    os.environ.update({name: str(value) for name, value in place.items()})
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    descriptor = os.open(folder / "output", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+def run_rank(rank: int, arguments: Sequence[str], folder: Path, prelude: Any) -> None:
+    write_to(folder / "output")
     from jemb.app.cli import run_command
 
     if prelude:
@@ -94,19 +84,7 @@ def run_together(
 ) -> tuple[list[int | None], str]:
     """(exit codes, what all wrote) of `jemb evaluate` in `size` processes."""
     folder.mkdir(exist_ok=True)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    processes = [
-        _context.Process(target=run_rank, args=(rank, size, port, arguments, folder, prelude)) for rank in range(size)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(PATIENCE)
-    codes = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
+    codes = run_ranks(size, run_rank, arguments, folder, prelude, seconds=PATIENCE)
     return codes, (folder / "output").read_text()
 
 

@@ -1,21 +1,15 @@
-"""Real processes that train a tiny model under one strategy, case after case, and hand back what came of it."""
+"""Training of a tiny model under one strategy, case after case, on the ranks of `ranks.on_ranks`: what came of it."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import socket
-import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
@@ -44,9 +38,6 @@ SAMPLES = [
     for i in range(ROWS)
 ]
 SIZE = ModelConfig(vocab_size=300, hidden_size=16, num_layers=1, num_heads=2)
-
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["jemb.train", "strategy_ranks"])
 
 
 @dataclass(frozen=True)
@@ -157,41 +148,3 @@ def run_cases(
             if isinstance(profile, torch.profiler.profile):
                 found[name].calls.update(e.name for e in profile.events() if e.name.startswith("c10d::"))
     return found
-
-
-def on_ranks(folder: Path, size: int, work: Callable[..., Any], *arguments: Any, seconds: float = 240) -> list[Any]:
-    """[work(*arguments) of rank 0, of rank 1, …] in `size` processes with torchrun's environment; the process group is
-    the work's to make. Raises what a rank raised, as text."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    started = [
-        _context.Process(target=_rank, args=(folder, number, size, port, work, arguments)) for number in range(size)
-    ]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join(seconds)
-    failed = [path.read_text() for path in sorted(folder.glob("*.error"))]
-    for process in started:
-        if process.exitcode is None:
-            process.kill()
-            failed.append("a rank did not end")
-    assert not failed, "\n".join(failed)
-    return [torch.load(folder / f"{number}.out", weights_only=False) for number in range(size)]
-
-
-def _rank(folder: Path, number: int, size: int, port: int, work: Callable[..., Any], arguments: Sequence[Any]) -> None:
-    try:
-        torch.set_num_threads(1)
-        if size > 1:
-            place = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
-            os.environ.update({name: str(value) for name, value in place.items()})
-            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-        torch.save(work(*arguments), folder / f"{number}.out")
-    except BaseException:
-        (folder / f"{number}.error").write_text(f"rank {number}:\n{traceback.format_exc()}")
-        os._exit(1)
-    if dist.is_initialized():
-        dist.destroy_process_group()

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 import torch
-from strategy_ranks import Outcome, distance, on_ranks, run_cases
+from ranks import on_ranks
+from strategy_ranks import Outcome, distance, run_cases
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 

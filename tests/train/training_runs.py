@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
+from ranks import Meeting, context, write_to
 from torch import Tensor
 
 from jemb.records import Batch
@@ -25,9 +25,6 @@ from jemb.run_folder import RunFolder
 SMALL = ["model.hidden_size=32", "model.num_layers=1", "model.vocab_size=400", "max_length=16", "workers=0"]
 PATIENCE = 120
 """Seconds until a process that does not end fails its test; the machine may be busy."""
-
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["jemb.app.cli", "jemb.train", "jemb.evaluate", "training_runs"])
 
 
 def slowly() -> None:
@@ -44,15 +41,13 @@ def slowly() -> None:
 
 
 def _main(
-    arguments: Sequence[str], environment: Mapping[str, str], output: str, prelude: Callable[[], None] | None
+    arguments: Sequence[str], environment: Mapping[str, str], output: Path, prelude: Callable[[], None] | None
 ) -> None:
     os.setsid()  # a process group of its own, as a shell gives a command
     os.environ.update(environment)
     # A child of a fork server starts its own children by one, too; a command's loader processes are forked.
     multiprocessing.set_start_method("fork", force=True)
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+    write_to(output)
     from jemb.app.cli import main
 
     if prelude:
@@ -86,32 +81,16 @@ class Training:
             self._pipe = os.open(self._output, os.O_RDONLY | os.O_NONBLOCK)
         else:
             self._output.touch()
-        self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if processes > 1 else None
+        self._meeting = Meeting(processes)
         self.processes: list[BaseProcess] = []
         for rank in range(processes):
-            facts = self._torchrun(rank, processes) if processes > 1 else {}
+            facts = self._meeting.environment(rank)
             if environments:
                 facts |= environments[rank]
             mine = [f"output={folder}", *arguments, *(own or {}).get(rank, [])]
-            process = _context.Process(target=_main, args=(mine, facts, str(self._output), prelude))
+            process = context.Process(target=_main, args=(mine, facts, self._output, prelude))
             process.start()
             self.processes.append(process)
-
-    def _torchrun(self, rank: int, processes: int) -> dict[str, str]:
-        assert self._store is not None
-        facts = {
-            "RANK": rank,
-            "LOCAL_RANK": rank,
-            "GROUP_RANK": 0,
-            "WORLD_SIZE": processes,
-            "LOCAL_WORLD_SIZE": processes,
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": self._store.port,
-            "TORCHELASTIC_RUN_ID": "test",
-            "TORCHELASTIC_USE_AGENT_STORE": True,
-            "TORCHELASTIC_RESTART_COUNT": 0,
-        }
-        return {name: str(value) for name, value in facts.items()}
 
     @property
     def pid(self) -> int:
