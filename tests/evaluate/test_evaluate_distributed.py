@@ -14,49 +14,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_tasks import sentence, write_tasks
 from ranks import run_ranks, write_to
 
 from jemb.config import EvaluateConfig, ModelConfig, parse
 from jemb.evaluate import evaluate
 from jemb.model import make_tiny
 
-WORDS = [
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "runs",
-    "sleeps",
-    "house",
-    "river",
-    "small",
-    "big",
-    "quickly",
-    "under",
-    "over",
-    "water",
-    "stone",
-    "not",
-]
 PATIENCE = 180
-
-
-def sentence(seed: int) -> str:
-    draw = np.random.default_rng(seed)
-    return " ".join(draw.choice(WORDS, draw.integers(1, 30)))
 
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("tasks")
-    (folder / "beir" / "qrels").mkdir(parents=True)
-    sts = [{"sentence1": sentence(i), "sentence2": sentence(i // 2), "score": i % 5} for i in range(61)]
-    negation = [{"anchor": sentence(i), "entailment": sentence(i // 2), "negative": sentence(i + 1)} for i in range(30)]
-    corpus = [{"_id": f"d{i}", "title": "", "text": sentence(i)} for i in range(130)]
-    queries = [{"_id": f"q{i}", "text": sentence(1000 + i)} for i in range(10)]
-    for name, rows in (("sts", sts), ("negation", negation), ("beir/corpus", corpus), ("beir/queries", queries)):
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (folder / "beir/qrels/test.tsv").write_text("".join(f"q{i}\td{i}\t1\n" for i in range(10)))
+    write_tasks(folder, first_query=1000)
     return [f"sts:{folder}/sts.jsonl", f"retrieval:{folder}/beir", f"negation:{folder}/negation.jsonl"]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_tasks import sentence, write_tasks
 
 from jemb.config import EvaluateConfig, ModelConfig, parse
 from jemb.errors import Failure, InputError
@@ -17,40 +18,12 @@ from jemb.evaluate.vectors import Encode
 from jemb.model import encode, load_encoder, make_tiny
 from jemb.run_folder import RunFolder
 
-WORDS = [
-    "the",
-    "cat",
-    "dog",
-    "runs",
-    "sleeps",
-    "house",
-    "river",
-    "small",
-    "big",
-    "quickly",
-    "under",
-    "over",
-    "water",
-    "stone",
-]
-
-
-def sentence(seed: int) -> str:
-    return " ".join(np.random.default_rng(seed).choice(WORDS, 6))
-
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """sts.jsonl, negation.jsonl and a BEIR folder `beir`, of random sentences."""
     folder = tmp_path / "data"
-    (folder / "beir" / "qrels").mkdir(parents=True)
-    sts = [{"sentence1": sentence(i), "sentence2": sentence(i // 2), "score": i % 5} for i in range(30)]
-    negation = [{"anchor": sentence(i), "entailment": sentence(i // 2), "negative": sentence(i + 1)} for i in range(30)]
-    corpus = [{"_id": f"d{i}", "title": "", "text": sentence(i)} for i in range(130)]
-    queries = [{"_id": f"q{i}", "text": sentence(i)} for i in range(10)]
-    for name, rows in (("sts", sts), ("negation", negation), ("beir/corpus", corpus), ("beir/queries", queries)):
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (folder / "beir/qrels/test.tsv").write_text("".join(f"q{i}\td{i}\t1\n" for i in range(10)))
+    write_tasks(folder)
     return folder
 
 
