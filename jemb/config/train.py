@@ -144,7 +144,8 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; `auto`: CUDA where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the encoder; `auto`: bf16 where the GPU has it. The loss is always fp32."""
+    """Arithmetic of the encoder; `auto`: bf16 where the GPU has it. The loss is always fp32.
+    On a CPU bf16 pays where that has instructions for it (AMX)."""
     global_batch_size: Annotated[int, Field(gt=1)] = 256
     """Samples in one optimiser step over all processes: what every query is contrasted with."""
     micro_batch_size: Positive | None = None

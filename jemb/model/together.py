@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import ctypes
 import resource
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from jemb.model.encoder import Encoder
@@ -43,7 +45,8 @@ def encode_together(
     def encode(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         if again and input_ids.device.type == "cpu":  # also when a group is computed again in backward
             _freed_memory.give_back()
-        return encoder(Tokens(input_ids, attention_mask))
+        with _Fp32Attention() if torch.is_autocast_enabled("cpu") else nullcontext():
+            return encoder(Tokens(input_ids, attention_mask))
 
     device = texts[0].input_ids.device
     again = bool(micro_batch_size or micro_batch_tokens)
@@ -68,6 +71,28 @@ def encode_together(
         start += len(rows)
     vectors = torch.cat(parts)[order.argsort()]
     return list(vectors.split([len(t.input_ids) for t in texts])), slots
+
+
+class _Fp32Attention(TorchFunctionMode):
+    """Computes attention in fp32 where all else is bf16 on a CPU: torch's backward of it in bf16 takes nine times as
+    long there, more than all that bf16 saves (`docs/log.md`)."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if function is not scaled_dot_product_attention:
+            return function(*args, **(kwargs or {}))
+        named = {name: _fp32(value) for name, value in (kwargs or {}).items()}
+        with torch.autocast("cpu", enabled=False):
+            return function(*map(_fp32, args), **named).to(args[0].dtype)
+
+
+def _fp32(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 class _FreedMemory:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from jemb.config import ModelConfig
 from jemb.model import Encoder, encode_together, make_tiny
@@ -59,6 +60,31 @@ def test_vectors_and_gradients_are_those_of_the_texts_one_by_one(way: dict[str, 
     expected = [p.grad.clone() for p in encoder.parameters() if p.grad is not None]
     for one, other in zip(gradients(encoder, **way), expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+class Attention(TorchDispatchMode):
+    """Notes the type of numbers of each attention and of each of its backward passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, torch.dtype]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "attention" in (name := func.overloadpacket.__name__):
+            self.seen.append((name, args[0].dtype))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("way", [{}, {"micro_batch_size": 7}])
+def test_attention_is_fp32_where_the_rest_is_bf16(way: dict[str, Any]) -> None:
+    """On a CPU, where torch's backward in bf16 is slow; also where it is computed again in backward."""
+    encoder, attention = tiny(0.0), Attention()
+    with attention, torch.autocast("cpu", dtype=torch.bfloat16):
+        found = gradients(encoder, **way)
+    assert {dtype for _, dtype in attention.seen} == {torch.float32}
+    assert any("backward" in name for name, _ in attention.seen)
+    for one, other in zip(found, gradients(encoder, **way), strict=True):
+        assert (one - other).norm() <= 0.05 * other.norm() + 1e-4
 
 
 def test_slots_are_what_the_encoder_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
