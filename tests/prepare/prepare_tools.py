@@ -1,9 +1,11 @@
-"""What the tests of prepare give to it: an encoder of a few lines, and tools that must not be asked."""
+"""What the tests of prepare give to it: an encoder of a few lines, and tools that must not be asked; tar files."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import io
+import tarfile
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,3 +38,21 @@ def lines_of(entry: str) -> list[str]:
 
 
 TOOLS = Tools(bag_encoder, bag_encoder, no_model, lines_of)
+
+
+def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def running(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from prepare_tools import running
 
 from jemb.errors import Failure, InputError
 from jemb.prepare.executor import Executor, LocalExecutor
@@ -143,10 +144,3 @@ def test_workers_end_with_a_killed_parent(tmp_path):
             return
         time.sleep(0.1)
     pytest.fail("workers are still there after 30 s")
-
-
-def running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from prepare_tools import running
 
 JOB = """
 import os, signal, sys
@@ -107,7 +108,7 @@ def test_workers_end_with_a_killed_job_and_the_next_one_goes_on(make, undisturbe
     workers = children(job.pid)
     job.send_signal(signal.SIGKILL)
     job.wait()
-    wait(lambda: not any(map(alive, workers)))
+    wait(lambda: not any(map(running, workers)))
     before = {path: path.stat().st_ino for path in work.rglob("*.done")}
     assert before
     assert make("workers", 0).wait() == 0
@@ -131,13 +132,6 @@ def children(pid: int) -> list[int]:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def wait(done: Callable[[], bool]) -> None:

@@ -8,16 +8,14 @@ import itertools
 import json
 import logging
 import random
-import tarfile
 from collections import Counter
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from prepare_tools import TOOLS, bag_encoder, no_model
+from prepare_tools import TOOLS, bag_encoder, no_model, write_tar
 
 from jemb.config import (
     ConsistencyConfig,
@@ -265,15 +263,6 @@ def test_triplets(tmp_path, write_jsonl, make):
     check_counts(manifest, 4)
     rows = {row.key[-1]: row.negatives for row in ShardReader(tmp_path / "out" / "t")}
     assert rows == {"0": ("c",), "1": ("f",)}
-
-
-def write_tar(path, members):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, BytesIO(data))
 
 
 def test_a_folder_of_webdataset_tars(tmp_path, make):

@@ -8,17 +8,16 @@ import hashlib
 import json
 import logging
 import os
-import tarfile
 import tempfile
 from collections import Counter
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prepare_tools import write_tar
 
 from jemb.app.compose import compose_config
 from jemb.config import FieldsConfig, LanguageConfig, PrepareConfig, parse
@@ -53,16 +52,6 @@ def rows(source: Source) -> list[Row]:
         for row in read_part(part, source.fields, source.constants)
         if isinstance(row, Row)
     ]
-
-
-def write_tar(path: Path, members) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, BytesIO(data))
-    return path
 
 
 def write_files(folder: Path, *names: str, data: bytes = LINE) -> Path:
