@@ -27,7 +27,7 @@ demo: $(BIN)/jemb
 	$(BIN)/jemb demo output=demo
 
 test: $(VENV)/.dev
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup $(RUN)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(RUN)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -30,6 +30,8 @@ def compose_config(name: str, cls: type[T], overrides: Sequence[str]) -> T:
     """
     folder = Path(str(files("jemb_conf")))
     config_dir, overrides = _take_config_dir(overrides)
+    if config_dir and name != "train":
+        raise InputError(f"--config-dir={config_dir}: only jemb train has experiments; jemb {name} takes options alone")
     folders = [folder, *([config_dir] if config_dir else [])] if name == "train" else []
     for_hydra, texts = _split(cls, overrides, folders)
     if config_dir:

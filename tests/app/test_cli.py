@@ -270,6 +270,7 @@ def test_a_recipe_of_the_users(given: Given, refused: Callable[..., str], tmp_pa
     config = given("train", f"--config-dir={tmp_path}", "experiment=mine", "shards=a", "output=b", "seed=3")
     assert (config.max_steps, config.model.hidden_size, config.seed) == (7, 32, 3)
     recipe.write_text("# @package _global_\nmax_stpes: 7\n")
+    assert "only jemb train has experiments" in refused("export", f"--config-dir={tmp_path}", "run=a", "output=b")
     message = refused("train", f"--config-dir={tmp_path}", "experiment=mine", "shards=a", "output=b")
     assert "max_stpes" in message
 
