@@ -20,7 +20,7 @@ from pathlib import Path
 CPU = {
     "training step": ["training_step", "--steps", "2", "--rounds", "1"],
     "gradient caching": [
-        "training_step", "--model", "bert-tiny", "--batch", "4096", "--cached", "32", "--steps", "2", "--rounds", "2",
+        "training_step", "--model", "bert-tiny", "--batch", "4096", "--cached", "32", "--steps", "2", "--rounds", "1",
     ],
     "memory of gradient caching": ["caching_memory"],
     "loss": ["loss_memory", "--rows", "8192"],
