@@ -143,7 +143,11 @@ def test_killed_and_started_again(tmp_path: Path, make_dataset: Callable[..., Pa
     again = TokenizeConfig(**options, output=str(tmp_path / "killed"), workers=1)
     killed = tmp_path / "killed" / "many"
     command = [sys.executable, "-m", "jemb.app.cli", "tokenize", *(f"{k}={v}" for k, v in options.items())]
-    process = subprocess.Popen([*command, f"output={killed.parent}", "workers=2"], stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*command, f"output={killed.parent}", "workers=2"],
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs inherit "ignored"
+    )
     deadline = time.monotonic() + 120
     while len(list(killed.glob("*.hashes.npy"))) < 5:
         assert time.monotonic() < deadline

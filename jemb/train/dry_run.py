@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -190,5 +191,5 @@ def size(num_bytes: int) -> str:
 def command() -> str:
     """What starts this run: the launch script's line, or this command itself."""
     given = sys.argv[2:] if sys.argv[1:2] == ["train"] else sys.argv[1:]
-    words = [word for word in given if word.lstrip("-").partition("=")[0] != "dry_run"]
-    return os.environ.get("JEMB_COMMAND", "").strip() or shlex.join(["jemb", "train", *words])
+    line = os.environ.get("JEMB_COMMAND") or shlex.join(["jemb", "train", *given])
+    return re.sub(r" (--)?dry_run(=\S*)?(?!\S)", "", line).strip()
