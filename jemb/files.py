@@ -60,6 +60,10 @@ def write_array(path: Path, array: np.ndarray) -> None:
     write_atomic(path, buffer.getbuffer())
 
 
+MAX_MAPPED = 30_000
+"""Arrays that each kind of reader in a process keeps mapped, of indexes and of token ids; Linux allows 65,530."""
+
+
 def map_array(path: Path) -> np.ndarray:
     """The array in a `.npy` file, read where it is looked at. Raises OSError or ValueError for one that is not whole.
 
@@ -70,8 +74,10 @@ def map_array(path: Path) -> np.ndarray:
     with path.open("rb") as file:
         version = np.lib.format.read_magic(file)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read_header(file)
+        shape, by_columns, dtype = read_header(file)
         start = file.tell()
+    if dtype.hasobject:
+        raise ValueError("holds Python objects")
     size = start + math.prod(shape) * dtype.itemsize
     if path.stat().st_size != size:
         raise ValueError(f"{path.stat().st_size} bytes, wanted {size}")
@@ -79,7 +85,7 @@ def map_array(path: Path) -> np.ndarray:
         data = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
     except RuntimeError as error:
         raise OSError(str(error).splitlines()[0]) from None
-    return data[start:].view(dtype).reshape(shape)
+    return data[start:].view(dtype).reshape(shape, order="F" if by_columns else "C")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -49,7 +49,8 @@ class EvaluateConfig:
     `retrieval:BEIR_DIR/qrels/dev.tsv`), `reranking:FILE` (query, and positive and negative, lists of texts),
     `negation:FILE` (anchor, entailment, negative; or query, positive, negative), and by mteb `mteb:TASK`,
     `mteb:TASK:SUBSET` or a benchmark, in quotes where its name has a comma: 'tasks=["mteb:MTEB(eng, v2)",sts:FILE]'.
-    Files are `.jsonl`, `.tsv` or `.csv` (each also `.gz`, `.zst`) or `.parquet`."""
+    Files are `.jsonl`, `.tsv` or `.csv` (each also `.gz`, `.zst`) or `.parquet`; in a BEIR folder
+    `.jsonl` or `.jsonl.gz`."""
     output: str
     """JSON file: for each task its metrics in percent; for several models that, intervals and differences by model.
     Beside it `report.html`, and a folder of its name with a JSON file for each model and task that mteb reads."""

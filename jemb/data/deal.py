@@ -15,15 +15,11 @@ from numpy.typing import NDArray
 
 from jemb.data.permutation import mix, scramble
 from jemb.errors import InputError
-from jemb.files import map_array
+from jemb.files import MAX_MAPPED, map_array
 from jemb.shards import ShardReader
 from jemb.shards.index import INDEX_DTYPE
 
 Numbers = NDArray[np.int64]
-
-MAX_MAPPED = 30_000
-"""Indexes mapped by one process over all data sets, and as many arrays of token ids may be; Linux allows 65,530
-mappings."""
 
 
 def deal(sizes: Numbers, rank: int, num_ranks: int) -> Numbers:

@@ -74,7 +74,7 @@ def encode_together(
 
 
 class _Fp32Attention(TorchFunctionMode):
-    """Computes attention in fp32 where all else is bf16 on a CPU: torch's backward of it in bf16 takes nine times as
+    """Computes attention in fp32 where all else is bf16 on a CPU: torch's backward of it in bf16 takes many times as
     long there, more than all that bf16 saves (`docs/log.md`)."""
 
     def __torch_function__(

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jemb.errors import InputError
-from jemb.files import map_array, read_json, write_array, write_json
+from jemb.files import MAX_MAPPED, map_array, read_json, write_array, write_json
 from jemb.shards.manifest import Manifest
 
 Numbers = NDArray[np.int64]
@@ -28,8 +28,6 @@ Numbers = NDArray[np.int64]
 TOKENS = "tokens.json"
 FORMAT = 1
 ARRAYS = ("ids", "starts", "first", "hashes")
-MAX_MAPPED = 30_000
-"""Arrays mapped by one process over all data sets, and as many indexes may be; Linux allows 65,530 mappings."""
 
 
 @dataclass(frozen=True, slots=True)

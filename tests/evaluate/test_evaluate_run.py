@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from made_tasks import sentence, write_tasks
 
+from jemb.app.evaluate import run as run_command
 from jemb.config import EvaluateConfig, ModelConfig, parse
 from jemb.errors import Failure, InputError
 from jemb.evaluate import Comparison, Measured, Results, Score, Task, evaluate, load_task, score, table
@@ -153,6 +154,15 @@ def test_outputs_that_cannot_be(data: Path, tmp_path: Path) -> None:
         evaluate(configure("bm25", [task], tmp_path / "file" / "out.json"))
     with pytest.raises(InputError, match="tasks is empty"):
         evaluate(configure("bm25", [], tmp_path / "out.json"))
+
+
+@pytest.mark.parametrize("option", ["output", "model"])
+def test_several_processes_take_no_url(monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    given = {"model": ["runs/pairs"], "tasks": ["sts:dev.jsonl"], "output": "scores.json"}
+    given[option] = ["s3://b/run"] if option == "model" else "s3://b/scores.json"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match=f"{option}=s3://b/.*: several processes share a folder"):
+        run_command(EvaluateConfig(**given))  # type: ignore[arg-type]
 
 
 def test_results_are_finite(data: Path) -> None:

@@ -22,7 +22,9 @@ import pytest
 from fsspec.registry import _registry
 from object_store import BUCKET, FaultyProxy, bytes_on_disk, put, put_folder
 
+from jemb.config import TrainConfig
 from jemb.errors import Failure, InputError
+from jemb.preflight import facts_of, faults_here, find_spot
 from jemb.shards import ShardCache, ShardReader, cache_home, open_datasets
 from jemb.shards import cache as cache_module
 from jemb.shards import reader as reader_module
@@ -61,6 +63,19 @@ def many(place: str, cache: ShardCache | None = None) -> ShardReader:
 def web(proxy: FaultyProxy, stored: str) -> str:
     """The data set by plain HTTP, whose client tries nothing again by itself."""
     return f"{proxy.url}/{BUCKET}/{stored}/many"
+
+
+def test_preflight_looks_at_the_jobs_own_cache_and_says_what_it_cannot_read(
+    proxy: FaultyProxy, stored: str, impatient: None, tmp_path: Path
+) -> None:
+    config = TrainConfig(
+        shards=f"s3://{BUCKET}/{stored}", output=str(tmp_path / "run"), cache_dir=str(tmp_path / "own")
+    )
+    assert {"data set few", "data set many"} <= facts_of(config).keys()
+    assert (tmp_path / "own" / "indexes").is_dir()
+    assert not (cache_home() / "shards").exists()
+    proxy.rate = 1.0
+    assert any("cannot read the shards" in fault for fault in faults_here(config, find_spot({})))
 
 
 def test_an_upload_that_was_cut_off_is_not_left_out(proxy: FaultyProxy, stored: str, s3_port: int) -> None:

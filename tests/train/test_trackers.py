@@ -18,6 +18,7 @@ from jemb.errors import InputError
 from jemb.files import write_json
 from jemb.run_folder import RunFolder
 from jemb.train import trackers as module
+from jemb.train.run_log import RunLog
 from jemb.train.trackers import COLUMNS, Trackers, check_installed
 
 TASK = "sts:/a=b/dev.jsonl"
@@ -183,6 +184,26 @@ def test_an_extra_that_fails_does_not_stop_training(
         log_two_starts(["csv", "wandb"], run)
     assert caplog.messages == ["trackers: wandb is left out from here on (ConnectionError: no route to host)"]
     assert len(run.metrics_csv.read_text().splitlines()) == 7
+
+
+@pytest.mark.parametrize(("error", "failed"), [(RuntimeError(), True), (KeyboardInterrupt(), False), (None, False)])
+def test_trackers_are_told_how_a_run_ends(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, error: BaseException | None, failed: bool
+) -> None:
+    told: list[bool] = []
+
+    class Told(Broken):
+        def close(self, failed: bool = False) -> None:
+            told.append(failed)
+
+    monkeypatch.setitem(module.KINDS, "wandb", Told)
+    log = RunLog(run, start=0, stop=1, log_samples=False, write=True)
+    log.trackers = Trackers(["wandb"], run, 0)
+    nothing: Any = None
+    if error:
+        log.on_exception(nothing, nothing, error)
+    log.teardown(nothing, nothing, "fit")
+    assert told == [failed]
 
 
 def test_our_own_files_do(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
