@@ -76,7 +76,7 @@ def work(result: Path) -> None:
     from jemb.model import make_tiny
     from jemb.train.processes import joined_processes
 
-    config = TrainConfig(shards="", output="", global_batch_size=SHARE * world_size(), max_length=TOKENS)
+    config = TrainConfig(shards="s", output="o", global_batch_size=SHARE * world_size(), max_length=TOKENS)
     with joined_processes("cpu", 5) as processes, tempfile.TemporaryDirectory() as folder:
         if not dist.is_initialized():  # one process alone
             dist.init_process_group("gloo")

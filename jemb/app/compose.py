@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from jemb.config import option_kinds, parse, suggest
+from jemb.config import option_kinds, suggest
 from jemb.config.parse import find_option, suggest_option
 from jemb.errors import InputError
 
@@ -52,7 +52,7 @@ def compose_config(name: str, cls: type[T], overrides: Sequence[str]) -> T:
         for part in path[:-1]:
             inner = inner.setdefault(part, {})
         inner[path[-1]] = value
-    return parse(cls, {str(key): value for key, value in values.items() if value != "???"})
+    return cls(**{str(key): value for key, value in values.items() if value != "???"})
 
 
 def _split(
@@ -83,8 +83,6 @@ def _split(
             raise InputError(f"unknown option '{name}'{hint}; --help lists all options")
         kind = kinds[option]
         if kind in ("text", "text|null"):
-            if not value:
-                raise InputError(f"option '{name}' is empty; wanted {name}=…")
             texts.append((path, None if value == "null" and kind == "text|null" else _unquoted(value)))
         elif kind.startswith("list of"):
             texts.append((path, _as_list(value)))

@@ -1,7 +1,8 @@
 """What every command can be told: one frozen dataclass a command, with meaning, unit, range and default of each field.
 
-`jemb <command> --help` is made from these docstrings. The classes know neither Hydra nor the code they configure;
-`app/` fills them, and `parse` refuses unknown keys, wrong types and values out of range with an `InputError`.
+`jemb <command> --help` is made from these docstrings. The classes know neither Hydra nor the code they configure.
+Each checks itself when one is made, in Python as by a command: unknown names, wrong types and values out of range raise
+`InputError` (`parse.options`).
 """
 
 from jemb.config.commands import (
@@ -13,7 +14,7 @@ from jemb.config.commands import (
     NewConfig,
     TokenizeConfig,
 )
-from jemb.config.parse import describe, option_kinds, option_names, parse, suggest
+from jemb.config.parse import describe, option_kinds, option_names, options, suggest
 from jemb.config.prepare import (
     ConsistencyConfig,
     CrossEncoderConfig,
@@ -63,6 +64,6 @@ __all__ = [
     "describe",
     "option_kinds",
     "option_names",
-    "parse",
+    "options",
     "suggest",
 ]

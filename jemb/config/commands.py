@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from jemb.config.parse import options
 from jemb.config.train import PromptsConfig, Widths
-from jemb.config.types import STRICT, Positive, PositiveReal, Seed, Strings
+from jemb.config.types import Positive, PositiveReal, Seed, Strings
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class TokenizeConfig:
     """Count the tokens of shards out once, so that runs which train on them need not: `jemb train tokens=DIR`."""
-
-    __pydantic_config__ = STRICT
 
     shards: str
     """Output folder of `jemb prepare` (every data set in it), or the folder of one data set, or its URL."""
@@ -34,11 +33,9 @@ class TokenizeConfig:
     """Shards that are worked on at once; 0: one per core."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class EvaluateConfig:
     """Score a model, or several side by side, on local files and on mteb's tasks."""
-
-    __pydantic_config__ = STRICT
 
     model: Strings
     """A run folder of `jemb train`, an exported or sentence-transformers folder, a Hugging Face name, or `bm25`
@@ -71,11 +68,9 @@ class EvaluateConfig:
     """Where to encode."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class ExportConfig:
     """Write a trained model as a sentence-transformers folder, and check that it gives the same vectors."""
-
-    __pydantic_config__ = STRICT
 
     run: str
     """Run folder of `jemb train`."""
@@ -115,11 +110,9 @@ class ExportConfig:
             raise ValueError("private=true says nothing without push_to_hub=USER/NAME")
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class InspectConfig:
     """Show what is in shards, or how far a run has come."""
-
-    __pydantic_config__ = STRICT
 
     path: str
     """Shards, one data set, or a run folder; `jemb inspect DIR` is short for `jemb inspect path=DIR`."""
@@ -137,21 +130,17 @@ class InspectConfig:
     be one `KEY.json` member; `jemb prepare` reads the rest."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class NewConfig:
     """Start a project of your own: a folder with example data, settings and the commands to run."""
-
-    __pydantic_config__ = STRICT
 
     path: str
     """Folder to make; must not exist or be empty. `jemb new DIR` is short for `jemb new path=DIR`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class CompletionConfig:
     """Print the shell code that completes commands, options and their values."""
-
-    __pydantic_config__ = STRICT
 
     shell: Literal["bash", "zsh", "fish"]
     """Whose; `jemb completion bash` is short for `jemb completion shell=bash`. To use it, put into the start file:
@@ -159,11 +148,9 @@ class CompletionConfig:
     `jemb completion fish | source` in ~/.config/fish/config.fish."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class DemoConfig:
     """The whole journey on the docstrings of the installed Python packages: prepare, train, evaluate, export."""
-
-    __pydantic_config__ = STRICT
 
     output: str = "demo"
     """Folder for everything the demo makes."""

@@ -1,14 +1,18 @@
-"""From plain values to a checked config class, and from a config class to its `--help`."""
+"""What makes a config class check itself, and what `--help` shows of it."""
 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
-from typing import Any, TypeVar
+from dataclasses import field, fields
+from functools import wraps
+from typing import Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs, PydanticCustomError
 
 from jemb.errors import InputError
 
@@ -16,15 +20,55 @@ T = TypeVar("T")
 
 PLACEHOLDERS = ("NAME", "FIELD")
 """Words of an option's name in whose place the user's own stand."""
+CHECKED = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
-def parse(cls: type[T], values: Mapping[str, Any]) -> T:
-    """`values` as a checked `cls`; `InputError` with every offending field, the value seen and the value wanted."""
-    try:
-        return TypeAdapter(cls).validate_python(dict(values))
-    except ValidationError as error:
-        lines = [_explain(cls, item) for item in error.errors(include_url=False)]
-        raise InputError("\n".join(lines)) from None
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+def options(cls: type[T]) -> type[T]:
+    """Class decorator: a frozen dataclass of keyword options that checks itself whenever one is made.
+
+    What does not fit raises `InputError` (a ValueError) with every offending option, the value seen and the value
+    wanted, from Python as from the command line. A `pathlib.Path` may stand where a text is wanted; true and false are
+    no numbers. What is wrong between options is the `__post_init__`'s to raise, as ValueError.
+    """
+    cls._as_given = model_validator(mode="before")(classmethod(_as_given))  # type: ignore[attr-defined, arg-type]
+    checked: Any = dataclass(frozen=True, kw_only=True, config=CHECKED)(cls)
+    unchecked = checked.__init__
+
+    @wraps(unchecked)
+    def make(self: Any, *arguments: Any, **values: Any) -> None:
+        try:
+            unchecked(self, *arguments, **values)
+        except ValidationError as error:
+            raise InputError("\n".join(_explain(checked, item) for item in error.errors(include_url=False))) from None
+
+    checked.__init__ = make
+    return checked
+
+
+def _as_given(cls: type, given: Any) -> Any:
+    """Paths become texts; empty texts are refused, and booleans where pydantic would take them for 0 and 1."""
+    values = given.kwargs if isinstance(given, ArgsKwargs) else given
+    if not isinstance(values, Mapping):
+        return given
+    values = {name: _plain(value) for name, value in values.items()}
+    hints = get_type_hints(cls)
+    for name, value in values.items():
+        if isinstance(value, str) and not value:
+            raise PydanticCustomError("empty", "text", {"name": name})
+        if isinstance(value, bool) and bool not in _parts(hints.get(name)):
+            raise PydanticCustomError("no_number", "number", {"name": name, "seen": value})
+    return ArgsKwargs(given.args, values) if isinstance(given, ArgsKwargs) else values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _parts(hint: Any) -> set[Any]:
+    return {hint, *(part for inner in get_args(hint) for part in _parts(inner) if isinstance(part, type))}
 
 
 def option_names(cls: type) -> list[str]:
@@ -124,13 +168,23 @@ def _type_words(entry: Mapping[str, Any]) -> str:
 
 
 def _explain(cls: type, item: Mapping[str, Any]) -> str:
-    name = ".".join(str(part) for part in item["loc"])
-    seen = item["input"]
-    if item["type"] == "unexpected_keyword_argument":
-        return f"unknown option '{name}'{suggest_option(option_names(cls), name)}; --help lists all options"
-    if item["type"] == "missing":
-        return f"option '{name}' is missing: give {name}=…"
-    wanted = str(item["msg"]).removeprefix("Value error, ")
-    if item["type"] == "value_error":
-        return wanted
-    return f"option '{name}': got {seen!r}; {wanted[0].lower()}{wanted[1:]}"
+    name, seen = ".".join(map(str, item["loc"])), repr(item["input"])
+    match item["type"]:
+        case "unexpected_keyword_argument":
+            return f"unknown option '{name}'{suggest_option(option_names(cls), name)}; --help lists all options"
+        case "unexpected_positional_argument":
+            return (
+                f"{cls.__name__}: got {seen} without a name; wanted option=value, as in {option_names(cls)[0]}={seen}"
+            )
+        case "missing":
+            return f"option '{name}' is missing: give {name}=…"
+        case "value_error":
+            return str(item["msg"]).removeprefix("Value error, ")
+        case "empty":
+            name = ".".join(map(str, (*item["loc"], item["ctx"]["name"])))
+            return f"option '{name}' is empty; wanted {name}=…"
+        case "no_number":
+            name = ".".join(map(str, (*item["loc"], item["ctx"]["name"])))
+            return f"option '{name}': got {item['ctx']['seen']}; input should be no boolean"
+    wanted = str(item["msg"])
+    return f"option '{name}': got {seen}; {wanted[0].lower()}{wanted[1:]}"

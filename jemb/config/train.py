@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from jemb.config.types import STRICT, Positive, PositiveReal, Seed, Strings
+from jemb.config.parse import options
+from jemb.config.types import Positive, PositiveReal, Seed, Strings
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Widths = Annotated[list[Positive], BeforeValidator(lambda value: [value] if isinstance(value, int | str) else value)]
@@ -21,11 +22,9 @@ Trackers = Annotated[
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class LossWeights:
     """How much each term of the loss counts; the defaults are the paper's. The formulas: jemb/loss/objectives.py."""
-
-    __pydantic_config__ = STRICT
 
     query_to_positive: Weight = 1.0
     """Each query finds its positive among the positives (and hard negatives) of all rows."""
@@ -40,14 +39,12 @@ class LossWeights:
     what its HardNegation test measures."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class EvaluationConfig:
     """Evaluation while training, which chooses the step whose weights become the model. Does not change the training.
 
     Scores are those of `jemb evaluate`, and texts are encoded by all processes; the first one reads the tasks' files.
     """
-
-    __pydantic_config__ = STRICT
 
     tasks: Strings = field(default_factory=list)
     """What to evaluate on, as for `jemb evaluate`: `sts:FILE`, `retrieval:BEIR_DIR`, `mteb:TASK`, …; none: no
@@ -69,11 +66,9 @@ class EvaluationConfig:
             raise ValueError(f"evaluation.{given[0]} without evaluation.tasks: give what to evaluate on")
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class PromptsConfig:
     """Texts put before the two sides of a sample, in training, in evaluation and by whoever uses the model."""
-
-    __pydantic_config__ = STRICT
 
     query: str | None = None
     """Put before each query, as `prompts.query='query: '`; null: what the model it starts from has as `query`, else
@@ -87,11 +82,9 @@ class PromptsConfig:
         return {role: text for role, text in asdict(self).items() if text is not None}
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class ModelConfig:
     """The encoder to train. Choose a set of values by name (`model=tiny`, `model=t5_small`, …) or a path."""
-
-    __pydantic_config__ = STRICT
 
     path: str | None = None
     """Folder or Hugging Face name of any encoder. Without one, a small BERT is made on the spot: random weights, and a
@@ -117,11 +110,9 @@ class ModelConfig:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@options
 class TrainConfig:
     """Train an encoder on shards: contrastively on pairs, or on triplets with hard negatives."""
-
-    __pydantic_config__ = STRICT
 
     shards: str
     """Output folder of `jemb prepare` (every data set in it), or the folder of one data set; or its URL (`s3://…`,

@@ -166,7 +166,7 @@ def _forget_other_runs(journey: Journey, config: DemoConfig) -> None:
 def _stages(journey: Journey, make_tools: MakeTools) -> list[StageName]:
     """All stages; without the consistency filter, and with a note in the table, where its model is missing."""
     try:
-        config = PrepareConfig(input="", output="", consistency=CONSISTENCY)
+        config = PrepareConfig(input="none", output="none", consistency=CONSISTENCY)
         make_tools(config).encoder(CONSISTENCY.encoder)(["a test"])
     except InputError as error:
         journey.notes.append(f"the consistency filter did not run: {error}")

@@ -16,7 +16,7 @@ from scipy import stats
 
 from jemb.app.cli import command_help
 from jemb.app.compose import compose_config
-from jemb.config import EvaluateConfig, parse
+from jemb.config import EvaluateConfig
 from jemb.errors import InputError
 from jemb.evaluate import evaluate, table
 from jemb.evaluate import run as run_module
@@ -51,7 +51,7 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def configure(models: list[str], tasks: list[str], output: Path, **more: object) -> EvaluateConfig:
-    return parse(EvaluateConfig, {"model": models, "tasks": tasks, "output": str(output), **more})
+    return EvaluateConfig(**{"model": models, "tasks": tasks, "output": str(output), **more})
 
 
 def test_output_of_several_models(tasks: list[str], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from made_tasks import sentence, write_tasks
 from ranks import run_ranks, write_to
 
-from jemb.config import EvaluateConfig, ModelConfig, parse
+from jemb.config import EvaluateConfig, ModelConfig
 from jemb.evaluate import evaluate
 from jemb.model import make_tiny
 
@@ -36,7 +36,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Two encoders, of which the second cuts texts."""
     folder = tmp_path_factory.mktemp("models")
     for name, width, limit in (("wide", 32, 64), ("short", 16, 8)):
-        config = parse(ModelConfig, {"hidden_size": width, "num_layers": 1, "num_heads": 2})
+        config = ModelConfig(**{"hidden_size": width, "num_layers": 1, "num_heads": 2})
         make_tiny([sentence(i) for i in range(50)], config, seed=width, max_length=limit).save(folder / name)
     return [str(folder / "wide"), str(folder / "short")]
 
@@ -77,9 +77,9 @@ def note_texts(rank: int, folder: Path) -> None:
 def alone(tasks: list[str], models: list[str], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What one process writes."""
     output = tmp_path_factory.mktemp("alone") / "scores.json"
-    evaluate(parse(EvaluateConfig, {"model": [*models, "bm25"], "tasks": tasks[1:2], "output": str(output)}))
+    evaluate(EvaluateConfig(**{"model": [*models, "bm25"], "tasks": tasks[1:2], "output": str(output)}))
     retrieval = json.loads(output.read_text())
-    evaluate(parse(EvaluateConfig, {"model": models, "tasks": tasks, "output": str(output)}))
+    evaluate(EvaluateConfig(**{"model": models, "tasks": tasks, "output": str(output)}))
     return json.loads(output.read_text()), retrieval
 
 

@@ -10,7 +10,7 @@ import pytest
 from made_tasks import sentence, write_tasks
 
 from jemb.app.evaluate import run as run_command
-from jemb.config import EvaluateConfig, ModelConfig, parse
+from jemb.config import EvaluateConfig, ModelConfig
 from jemb.errors import Failure, InputError
 from jemb.evaluate import Comparison, Measured, Results, Score, Task, evaluate, load_task, score, table
 from jemb.evaluate import run as run_module
@@ -30,13 +30,13 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    config = parse(ModelConfig, {"hidden_size": 16, "num_layers": 1, "num_heads": 2})
+    config = ModelConfig(**{"hidden_size": 16, "num_layers": 1, "num_heads": 2})
     make_tiny([sentence(i) for i in range(50)], config, seed=0, max_length=32).save(tmp_path / "tiny")
     return tmp_path / "tiny"
 
 
 def configure(model: object, tasks: list[str], output: Path, **more: object) -> EvaluateConfig:
-    return parse(EvaluateConfig, {"model": str(model), "tasks": tasks, "output": str(output), **more})
+    return EvaluateConfig(**{"model": str(model), "tasks": tasks, "output": str(output), **more})
 
 
 def results_of(model: object, tasks: list[str], output: Path, **more: object) -> Results:
@@ -77,7 +77,7 @@ def test_scores_stay_with_their_run(data: Path, model: Path, tmp_path: Path) -> 
         evaluate(configure(run, [sts], run / "scores.json"))
     # Its training goes on while it is scored.
     make = partial(load_text_encoder, config=configure(run, [sts], tmp_path / "c.json"))
-    config = parse(ModelConfig, {"hidden_size": 16, "num_layers": 1, "num_heads": 2})
+    config = ModelConfig(**{"hidden_size": 16, "num_layers": 1, "num_heads": 2})
 
     def make_and_go_on(name: str) -> Encode:
         encode = make(name)

@@ -18,7 +18,7 @@ mteb = pytest.importorskip("mteb")
 import mteb_objects  # noqa: E402
 from sentence_transformers import SentenceTransformer  # noqa: E402
 
-from jemb.config import EvaluateConfig, ModelConfig, parse  # noqa: E402
+from jemb.config import EvaluateConfig, ModelConfig  # noqa: E402
 from jemb.errors import InputError  # noqa: E402
 from jemb.evaluate import RetrievalTask, Task, evaluate, load_task, load_tasks  # noqa: E402
 from jemb.evaluate import tasks as tasks_module  # noqa: E402
@@ -55,7 +55,7 @@ NEGATION = NegationTask("negation", texts(40), texts(40), texts(40))
 
 
 def save_tiny(folder: Path, prompts: dict[str, str] | None = None, default: str | None = None) -> Path:
-    config = parse(ModelConfig, {"hidden_size": 32, "num_layers": 1, "num_heads": 2})
+    config = ModelConfig(**{"hidden_size": 32, "num_layers": 1, "num_heads": 2})
     make_tiny([*WORDS, *texts(50)], config, seed=0, max_length=32).save(folder)
     if prompts:
         path = folder / "config_sentence_transformers.json"
@@ -70,7 +70,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def encoder(folder: object) -> TextEncoder:
-    config = parse(EvaluateConfig, {"model": str(folder), "tasks": [], "output": "none", "device": "cpu"})
+    config = EvaluateConfig(**{"model": str(folder), "tasks": [], "output": "none", "device": "cpu"})
     return load_text_encoder(str(folder), config)
 
 
@@ -212,7 +212,7 @@ def test_the_command_writes_what_mteb_reads(tiny: Path, tmp_path: Path, monkeypa
     names = ["mteb:STS17:en-en", "mteb:SciFact"]
     output = tmp_path / "out.json"
     values = {"model": [str(tiny), "bm25"], "tasks": names, "output": str(output), "device": "cpu", "widths": [8]}
-    comparison = evaluate(parse(EvaluateConfig, values))
+    comparison = evaluate(EvaluateConfig(**values))
     scores = comparison.scores
     assert list(scores[str(tiny)]) == names
     assert list(scores["bm25"]) == ["mteb:SciFact"]

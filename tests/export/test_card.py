@@ -14,7 +14,7 @@ from export_runs import RECORD, SETTINGS, TEXTS, add_checkpoint, bert, make_run,
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard import metadata_load
 
-from jemb.config import ExportConfig, parse
+from jemb.config import ExportConfig
 from jemb.errors import InputError
 from jemb.lineage import TRAINING
 from jemb.model import Encoder, encode
@@ -163,7 +163,7 @@ def test_the_hubs_library_reads_the_card(tmp_path: Path) -> None:
 )
 def test_options_that_make_no_sense_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(InputError, match=next(iter(values))):
-        parse(ExportConfig, {"run": "r", "output": "o", **values})
+        ExportConfig(**{"run": "r", "output": "o", **values})
 
 
 def truncated() -> Encoder:

@@ -80,7 +80,7 @@ def test_mistakes_are_refused(overrides: list[str], message: str) -> None:
 
 def step(**options: Any) -> EmbeddingModule:
     """The module after one training step on all samples."""
-    train_config = TrainConfig(shards="", output="", temperature=0.2, **options)
+    train_config = TrainConfig(shards="s", output="o", temperature=0.2, **options)
     texts = [text for sample in SAMPLES for text in (sample.query, sample.positive, *sample.negatives)]
     size = ModelConfig(vocab_size=300, hidden_size=16, num_layers=1, num_heads=2)
     encoder = make_tiny(texts, size, seed=1, max_length=24)

@@ -20,7 +20,7 @@ import pytest
 from prepare_tools import write_tar
 
 from jemb.app.compose import compose_config
-from jemb.config import FieldsConfig, LanguageConfig, PrepareConfig, parse
+from jemb.config import FieldsConfig, LanguageConfig, PrepareConfig
 from jemb.config.prepare import SourceConfig, SourceFieldsConfig
 from jemb.errors import InputError
 from jemb.prepare.identity import STAGE_NAMES, changes, is_origin, origin, stage_settings
@@ -263,9 +263,9 @@ def test_there_must_be_something_to_prepare():
 def test_a_mapping_from_a_file_of_values():
     """As YAML or Python give it: nested."""
     values = {"output": "o", "sources": {"a": {"path": "p", "fields": {"query": "q"}, "constants": {"x": "y"}}}}
-    assert parse(PrepareConfig, values).sources["a"].fields.query == "q"
+    assert PrepareConfig(**values).sources["a"].fields.query == "q"
     with pytest.raises(InputError, match=r"unknown option 'sources.a.limt' \(did you mean 'sources.a.limit'"):
-        parse(PrepareConfig, {"output": "o", "sources": {"a": {"path": "p", "limt": 3}}})
+        PrepareConfig(**{"output": "o", "sources": {"a": {"path": "p", "limt": 3}}})
 
 
 def test_options_of_one_source_and_of_all(tmp_path, write_jsonl):

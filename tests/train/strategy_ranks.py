@@ -112,7 +112,7 @@ def sgd(model: torch.nn.Module, *, learning_rate: float, weight_decay: float) ->
 
 def run_case(options: dict[str, Any], processes: Any) -> Outcome:
     """Three steps as `jemb train` does them, but for optimiser and data."""
-    defaults = {"shards": "", "output": "", "temperature": 0.2, "margin": 0.5, "gradient_clip": None}
+    defaults = {"shards": "s", "output": "o", "temperature": 0.2, "margin": 0.5, "gradient_clip": None}
     config = TrainConfig(**{**defaults, "learning_rate": 0.001, "warmup_steps": 0, "schedule": "constant", **options})
     encoder = tiny(config.model)
     negatives = config.num_negatives if config.objective == "triplets" else 0
