@@ -1,7 +1,12 @@
-"""Files that are whole or absent: everything jemb writes appears by write-to-temporary, fsync, rename."""
+"""Files that are whole or absent: everything jemb writes appears by write-to-temporary, fsync, rename.
+
+Names that come from outside become paths here alone (`inside`), and no link that somebody planted is followed: neither
+at a temporary name (`create`) nor at a lock (`open_lock`).
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import json
@@ -11,7 +16,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -38,12 +43,53 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+def check_name(name: object, where: str | Path) -> str:
+    """`name` as it is, where it is a relative path that stays in its folder; `InputError` naming `where` otherwise.
+
+    For names from listings of buckets, manifests, tars, checkpoints and folders of models: these are data, which
+    anybody may have written. Refused are absolute names, `..`, empty parts, backslashes and control characters.
+    """
+    wrong = not isinstance(name, str) or any(sign == "\\" or sign < " " or sign == "\x7f" for sign in name)
+    if wrong or any(part in ("", ".", "..") for part in str(name).split("/")):
+        raise InputError(f"{where}: names {name!r}; wanted a relative name that stays in its folder")
+    return str(name)
+
+
+def inside(folder: Path, name: object, where: str | Path) -> Path:
+    """The path of `name`, which comes from outside, in `folder`. `InputError` as of `check_name`, and for a name behind
+    a link that leads out of the folder."""
+    path = folder / check_name(name, where)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{where}: {name!r} is a link out of {folder}; wanted a file or folder that stays in it")
+    return path
+
+
+def create(path: Path) -> BinaryIO:
+    """A new file for writing; what had the name, of a killed process or a planted link, is removed, not followed."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.fdopen(os.open(path, flags, 0o666), "wb")
+    except FileExistsError:
+        path.unlink()
+        return os.fdopen(os.open(path, flags, 0o666), "wb")
+
+
+def open_lock(path: Path) -> int:
+    """The descriptor of a file that processes lock, made if need be. `InputError` where a link has its name."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise InputError(f"{path}: is a link, which jemb never makes there; remove it") from None
+        raise
+
+
 def write_atomic(path: Path, data: bytes | memoryview | str) -> None:
     """Write `path` so that a reader sees the old file or the whole new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with naming(path), temporary.open("wb") as file:
+        with naming(path), create(temporary) as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
@@ -111,6 +157,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    if temporary.is_symlink():
+        temporary.unlink()
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -143,9 +191,12 @@ def replace_folder(new: Path, folder: Path) -> None:
 def alone(folder: Path, command: str) -> Iterator[None]:
     """Keep a second run of `command` out of `folder`, which is made if need be. The lock ends with the process."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
+    lock = open_lock(folder / ".lock")
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"{folder}: another {command} is at work there; wait for it") from None
         yield
+    finally:
+        os.close(lock)

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from jemb.errors import Failure, InputError
-from jemb.files import write_json
+from jemb.files import create, inside, write_json
 from jemb.run_folder import CHECKPOINT, RunFolder
 from jemb.shards import cache_home
 from jemb.tables.places import base_name, each, is_url, join, to_local
@@ -144,7 +144,10 @@ class Mirror:
     def _replace(self, there: Mapping[str, int]) -> None:
         """Make the folder hold these files from the URL, and no others; run.json comes last."""
         shutil.rmtree(self.folder / FETCHED, ignore_errors=True)
-        each(lambda name: download(join(self.url, name), self.folder / FETCHED / name, there[name]), there)
+        each(
+            lambda name: download(join(self.url, name), inside(self.folder / FETCHED, name, self.url), there[name]),
+            there,
+        )
         (self.folder / "run.json").unlink(missing_ok=True)
         for old in self._entries():
             shutil.rmtree(old) if old.is_dir() else old.unlink()
@@ -198,7 +201,7 @@ def written_file(place: str) -> Iterator[str]:
     if not is_url(place := to_local(place)):
         yield place
         return
-    path = cache_home() / "outputs" / _short(place) / base_name(place)
+    path = inside(cache_home() / "outputs" / _short(place), base_name(place), f"output={place}")
     shutil.rmtree(path.parent, ignore_errors=True)
     path.parent.mkdir(parents=True)
     try:
@@ -235,7 +238,7 @@ def local_copy(place: str) -> str:
 def download(url: str, path: Path, size: int) -> None:
     """A file there as one here."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    with create(path) as file:
         fetch(url, file, size)
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from jemb.config import TokenizeConfig
 from jemb.errors import InputError
-from jemb.files import alone
+from jemb.files import alone, inside
 from jemb.model import Encoder, Tokenize, load_encoder
 from jemb.prepare.executor import LocalExecutor
 from jemb.shards import ShardReader, open_datasets
@@ -53,12 +53,13 @@ def pretokenize(config: TokenizeConfig) -> str:
     with alone(output, "jemb tokenize"):
         tasks = []
         for name, reader in readers.items():
-            if start_tokens(output / name, recipes[name]):
+            folder = inside(output, name, f"shards={config.shards}")  # a manifest says what its data set is called
+            if start_tokens(folder, recipes[name]):
                 borders = pairwise([0, *accumulate(shard.num_samples for shard in reader.manifest.shards)])
                 tasks += [
-                    _Task(reader, number, *rows, encoder.tokenize, recipes[name], output / name)
+                    _Task(reader, number, *rows, encoder.tokenize, recipes[name], folder)
                     for number, rows in enumerate(borders)
-                    if not has_part(output / name, number)
+                    if not has_part(folder, number)
                 ]
         total = sum(task.stop - task.start for task in tasks)
         with LocalExecutor(config.workers) as executor, tqdm(total=total, desc="tokenise", unit="sample") as bar:
@@ -84,7 +85,8 @@ def open_tokens(folder: str, readers: Mapping[str, ShardReader], encoder: Encode
     """The stored tokens of every data set. Raises InputError where they are not those of this encoder's tokenizer."""
     place = _folder(folder, "tokens")
     return {
-        name: TokenReader(place / name, reader.manifest, recipe_of(reader, encoder)) for name, reader in readers.items()
+        name: TokenReader(inside(place, name, f"tokens={folder}"), reader.manifest, recipe_of(reader, encoder))
+        for name, reader in readers.items()
     }
 
 

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jemb.errors import InputError
-from jemb.files import read_json, write_json
+from jemb.files import open_lock, read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ class RunFolder:
         Any number of processes may do so at once. Scores of an older model go. Where the run has gone on to a newer one
         meanwhile, nothing is kept.
         """
-        with (self.path / ".scores.lock").open("a") as lock:
+        with os.fdopen(open_lock(self.path / ".scores.lock"), "w") as lock:
             try:
                 fcntl.lockf(lock, fcntl.LOCK_EX)
             except OSError:

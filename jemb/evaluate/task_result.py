@@ -29,8 +29,8 @@ def write_task_results(comparison: Comparison, folder: Path) -> None:
 
 
 def file_name(name: str) -> str:
-    """A name for a file: letters, digits, `.`, `-`, `_`; `/` becomes `__`, as in mteb."""
-    return re.sub(r"[^\w.\-]+", "_", name.removeprefix("mteb:").replace("/", "__")).strip("_") or "_"
+    """A name for a file: letters, digits, `.`, `-`, `_`, no `.` first; `/` becomes `__`, as in mteb."""
+    return re.sub(r"[^\w.\-]+", "_", name.removeprefix("mteb:").replace("/", "__")).strip("_").lstrip(".")[-80:] or "_"
 
 
 def _local(task: str, main: str, cells: Mapping[str, Cell], seconds: float) -> dict[str, Any]:

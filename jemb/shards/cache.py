@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from jemb.errors import Failure, InputError
+from jemb.files import open_lock
 from jemb.shards.manifest import ShardInfo
 from jemb.tables.transfer import fetch
 
@@ -122,7 +123,7 @@ class ShardCache:
         """Descriptor of the empty file `part`, which is ours inside the block and gone after it."""
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = open_lock(part)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 if not _is(part, descriptor):  # who had it before us has renamed or removed it
@@ -170,7 +171,7 @@ class ShardCache:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """No other process or thread makes room or gives a shard its name in the block."""
-        with (self.folder / ".lock").open("w") as lock:
+        with os.fdopen(open_lock(self.folder / ".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from jemb.errors import InputError
-from jemb.files import read_json, write_json
+from jemb.files import check_name, read_json, write_json
 from jemb.records import Kind
 
 MANIFEST = "manifest.json"
@@ -55,8 +55,7 @@ class ShardInfo:
             bytes=_get(value, "bytes", int, where),
             sha256=_get(value, "sha256", str, where),
         )
-        # A name with a folder in it would let a manifest read files outside its data set.
-        if Path(shard.file).name != shard.file or not shard.file.endswith(".tar"):
+        if "/" in check_name(shard.file, where) or not shard.file.endswith(".tar"):
             raise InputError(f"{where}: file is {shard.file!r}; wanted a plain name that ends in .tar")
         return shard
 

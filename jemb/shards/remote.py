@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jemb.errors import InputError
-from jemb.files import write_atomic
+from jemb.files import open_lock, write_atomic
 from jemb.shards.cache import ShardCache
 from jemb.shards.index import REBUILD, index_file_bytes
 from jemb.shards.manifest import MANIFEST, Manifest, ShardInfo
@@ -109,7 +109,7 @@ def bring(url: str, sizes: Mapping[str, int] | None, cache: ShardCache) -> Path:
     # By content: another manifest at the same URL has a folder of its own, and one that moved is known again.
     folder = cache.folder / "indexes" / hashlib.sha256(data).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with os.fdopen(open_lock(folder / ".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one process of the machine fetches, the others find all there
         each(lambda shard: _bring_index(url, folder, shard), manifest.shards)
         if not (folder / MANIFEST).exists():

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from jemb.errors import InputError
-from jemb.files import naming, sync_folder, write_atomic
+from jemb.files import create, naming, open_lock, sync_folder, write_atomic
 from jemb.records import Kind, Sample
 from jemb.shards.index import encode_index
 from jemb.shards.manifest import MANIFEST, UNFINISHED, Manifest, ShardInfo, StageCount, write_manifest
@@ -110,7 +110,7 @@ class _OpenShard:
     def __init__(self, folder: Path, name: str) -> None:
         self.path = folder / name
         self.temporary = folder / f".{name}.{os.getpid()}.tmp"
-        self.file: BinaryIO = self.temporary.open("wb")
+        self.file: BinaryIO = create(self.temporary)
         self.digest = hashlib.sha256()
         self.places: list[tuple[int, int]] = []
         self.position = 0
@@ -149,7 +149,7 @@ def _claim(folder: Path) -> int:
     # Without our mark these are not ours to delete.
     if not mark.exists() and (tars := sorted(folder.glob("*.tar"))):
         raise InputError(f"{folder}: holds {tars[0].name}, which this did not write; choose another folder")
-    descriptor = os.open(mark, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = open_lock(mark)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from jemb.errors import Failure, InputError
+from jemb.files import check_name
 from jemb.tables.places import file_system
 
 T = TypeVar("T")
@@ -94,14 +95,19 @@ def remove(url: str) -> None:
 
 
 def list_tree(url: str) -> dict[str, int]:
-    """{name under `url`: bytes} of all files there, in any depth; empty where there is nothing."""
+    """{name under `url`: bytes} of all files there, in any depth; empty where there is nothing.
+
+    The keys of a bucket are anybody's texts: raises `InputError` for one that is no name of a file in a folder.
+    """
 
     def find() -> dict[str, int]:
         files, root = file_system(url)
         files.invalidate_cache()
         found = files.find(root, detail=True)
         start = len(root.rstrip("/")) + 1
-        return {path[start:]: int(info.get("size") or 0) for path, info in found.items() if len(path) > start}
+        names = {path[start:]: int(info.get("size") or 0) for path, info in found.items() if len(path) > start}
+        # A key that ends in `/` is the mark of a folder that was made by hand.
+        return {check_name(name, url): size for name, size in names.items() if size or not name.endswith("/")}
 
     try:
         return patiently(url, find)

@@ -22,7 +22,7 @@ import jemb
 from jemb.config import TrainConfig
 from jemb.data import BatchPlan
 from jemb.errors import InputError
-from jemb.files import write_atomic, write_json
+from jemb.files import open_lock, write_atomic, write_json
 from jemb.lineage import public_name, stages_before
 from jemb.run_folder import RunFolder
 from jemb.shards import ShardReader
@@ -61,7 +61,7 @@ def locked(run: RunFolder) -> Iterator[None]:
     """Hold the run folder, so that two trainers never write to it. Released by the system when the process dies."""
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(run.path / ".lock", os.O_CREAT | os.O_RDWR)
+        descriptor = open_lock(run.path / ".lock")
     except OSError as error:
         raise InputError(f"output={run.path}: cannot be used as a run folder ({error.strerror})") from None
     try:
