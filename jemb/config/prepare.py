@@ -87,7 +87,8 @@ class DecontaminateConfig:
     ngram: Positive = 5
     """Characters or words in a shingle."""
     min_words: Positive = 3
-    """Evaluation texts of fewer words are not looked for: `yes` and `Paris` are in any data."""
+    """Evaluation texts of fewer words are not looked for: `yes` and `Paris` are in any data. In scripts without spaces
+    (Chinese, Japanese, Thai, …) each letter counts as a word."""
 
 
 @options
@@ -101,7 +102,8 @@ class NearDuplicatesConfig:
     shingle: Literal["char", "word"] = "char"
     """What a shingle is made of: characters (suits texts under about 50 words) or words."""
     ngram: Positive = 5
-    """Characters or words in a shingle. A text shorter than this is one shingle."""
+    """Characters or words in a shingle; a letter of a script without spaces (Chinese, Japanese, Thai, …) is a word. A
+    text shorter than this is one shingle."""
     side: DuplicateSide = "both"
     """What must reach the threshold: the query, the positive, each of both, or the text of both joined. (Joined, a long
     answer outweighs its query, and a new question to the same answer counts as a duplicate.)"""
@@ -153,7 +155,7 @@ class OverlapConfig:
     share: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Drop a pair when at least this share of the words of its shorter text are substrings of the longer; (0, 1]."""
     min_words: Positive = 4
-    """And at least so many words are."""
+    """And at least so many words are. A letter of a script without spaces (Chinese, Japanese, Thai, …) is a word."""
 
 
 @options

@@ -18,7 +18,7 @@ from jemb.config import DecontaminateConfig
 from jemb.files import write_array
 from jemb.prepare.job import Job
 from jemb.prepare.table import Dropped, Table, load_table, write_table
-from jemb.text import normalise
+from jemb.text import count_words, normalise
 
 if TYPE_CHECKING:
     from jemb.prepare.near.index import Index
@@ -48,7 +48,7 @@ def decontaminate(
 def choose_texts(texts: Iterable[str], min_words: int) -> list[str]:
     """Each text once, in order, without those of fewer than `min_words` words."""
     folded = {normalise(text): text for text in texts}
-    return [text for text in folded.values() if len(text.split()) >= min_words]
+    return [text for text in folded.values() if count_words(text) >= min_words]
 
 
 def digest(texts: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from jemb.prepare.source.formats import hub_name
 from jemb.prepare.source.sources import Source
 from jemb.tables import base_name, each, hub_state, is_url, look, open_bytes
 
-RULES = 2
+RULES = 3
 """Raised whenever a stage comes to keep other rows for the same settings."""
 STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
 """The filters in the order they run."""

@@ -85,7 +85,7 @@ def near_duplicates(table: Table, job: Job, config: NearDuplicatesConfig, seed: 
 
 def find_near_duplicates(texts: Sequence[str], config: NearDuplicatesConfig, seed: int) -> Numbers:
     """[N]: for each text the first one of its group, by the rule of `near_duplicates`, in this process."""
-    folded = fold(pack(texts))
+    folded = fold(pack(texts), config.shingle == "word")
     digest, bands = keys_of(folded, config, seed)
     rows = np.arange(len(folded))
     names = rows.copy()
@@ -115,7 +115,7 @@ def _sign_piece(
 ) -> dict[str, Any]:
     columns = (config.side,) if config.side in ("query", "positive") else ("query", "positive", "negatives")
     rows = table.read(piece, columns)
-    folded = fold_rows(rows.query, rows.positive, rows.negatives, config.side)
+    folded = fold_rows(rows.query, rows.positive, rows.negatives, config.side, config.shingle == "word")
     write_spill(_spill(folder, piece), rows.ids, folded, *keys_of(folded, config, seed), ranges)
     return {}
 

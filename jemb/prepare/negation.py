@@ -19,7 +19,7 @@ from jemb.prepare.negating.main_verb import Text
 from jemb.prepare.negating.rules import negate_fragment, negate_head, negate_main
 from jemb.prepare.negating.swaps import LEXICAL, take_out
 from jemb.prepare.table import Rows, Verdict
-from jemb.text import normalise
+from jemb.text import count_words, normalise
 
 MAX_WORDS = 40
 """Longer sentences have more clauses than the rules can tell apart."""
@@ -77,7 +77,7 @@ def _changed(new: str | None, sentence: str) -> str | None:
 
 def _is_one_sentence(sentence: str) -> bool:
     text = sentence.strip()
-    if "?" in text or "\n" in text or not text or len(text.split()) > MAX_WORDS:
+    if "?" in text or "\n" in text or not text or count_words(text) > MAX_WORDS:
         return False
     for end in re.finditer(r"([^\W\d_]+)?[.!]['\")\]]* +(?=[A-Z\"'(])", text):
         if not end[1] or (len(end[1]) > 2 and end[1].lower() not in _ABBREVIATIONS):

@@ -5,15 +5,14 @@ Not among the default stages. A row goes when nearly all words of its shorter te
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from jemb.config import OverlapConfig
 from jemb.prepare.table import Rows, Verdict
+from jemb.text import words as words_of
 
 BINS = 20
 """Of the histogram of shares of words found."""
-_WORD = re.compile(r"\w+")
 
 
 def drop_overlapping(rows: Rows, config: OverlapConfig) -> Verdict:
@@ -39,14 +38,14 @@ def drop_overlapping(rows: Rows, config: OverlapConfig) -> Verdict:
 def words_found(query: str, positive: str) -> tuple[int, int]:
     """(words of the shorter text that are substrings of the longer one, words of the shorter text), case folded.
 
-    A word is a run of letters, digits and underscores; one that occurs twice counts twice. Shorter is the text with
-    fewer characters, of equal ones the query. A substring may lie anywhere, also within a longer word: `art` is found
-    in `party`.
+    A word is a run of letters, digits and underscores, or a letter of a script without spaces (`jemb.text.words`); one
+    that occurs twice counts twice. Shorter is the text with fewer characters, of equal ones the query. A substring may
+    lie anywhere, also within a longer word: `art` is found in `party`.
     """
     shorter, longer = query.casefold(), positive.casefold()
     if len(longer) < len(shorter):
         shorter, longer = longer, shorter
-    words = _WORD.findall(shorter)
+    words = words_of(shorter)
     return sum([word in longer for word in words]), len(words)
 
 

@@ -23,7 +23,7 @@ from jemb.prepare.near.minhash import band_keys, digests, shingle_sets, signatur
 CHAR = NearDuplicatesConfig()
 WORD = NearDuplicatesConfig(shingle="word", ngram=3)
 # Letters of one to four bytes, some whose lower case is longer, shorter, several letters or decided by the neighbours.
-ALPHABET = "aZ_9 .\0\n\t-éÉßσΣςİıKȺẞДж中文𝔸😀ⓐⒶ\u00a0\u0300"
+ALPHABET = "aZ_9 .\0\n\t-éÉßσΣςİıKȺẞДж中文、ท่हि𠮷𝔸😀ⓐⒶ\u00a0\u0300"
 texts_of = st.lists(st.one_of(st.text(ALPHABET, max_size=40), st.text(max_size=20)), max_size=20)
 folded_of = st.lists(st.text("ab é中\0", max_size=60), max_size=12)
 
@@ -51,16 +51,17 @@ def jaccard(one: str, other: str, config: NearDuplicatesConfig) -> float:
 
 
 @settings(deadline=None, max_examples=200)
-@given(texts_of)
-def test_folding_is_that_of_the_regex(texts):
-    assert listed(fold(pack(texts))) == [fold_text(text) for text in texts]
+@given(texts_of, st.booleans())
+def test_folding_is_that_of_the_regex(texts, apart):
+    assert listed(fold(pack(texts), apart)) == [fold_text(text, apart) for text in texts]
 
 
-def test_folding_is_that_of_the_regex_for_every_letter():
+@pytest.mark.parametrize("apart", [False, True])
+def test_folding_is_that_of_the_regex_for_every_letter(apart):
     codes = [*range(1 << 16), *range(1 << 16, sys.maxunicode + 1, 11)]
     letters = [chr(code) for code in codes if unicodedata.category(chr(code)) != "Cs"]
     texts = [f"{letter}a {letter}-Z{letter}" for letter in letters]
-    assert listed(fold(pack(texts))) == [fold_text(text) for text in texts]
+    assert listed(fold(pack(texts), apart)) == [fold_text(text, apart) for text in texts]
 
 
 def test_folding_by_hand():

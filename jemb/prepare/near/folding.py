@@ -6,7 +6,6 @@ Before: rows of a piece. After: `minhash.py` signs what is folded here, and `nea
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,10 +16,12 @@ import pyarrow as pa
 
 from jemb.config import DuplicateSide
 from jemb.prepare.near.kernel import kernel, read_only
+from jemb.text import is_mark, stands_alone, words
 
-WORD = re.compile(r"\w+")
 ASK = 0xFFFFFFFF
 """In the table of letters: this one is left to Python."""
+MARK, ALONE, CODE = 1 << 30, 1 << 31, (1 << 30) - 1
+"""Bits there: it belongs to the letter before it; it is a word by itself; its code point."""
 
 Bytes = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[np.int64]
@@ -67,40 +68,45 @@ def ends(lengths: Numbers) -> Numbers:
     return offsets
 
 
-def fold_text(text: str) -> str:
-    """The words of `text` in lower case, one space between, no punctuation.
+def fold_text(text: str, apart: bool = False) -> str:
+    """The words of `text` in lower case, one space between, no punctuation. apart: as in `jemb.text.words`.
 
     A text of punctuation alone is compared as it is, or all of them would be equal.
     """
-    return " ".join(WORD.findall(text.lower())) or " ".join(text.replace("\0", " ").split())
+    return " ".join(words(text.lower(), apart)) or " ".join(text.replace("\0", " ").split())
 
 
-def fold(texts: Packed) -> Packed:
+def fold(texts: Packed, apart: bool = False) -> Packed:
     """`fold_text` of each."""
-    data = np.empty(len(texts.data) + 1, np.uint8)
+    # A letter that gets a space before it has three bytes or more.
+    data = np.empty(len(texts.data) + (len(texts.data) // 3 if apart else 0) + 2, np.uint8)
     offsets = np.zeros(len(texts) + 1, np.int64)
     ask = np.zeros(len(texts), np.bool_)
-    _fold(read_only(texts.data), read_only(texts.offsets), _letters(), data, offsets, ask)
+    _fold(read_only(texts.data), read_only(texts.offsets), _letters(apart), data, offsets, ask)
     folded = Packed(data[: offsets[-1]], offsets)
-    return _replaced(folded, ask, texts) if ask.any() else folded
+    return _replaced(folded, ask, texts, apart) if ask.any() else folded
 
 
 def fold_rows(
-    query: Sequence[str], positive: Sequence[str], negatives: Sequence[Sequence[str]], side: DuplicateSide
+    query: Sequence[str],
+    positive: Sequence[str],
+    negatives: Sequence[Sequence[str]],
+    side: DuplicateSide,
+    apart: bool = False,
 ) -> Packed:
-    """What is compared of each row, its parts split by NUL.
+    """What is compared of each row, its parts split by NUL. apart: as in `fold`.
 
     `both` has a part for the query and one for the positive, `joined` one for the two together; a triplet adds its
     negatives as a part, since the same texts in other roles teach something else.
     """
     if side in ("query", "positive"):
-        return fold(pack(query if side == "query" else positive))
+        return fold(pack(query if side == "query" else positive), apart)
     if side == "both":
-        parts = [fold(pack(query)), fold(pack(positive))]
+        parts = [fold(pack(query), apart), fold(pack(positive), apart)]
     else:
-        parts = [fold(pack([f"{one} {other}" for one, other in zip(query, positive, strict=True)]))]
+        parts = [fold(pack([f"{one} {other}" for one, other in zip(query, positive, strict=True)]), apart)]
     if any(negatives):
-        parts.append(fold(pack([" ".join(texts) for texts in negatives])))
+        parts.append(fold(pack([" ".join(texts) for texts in negatives]), apart))
     if len(parts) == 1:
         return parts[0]
     last = np.array([bool(texts) for texts in negatives]) if any(negatives) else np.ones(len(query), np.bool_)
@@ -121,10 +127,10 @@ def _joined(parts: Sequence[Packed], last: npt.NDArray[np.bool_]) -> Packed:
     return Packed(data, offsets)
 
 
-def _replaced(folded: Packed, ask: npt.NDArray[np.bool_], texts: Packed) -> Packed:
+def _replaced(folded: Packed, ask: npt.NDArray[np.bool_], texts: Packed, apart: bool) -> Packed:
     """`folded` with the texts in question done by Python."""
     rows = np.flatnonzero(ask)
-    ours = pack([fold_text(texts[row]) for row in rows.tolist()])
+    ours = pack([fold_text(texts[row], apart) for row in rows.tolist()])
     lengths = np.diff(folded.offsets)
     lengths[rows] = np.diff(ours.offsets)
     offsets = ends(lengths)
@@ -140,8 +146,9 @@ def copy_runs(data: Bytes, starts: Numbers, lengths: Numbers, targets: Numbers, 
 
 
 @cache
-def _letters() -> npt.NDArray[np.uint32]:
-    """[65536]: for each code point of the basic plane its lower case, 0 when it is no part of a word, or ASK.
+def _letters(apart: bool) -> npt.NDArray[np.uint32]:
+    """[65536]: for each code point of the basic plane its lower case, 0 when it is no part of a word, or ASK; with the
+    bits MARK and, where `apart`, ALONE.
 
     Python is asked where lower case is several letters, longer in UTF-8, or decided by its neighbours (the final
     sigma), and for the planes beyond.
@@ -152,7 +159,9 @@ def _letters() -> npt.NDArray[np.uint32]:
         if len(low) > 1 or chr(code) == "Σ" or _size(low) > _size(chr(code)):
             table[code] = ASK
         elif low.isalnum() or low == "_":
-            table[code] = ord(low)
+            table[code] = ord(low) | (ALONE if apart and stands_alone(low) else 0)
+        elif is_mark(low):
+            table[code] = ord(low) | MARK
     return table
 
 
@@ -164,17 +173,23 @@ def _size(letter: str) -> int:
 def _fold(data, offsets, letters, out, out_offsets, ask):  # type: ignore[no-untyped-def]
     # Unsigned places: numba looks at a signed one for whether it counts from the end, which takes half the time.
     one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
+    mark, alone, code = np.uint32(MARK), np.uint32(ALONE), np.uint32(CODE)
     o = np.uint64(0)
     for row in range(len(offsets) - 1):
         start = o
         at = np.uint64(offsets[row])
         end = np.uint64(offsets[row + 1])
-        inside = False
+        inside = False  # a word
+        closed = False  # that is one letter
         while at < end:
             byte = np.uint32(data[at])
             if byte < 128:
                 at += one
                 letter = letters[byte]
+                if closed and letter != 0:
+                    out[o] = 32
+                    o += one
+                closed = False
                 out[o] = letter if letter != 0 else 32
                 o += np.uint64(inside or letter != 0)
                 inside = letter != 0
@@ -193,6 +208,14 @@ def _fold(data, offsets, letters, out, out_offsets, ask):  # type: ignore[no-unt
             if letter == ASK:
                 ask[row] = True
                 break
+            if letter & mark and not inside:
+                letter = np.uint32(0)
+            if letter & mark == 0:
+                if letter != 0 and (closed or (inside and letter & alone)):
+                    out[o] = 32
+                    o += one
+                closed = letter & alone != 0
+            letter &= code
             if letter == 0:
                 out[o] = 32
                 o += np.uint64(inside)

@@ -32,7 +32,7 @@ class Index:
         """threshold: Jaccard similarity; (0, 1]. The other options as in `NearDuplicatesConfig`."""
         self._config = NearDuplicatesConfig(threshold=threshold, num_perm=num_perm, shingle=shingle, ngram=ngram)
         self._seed = seed
-        folded = fold(pack(texts))
+        folded = fold(pack(texts), self._config.shingle == "word")
         self._sets = shingle_sets(folded, self._config)
         bands = keys_of(folded, self._config, seed)[1]
         keys = bands.reshape(-1)
@@ -50,7 +50,7 @@ class Index:
         Case, white space and punctuation do not matter. A text of equal words is always found; one close to the
         threshold can be missed (6 % at it, 0.1 % at 0.1 above).
         """
-        folded = fold(pack(texts))
+        folded = fold(pack(texts), self._config.shingle == "word")
         found = np.full(len(folded), len(self._sets), np.int64)
         bands = keys_of(folded, self._config, self._seed)[1]
         for pairs in self._candidates(bands):
