@@ -15,7 +15,10 @@ import torch.distributed as dist
 from jemb.train.processes import joined_processes
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["jemb.app.cli", "jemb.train", "jemb.evaluate", "ranks"])
+context.set_forkserver_preload(
+    ["jemb.app.cli", "jemb.app.models", "jemb.train", "jemb.prepare", "jemb.evaluate", "jemb.export", "jemb.inspect",
+     "jemb.pretokenize", "hydra", "sentence_transformers", "ranks"]
+)  # fmt: skip
 
 
 class Meeting:

@@ -1,0 +1,1 @@
+"""What a GPU tells about jemb: `check.py` runs the stages, `right.py` compares with a CPU, `fast.py` measures."""
