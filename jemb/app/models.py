@@ -33,7 +33,7 @@ def make_tools(config: PrepareConfig) -> Tools:
 
 def make_encoder(config: ConsistencyConfig | MineConfig) -> Callable[[str], Encode]:
     """name or folder -> function from texts to unit vectors."""
-    return _MakeEncoder(config.max_length, config.batch_tokens)
+    return _MakeEncoder(config.max_length, config.batch_tokens, config.precision)
 
 
 def make_cross_encoder(config: CrossEncoderConfig) -> Callable[[str], Score]:
@@ -60,6 +60,7 @@ class _MakeScore:
 class _MakeEncoder:
     max_length: int | None
     batch_tokens: int | None
+    precision: str = "fp32"
 
     def __call__(self, name: str) -> Encode:
         import torch
@@ -69,17 +70,19 @@ class _MakeEncoder:
         encoder = load_encoder(find_auxiliary(name), max_length=self.max_length)
         if encoder.prompts:
             log.warning("%s: its prompts are not put before the texts: %s", name, encoder.prompts)
-        return _TextEncoder(encoder, "cuda" if torch.cuda.is_available() else "cpu", self.batch_tokens)
+        return _TextEncoder(encoder, "cuda" if torch.cuda.is_available() else "cpu", self.batch_tokens, self.precision)
 
 
 class _TextEncoder:
     """Texts to unit vectors, float32 [N, D]; on the CPU always by one thread, so that the same bits come out whatever
     else runs on the machine: there are as many processes as cores."""
 
-    def __init__(self, encoder: Encoder, device: str, batch_tokens: int | None) -> None:
+    def __init__(self, encoder: Encoder, device: str, batch_tokens: int | None, precision: str) -> None:
         self.encoder = encoder
         self.device = device
         self.batch_tokens = batch_tokens
+        # A CPU computes as the weights are.
+        self.precision = precision if device == "cuda" else "fp32"
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         import torch
@@ -89,7 +92,8 @@ class _TextEncoder:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            return encode(self.encoder, texts, batch_tokens=self.batch_tokens, device=self.device)
+            exact = self.precision == "fp32"
+            return encode(self.encoder, texts, batch_tokens=self.batch_tokens, device=self.device, exact=exact)
         finally:
             torch.set_num_threads(threads)
 
@@ -98,4 +102,4 @@ class _TextEncoder:
         """Digest of all that a vector depends on: weights, tokenizer, limits, precision."""
         from jemb.model.encode import fingerprint
 
-        return f"{fingerprint(self.encoder)} {self.device}"
+        return f"{fingerprint(self.encoder)} {self.device} {self.precision}"

@@ -142,6 +142,9 @@ class ConsistencyConfig:
     """Passages drawn from the same data set to rank against; a smaller data set is its own pool."""
     max_length: Annotated[int, Field(ge=2)] | None = None
     """Tokens a text is cut at for the encoder; null: the encoder's own limit."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the encoder on a GPU. `fp32` keeps the rows that a CPU keeps; `bf16` is several times as fast and
+    decides otherwise on one or two rows of a thousand. A CPU computes in fp32."""
     batch_tokens: Positive | None = None
     """Tokens encoded at once, padding included; null: what suits the device."""
     cache: str | None = None
@@ -190,6 +193,9 @@ class MineConfig:
     """Put mined negatives in the place of those a row has; else they follow them."""
     max_length: Annotated[int, Field(ge=2)] | None = None
     """Tokens a text is cut at for the encoder; null: the encoder's own limit."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the encoder on a GPU. `fp32` keeps the rows that a CPU keeps; `bf16` is several times as fast and
+    decides otherwise on one or two rows of a thousand. A CPU computes in fp32."""
     batch_tokens: Positive | None = None
     """Tokens encoded at once, padding included; null: what suits the device."""
     cache: str | None = None

@@ -1,11 +1,13 @@
-"""Third stage: keep the rows in the allowed languages, by fastText's language identification (arXiv 2307.11224).
+"""Keep the rows in the allowed languages, by fastText's language identification (arXiv 2307.11224).
 
-Before: `near_duplicates.py`. After: `consistency.py`, whose encoder knows English.
+fastText takes `az login` for Hungarian and `cut -d, -f2` for Serbian, with probabilities up to 1.00. So only prose is
+judged: of a text that fails, its words alone are looked at again, where they are most of it and enough to tell.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,14 +25,29 @@ SURE = 0.5
 """Probability from which another language is what a text is in; below it nobody can tell."""
 LABEL = "__label__"
 
+LOOKED_AT = 4000
+"""Characters of a text that are searched for prose."""
+SENTENCE_SHARE, SHARE = 0.5, 0.7
+"""Least share of a text's tokens that are words, where it looks like a sentence and where it does not."""
+SENTENCE_WORDS, WORDS = 2, 4
+"""Least number of them; letters beyond ASCII tell as much as the look of a sentence."""
+SPREAD, SPREAD_ALLOWED = 0.25, 0.03
+"""Of `WORDS` words or more: another language of at least the first probability is what a text is in where the allowed
+ones have less than the second. Dutch, say, shares its probability with German and Afrikaans."""
+_WORD = re.compile(r"""["'“”‘’«»„¿¡(\[]*([^\W\d_]+(?:['’-][^\W\d_]+)*)(["'“”‘’«»)\].,;:!?…]*)""")
+_OTHER_SCRIPT = re.compile(r"[^\W\d_\u0000-\u024f\u1e00-\u1eff]")
+_END = re.compile(r"[.!?…]")
+
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """allowed: probability of the allowed languages together; top: the most likely other one, with its probability."""
+    """allowed: probability of the allowed languages together. top: the most likely other one, with its probability.
+    foreign: whether the text is surely in another language than the allowed ones."""
 
     allowed: float
     top: str
     probability: float
+    foreign: bool
 
 
 Identify = Callable[[Sequence[str]], list[Guess]]
@@ -54,9 +71,9 @@ def by_language(rows: Rows, identify: Identify, threshold: float, sides: Sides, 
             if guess.allowed >= threshold:
                 languages["allowed"] += 1
             else:
-                languages[guess.top if guess.probability >= SURE else "unsure"] += 1
+                languages[guess.top if guess.foreign else "unsure"] += 1
                 failing.append((name, guess))
-        foreign = [(name, guess) for name, guess in failing if guess.probability >= SURE]
+        foreign = [(name, guess) for name, guess in failing if guess.foreign]
         if foreign:
             side, guess = max(foreign, key=lambda item: item[1].probability)
             note = f"{side}: {guess.top} {guess.probability:.2f}"
@@ -90,18 +107,58 @@ def identifier(allowed: Sequence[str], model: str | None) -> Identify:
 
 def _identify(path: str, allowed: frozenset[str], texts: Sequence[str]) -> list[Guess]:
     model = _load(path)
-    return [_guess(allowed, *model.predict(_plain(text), k=-1, threshold=FLOOR)) for text in texts]
+
+    def look(text: str) -> tuple[float, str, float]:
+        """(probability of the allowed languages, the most likely other one, its probability)"""
+        inside, top, highest = 0.0, "", 0.0
+        # Labels come most likely first.
+        for label, probability in zip(*model.predict(_plain(text), k=-1, threshold=FLOOR), strict=True):
+            if label in allowed:
+                inside += probability
+            elif not top:
+                top, highest = label.removeprefix(LABEL), probability
+        return inside, top, highest
+
+    def guess(text: str) -> Guess:
+        inside, top, highest = look(text)
+        if inside >= SURE or len(_OTHER_SCRIPT.findall(text[:LOOKED_AT])) > 1:
+            return Guess(inside, top, highest, highest >= SURE)
+        words = prose(text)
+        if not words:
+            return Guess(inside, top, highest, False)
+        inside, top, highest = look(" ".join(words))
+        spread = len(words) >= WORDS and highest >= SPREAD and inside < SPREAD_ALLOWED
+        return Guess(inside, top, highest, highest >= SURE or spread)
+
+    return list(map(guess, texts))
 
 
-def _guess(allowed: frozenset[str], labels: Sequence[str], probabilities: Sequence[float]) -> Guess:
-    """Labels come most likely first."""
-    inside, top, highest = 0.0, "", 0.0
-    for label, probability in zip(labels, probabilities, strict=True):
-        if label in allowed:
-            inside += probability
-        elif not top:
-            top, highest = label.removeprefix(LABEL), probability
-    return Guess(inside, top, highest)
+def prose(text: str) -> list[str]:
+    """The words of a text in Latin letters, with their punctuation, if they are its better part; none of what may be
+    code, a command, a name or a single word.
+
+    A word is letters alone, in lower case but for the first (or all in capitals); with a hyphen only where a letter is
+    a capital, for `git-rm` is none and `US-Markt` is one. A sentence ends like one, or begins with a capital and goes
+    on with a word in lower case.
+    """
+    tokens = text[:LOOKED_AT].split()
+    found = [(token, match) for token in tokens if (match := _WORD.fullmatch(token)) and _is_word(match[1])]
+    words = [token for token, _ in found]
+    if not words:
+        return []
+    last = found[-1][1]
+    sentence = bool(tokens[-1] == words[-1] and _END.search(last[2])) or (
+        tokens[0] == words[0] and found[0][1][1][0].isupper() and any(match[1][0].islower() for _, match in found)
+    )
+    enough = SENTENCE_WORDS if sentence or not "".join(words).isascii() else WORDS
+    share = SENTENCE_SHARE if sentence else SHARE
+    return words if len(words) >= enough and len(words) >= share * len(tokens) else []
+
+
+def _is_word(letters: str) -> bool:
+    if "-" in letters:
+        return letters != letters.lower()
+    return len(letters) == 1 or letters[1:].islower() or letters.isupper()
 
 
 def _plain(text: str) -> str:

@@ -237,7 +237,7 @@ def test_the_identity_of_an_encoder_is_what_its_vectors_depend_on(tmp_path):
     from jemb.config import ConsistencyConfig, MineConfig, ModelConfig
     from jemb.model import load_encoder, make_tiny
 
-    model = ModelConfig(vocab_size=100, hidden_size=32, num_layers=1, num_heads=2)
+    model = ModelConfig(vocab_size=300, hidden_size=32, num_layers=1, num_heads=2)
     made = make_tiny(["some text to learn from"], model, seed=0, max_length=16)
     made.save(tmp_path / "a")
     made.save(tmp_path / "b")
@@ -259,3 +259,19 @@ def test_the_identity_of_an_encoder_is_what_its_vectors_depend_on(tmp_path):
     other = load_encoder(str(tmp_path / "a"), pooling="cls")
     other.save(tmp_path / "d")
     assert identity("d") != identity("a")
+
+
+def test_identity_names_the_precision_where_it_matters():
+    from jemb.app.models import _TextEncoder
+    from jemb.config import ModelConfig
+    from jemb.model import make_tiny
+
+    model = ModelConfig(vocab_size=300, hidden_size=32, num_layers=1, num_heads=2)
+    encoder = make_tiny(["some text to learn from"], model, seed=0, max_length=16)
+    named = {
+        (device, precision): _TextEncoder(encoder, device, None, precision).identity
+        for device in ("cpu", "cuda")
+        for precision in ("fp32", "bf16")
+    }
+    assert named["cpu", "fp32"] == named["cpu", "bf16"]
+    assert len(set(named.values())) == 3

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from jemb.errors import InputError
-from jemb.prepare.language import Guess, by_language, identifier
+from jemb.prepare.language import Guess, by_language, identifier, prose
 
 GUESSES = {
-    "english": Guess(0.9, "de", 0.05),
-    "german": Guess(0.1, "de", 0.8),
-    "french": Guess(0.2, "fr", 0.6),
-    "name": Guess(0.3, "it", 0.4),
+    "english": Guess(0.9, "de", 0.05, False),
+    "german": Guess(0.1, "de", 0.8, True),
+    "french": Guess(0.2, "fr", 0.6, True),
+    "name": Guess(0.3, "it", 0.4, False),
 }
 
 
@@ -75,6 +75,43 @@ def test_probabilities_of_allowed_languages_add_up():
     (either,) = identifier(["no", "da"], None)(text)
     assert either.allowed == pytest.approx(no.allowed + da.allowed)
     assert either.top not in ("no", "da")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cut -d, -f 2", "split -d -l $SPLITLIMT $INFILE x_", "sudo su", "xgettext",
+        "sfdk cmake --build .", "git read-tree -m branch1 branch2 && git merge-index git-merge-one-file path/to/file",
+        "Ella Fitzgerald", "byte sex", "kiosk", "return np.asarray(x)[::-1]",
+    ],
+)  # fmt: skip
+def test_commands_code_and_names_are_not_judged(text):
+    """fastText takes each of these for another language, most with a probability above 0.6."""
+    (guess,) = identifier(["en"], None)([text])
+    assert guess.allowed < 0.5
+    assert not guess.foreign
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("Muestra la ayuda", "es"), ("Herstart het systeem.", "nl"),
+        ("US-Soldat tötet bis zu 16 Zivilisten in Afghanistan", "de"),
+        ("Liste les fichiers de `path/to/file` avec `ls -l`", "fr"),
+        ("阿姆斯特朗从Livestrong辞职", "zh"), ("ein hund läuft über die wiese", "de"),
+    ],
+)  # fmt: skip
+def test_prose_of_another_language_is_judged_however_short_or_full_of_code(text, language):
+    (guess,) = identifier(["en"], None)([text])
+    assert (guess.foreign, guess.top) == (True, language)
+
+
+def test_prose_is_words_by_hand():
+    assert prose("Run git-gc rather than git-repack.") == ["Run", "rather", "than"]
+    assert prose("Der US-Markt (heute) steigt!") == ["Der", "US-Markt", "(heute)", "steigt!"]
+    assert prose("one two three four x_1 $y") == []  # 4 of 6 tokens, and no sentence
+    assert prose("one two three four x_1") == ["one", "two", "three", "four"]
+    assert prose("camelCase isNot aWord.") == []
 
 
 def test_odd_texts_do_no_harm():

@@ -8,7 +8,7 @@ import torch
 
 from jemb.prepare.vectors import scoring
 from jemb.prepare.vectors.embeddings import StoredVectors
-from jemb.prepare.vectors.scoring import Way, _Scorer, count_better, exact_scores, top_candidates
+from jemb.prepare.vectors.scoring import Way, _Scorer, count_better, exact_scores, fastest, top_candidates
 
 WAYS = [Way(dtype, threads=threads, compiled=compiled) for dtype in ("bfloat16", "float32")
         for threads, compiled in ((1, True), (2, True), (1, False))]  # fmt: skip
@@ -156,3 +156,13 @@ def test_settings_of_torch_are_given_back():
 def test_vectors_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match=r"one length, got queries \(2, 3\) and pool \(5, 4\)"):
         top_candidates(np.ones((2, 3), np.float32), np.ones((5, 4), np.float32), 1)
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512", "dtype"), [(True, True, "bfloat16"), (False, True, "bfloat16"), (False, False, "float32")]
+)
+def test_bfloat16_wherever_the_processor_multiplies_it(amx, avx512, dtype, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    assert fastest().dtype == dtype
