@@ -6,7 +6,7 @@ Before: raw files (`prepare/source/sources.py`). After: `shards/` stores samples
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -55,9 +55,8 @@ class Tokens:
         return Tokens(self.input_ids.to(device), self.attention_mask.to(device))
 
 
-@dataclass(frozen=True, slots=True)
 class Batch:
-    """This rank's rows of one global batch: B samples of one data set.
+    """This rank's rows of one global batch: B samples of one data set. No dataclass: DeepSpeed would rebuild one.
 
     query, positive: B texts each. negatives: B*K texts, K per sample, row-major (sample 0's K first); None for pairs.
     *_hash: int64 content hashes of the same texts, in the same order; equal texts have equal hashes on every rank.
@@ -66,22 +65,26 @@ class Batch:
     all ranks modulo 2**32, give the latter, or the ranks do not share out the same batch.
     """
 
-    step: int
-    dataset: str
-    keys: tuple[str, ...]
-    query: Tokens
-    positive: Tokens
-    negatives: Tokens | None
-    query_hash: Tensor
-    positive_hash: Tensor
-    negative_hash: Tensor | None
-    share_sum: int = 0
-    batch_sum: int = 0
+    def __init__(
+        self,
+        step: int,
+        dataset: str,
+        keys: tuple[str, ...],
+        query: Tokens,
+        positive: Tokens,
+        negatives: Tokens | None,
+        query_hash: Tensor,
+        positive_hash: Tensor,
+        negative_hash: Tensor | None,
+        share_sum: int = 0,
+        batch_sum: int = 0,
+    ) -> None:
+        self.step, self.dataset, self.keys = step, dataset, keys
+        self.query, self.positive, self.negatives = query, positive, negatives
+        self.query_hash, self.positive_hash, self.negative_hash = query_hash, positive_hash, negative_hash
+        self.share_sum, self.batch_sum = share_sum, batch_sum
 
     def to(self, device: torch.device) -> Batch:
-        moved = {
-            name: value.to(device)
-            for name in ("query", "positive", "negatives", "query_hash", "positive_hash", "negative_hash")
-            if (value := getattr(self, name)) is not None
-        }
-        return replace(self, **moved)
+        return Batch(
+            **{name: value.to(device) if hasattr(value, "to") else value for name, value in vars(self).items()}
+        )

@@ -10,17 +10,19 @@ import sys
 from typing import Any
 
 from jemb.app.cli import run_command
+from jemb.loss import objectives
 from jemb.train import module
 
 
 def patch() -> None:
     """From here on nothing is gathered in this process."""
-    whole = vars(module)["contrastive_loss"]
+    whole = objectives.contrastive_loss
 
     def local(*rows: Any, offset: int, **more: Any) -> Any:
         return whole(*rows, offset=0, **more)
 
-    patches = {"contrastive_loss": local, "gather_rows": lambda x_BD: x_BD, "gather_values": lambda x: x.detach()}
+    objectives.contrastive_loss = local  # type: ignore[assignment]
+    patches = {"gather_rows": lambda x_BD: x_BD, "gather_values": lambda x: x.detach()}
     for name, function in patches.items():
         vars(module)[name]  # KeyError where jemb has changed
         setattr(module, name, function)

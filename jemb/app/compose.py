@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+import yaml
 from hydra import compose, initialize, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -71,7 +72,7 @@ def _split(
         name, sign, value = override.partition("=")
         if not sign:
             raise InputError(f"'{override}': wanted option=value")
-        if name in groups:
+        if name in groups and (name not in kinds or value in _choices(name, folders)):
             _check_choice(name, value, folders)
             for_hydra.append(f"+{override}" if name == "experiment" else override)
             continue
@@ -87,7 +88,7 @@ def _split(
         elif kind.startswith("list of"):
             texts.append((path, _as_list(value)))
         elif "NAME" in option:
-            texts.append((path, _number(value)))
+            texts.append((path, _value(value) if kind == "value" else _number(value)))
         elif "," in value and value[0] not in "[{":
             raise InputError(f"option '{name}': got '{value}'; wanted one value")
         else:
@@ -100,6 +101,17 @@ def _number(text: str) -> float | str | None:
     try:
         return None if text == "null" else float(text)
     except ValueError:
+        return text
+
+
+def _value(text: str) -> Any:
+    """A value of any kind, as YAML has it, but with 1e-3 for a number."""
+    found = _number(text)
+    if not isinstance(found, str):
+        return int(text) if text.strip("+-").isdigit() else found
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
         return text
 
 
@@ -141,10 +153,14 @@ def _take_config_dir(overrides: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 
 def _check_choice(group: str, value: str, folders: Sequence[Path]) -> None:
-    choices = sorted(path.stem for folder in folders for path in (folder / group).glob("*.yaml"))
+    choices = _choices(group, folders)
     if value not in choices:
         hint = suggest(value, choices)
         raise InputError(f"{group}={value}: there is no such {group}{hint}; there are: {', '.join(choices)}")
+
+
+def _choices(group: str, folders: Sequence[Path]) -> list[str]:
+    return sorted(path.stem for folder in folders for path in (folder / group).glob("*.yaml"))
 
 
 def _readable(message: str) -> str:

@@ -14,7 +14,7 @@ from jemb.config.commands import (
     NewConfig,
     TokenizeConfig,
 )
-from jemb.config.parse import describe, option_kinds, option_names, options, suggest
+from jemb.config.parse import describe, option_kinds, option_names, options
 from jemb.config.prepare import (
     ConsistencyConfig,
     CrossEncoderConfig,
@@ -32,6 +32,7 @@ from jemb.config.prepare import (
 )
 from jemb.config.train import EvaluationConfig, LossWeights, ModelConfig, TrainConfig
 from jemb.config.types import DuplicateSide, Sides, StageName
+from jemb.registry import suggest
 
 __all__ = [
     "CompletionConfig",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -15,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs, PydanticCustomError
 
 from jemb.errors import InputError
+from jemb.registry import suggest
 
 T = TypeVar("T")
 
@@ -119,7 +119,9 @@ def describe(cls: type) -> list[tuple[str, str, Any, str]]:
             if "additionalProperties" in entry:
                 key = f"{prefix}{name}.{entry.get('key', 'NAME')}"
                 inner = entry["additionalProperties"]
-                if "$ref" in inner:
+                if inner is True:
+                    rows.append((key, "value", "none", _meaning(entry)))
+                elif "$ref" in inner:
                     visit(schema["$defs"][inner["$ref"].rpartition("/")[2]]["properties"], f"{key}.", None)
                 else:
                     rows.append((key, _type_words(inner), "none", _meaning(entry)))
@@ -132,12 +134,6 @@ def describe(cls: type) -> list[tuple[str, str, Any, str]]:
 
     visit(schema["properties"], "", _Defaults(cls))
     return rows
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` for a near miss, else an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 class _Defaults:

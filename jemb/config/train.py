@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, field
-from typing import Annotated, Literal
+from dataclasses import MISSING, asdict, field
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from jemb.config.parse import options
 from jemb.config.types import Positive, PositiveReal, Seed, Strings
+from jemb.registry import OBJECTIVES
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Widths = Annotated[list[Positive], BeforeValidator(lambda value: [value] if isinstance(value, int | str) else value)]
@@ -20,6 +21,17 @@ Trackers = Annotated[
     list[Literal["tensorboard", "csv", "wandb", "mlflow"]],
     BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
 ]
+
+LOSS_OPTIONS = (
+    "temperature",
+    "margin",
+    "loss_weights",
+    "extra_negatives",
+    "mask_equal_texts",
+    "mask_margin",
+    "matryoshka_widths",
+)
+"""Options of a run that shape a loss: given to an objective that takes them."""
 
 
 @options
@@ -120,8 +132,12 @@ class TrainConfig:
     output: str
     """Run folder. The same command on the same folder continues where it stopped. With a URL, the run works in a folder
     under `$JEMB_CACHE`, which is copied there after each checkpoint and fetched from there where it is missing."""
-    objective: Literal["pairs", "triplets"] = "pairs"
-    """The loss (arXiv 2307.11224, section 3). `triplets` needs shards with hard negatives."""
+    objective: str = "pairs"
+    """The loss: `pairs` or `triplets` (arXiv 2307.11224, section 3), of which the latter needs shards with hard
+    negatives; or one of your own, by its registered name or as PACKAGE.MODULE:NAME (jemb/loss/protocol.py)."""
+    objective_options: dict[str, Any] = field(default_factory=dict)
+    """Options of an objective of your own, `objective_options.NAME=…`. Those of this list that it takes (temperature,
+    margin, loss_weights, extra_negatives, mask_equal_texts, mask_margin, matryoshka_widths) it gets besides."""
     model: ModelConfig = field(default_factory=ModelConfig)
     init: str | None = None
     """Start from these weights: a run folder of `jemb train`, an exported or sentence-transformers folder, or a Hugging
@@ -230,7 +246,29 @@ class TrainConfig:
                 "one of them to null"
             )
 
+    @property
+    def takes_negatives(self) -> bool:
+        """Whether the objective takes hard negatives, `num_negatives` a row."""
+        return self.objective != "pairs" and bool(getattr(OBJECTIVES.find(self.objective), "negatives", False))
+
+    @property
+    def loss_options(self) -> dict[str, Any]:
+        """The options that an objective gets, if it takes them."""
+        return {name: getattr(self, name) for name in LOSS_OPTIONS} | {"loss_weights": asdict(self.loss_weights)}
+
     def _check_loss(self) -> None:
+        if self.objective not in OBJECTIVES.own:
+            taken = OBJECTIVES.check(self.objective, self.objective_options, LOSS_OPTIONS)
+            for name, item in type(self).__dataclass_fields__.items():
+                default = item.default if item.default_factory is MISSING else item.default_factory()
+                if name in LOSS_OPTIONS and name not in taken and getattr(self, name) != default:
+                    raise ValueError(f"{name} is given, but objective={self.objective} does not take it")
+            return
+        if self.objective_options:
+            given = next(iter(self.objective_options))
+            raise ValueError(
+                f"objective_options.{given}: objective={self.objective} has its options in the first place"
+            )
         weights, pairs = self.loss_weights, self.objective == "pairs"
         terms = [weights.query_to_positive, weights.positive_to_query, weights.joint]
         if not any(terms if pairs else [*terms, weights.margin, weights.positive_margin]):

@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -73,7 +72,8 @@ class StepDataset(Dataset[Batch | InputError | Failure]):
                 batch = self.collate.from_tokens(step, name, self.tokens[name], mine, own, keys)
             else:
                 batch = self.collate(step, name, samples, keys)
-            return replace(batch, share_sum=sums[0], batch_sum=sums[1])
+            batch.share_sum, batch.batch_sum = sums
+            return batch
         except (InputError, Failure) as error:
             return error
 

@@ -2,17 +2,24 @@
 
 from jemb.loss.contrastive import info_nce, margin_loss
 from jemb.loss.masks import EqualTexts, equal_texts
-from jemb.loss.objectives import Loss, Rows, contrastive_loss
+from jemb.loss.objectives import Pairs, Triplets, contrastive_loss
+from jemb.loss.protocol import Loss, Objective, Rows, Texts, make_objective, objective
 from jemb.loss.tiles import LogSumExp, log_sum_exp
 
 __all__ = [
     "EqualTexts",
     "LogSumExp",
     "Loss",
+    "Objective",
+    "Pairs",
     "Rows",
+    "Texts",
+    "Triplets",
     "contrastive_loss",
     "equal_texts",
     "info_nce",
     "log_sum_exp",
+    "make_objective",
     "margin_loss",
+    "objective",
 ]

@@ -22,16 +22,17 @@ positive_to_query; all of them in joint. joint with the first two is the loss of
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from jemb.errors import InputError
 from jemb.loss.contrastive import info_nce, margin_loss
 from jemb.loss.masks import EqualTexts, equal_texts
-from jemb.loss.tiles import LogSumExp, in_full_precision, log_sum_exp
+from jemb.loss.protocol import Loss, Rows, Texts
+from jemb.loss.tiles import LogSumExp, log_sum_exp
 
 OF_QUERIES = ("query_positive", "query_negative", "query_query")
 OF_POSITIVES = ("positive_query", "positive_positive", "positive_negative")
@@ -42,36 +43,43 @@ MARGINS = {"margin": "query", "positive_margin": "positive"}
 """What a term keeps the negatives away from."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Unit vectors and content hashes of one text of each row: this rank's, and all ranks' in rank order."""
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """L_pairs: each query finds its positive among all ranks' rows, and each positive its query. The options are those
+    of `jemb train` with these names."""
 
-    local_BD: Tensor
-    all_ND: Tensor
-    hash_B: Tensor
-    hash_N: Tensor
+    negatives: ClassVar[bool] = False
+    temperature: float = 0.05
+    loss_weights: Mapping[str, float] = field(
+        default_factory=lambda: {"query_to_positive": 1.0, "positive_to_query": 1.0, "margin": 1.0}
+    )
+    margin: float = 0.05
+    extra_negatives: Collection[str] = ()
+    mask_equal_texts: bool = True
+    mask_margin: float | None = None
+    matryoshka_widths: Collection[int] = ()
 
-    def cut(self, width: int) -> Rows:
-        """The first `width` numbers of every vector, as unit vectors, fp32."""
-        local_BD = _cut(self.local_BD, width)
-        return replace(
-            self, local_BD=local_BD, all_ND=local_BD if self.all_ND is self.local_BD else _cut(self.all_ND, width)
+    def __call__(self, texts: Texts) -> Loss:
+        return contrastive_loss(
+            texts.query,
+            texts.positive,
+            texts.negatives,
+            offset=texts.offset,
+            temperature=self.temperature,
+            weights=self.loss_weights,
+            margin=self.margin,
+            extra_negatives=self.extra_negatives,
+            mask_equal_texts=self.mask_equal_texts,
+            mask_margin=self.mask_margin,
+            widths=self.matryoshka_widths,
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """total: the scalar to call backward on. terms: the value of each computed term before its weight, without
-    gradient; those of a smaller width as `term@width`.
+class Triplets(Pairs):
+    """L_triplets: the same with hard negatives, which all queries are also kept away from, and a margin to a query's
+    own."""
 
-    candidates: how many negatives a query has, hidden ones included, in the first of the terms computed. hidden: how
-    many of those of all local rows are hidden; int64 scalar. Both at the full width.
-    """
-
-    total: Tensor
-    terms: dict[str, Tensor]
-    candidates: int
-    hidden: Tensor
+    negatives: ClassVar[bool] = True
 
 
 def contrastive_loss(
@@ -139,11 +147,6 @@ def _widths(widths: Collection[int], full: int) -> list[int]:
     if wrong := [width for width in widths if not 0 < width <= full]:
         raise InputError(f"matryoshka_widths: got {wrong[0]}; a vector of this model has {full} numbers")
     return [full, *sorted(set(widths) - {full}, reverse=True)]
-
-
-def _cut(x_ND: Tensor, width: int) -> Tensor:
-    x_ND = in_full_precision(x_ND)
-    return x_ND if width == x_ND.shape[1] else normalize(x_ND[:, :width], dim=1)
 
 
 def _equal(texts: Mapping[str, Rows], offset: int) -> dict[str, EqualTexts | None]:

@@ -42,15 +42,19 @@ def open_shards(config: TrainConfig) -> dict[str, ShardReader]:
                 f"weights.{name}: no such data set in {config.shards}{suggest(name, readers)}; "
                 f"there are: {', '.join(readers)}"
             )
-    if config.objective == "triplets":
+    if config.takes_negatives:
         pairs = [name for name, reader in readers.items() if reader.manifest.kind == "pairs"]
         if pairs:
             raise InputError(
-                f"objective=triplets needs hard negatives, but {', '.join(pairs)} in {config.shards} has pairs "
-                "only: use objective=pairs, or prepare these data sets from rows with `negatives`"
+                f"objective={config.objective} needs hard negatives, but {', '.join(pairs)} in {config.shards} has "
+                "pairs only: use objective=pairs, or prepare these data sets from rows with `negatives`"
             )
     elif wasted := [name for name, reader in readers.items() if reader.manifest.kind == "triplets"]:
-        log.warning("objective=pairs: the hard negatives of %s are not used; triplets uses them", ", ".join(wasted))
+        log.warning(
+            "objective=%s: the hard negatives of %s are not used; triplets uses them",
+            config.objective,
+            ", ".join(wasted),
+        )
     return readers
 
 
@@ -78,7 +82,7 @@ def check_negatives(config: TrainConfig, readers: Mapping[str, ShardReader]) -> 
 
     Looks at up to `LOOKED_AT` evenly spaced samples of each data set, which takes a second or two.
     """
-    if config.objective != "triplets":
+    if not config.takes_negatives:
         return
     for name, reader in readers.items():
         count = min(len(reader), LOOKED_AT if reader.tars is None else LOOKED_AT_REMOTE)

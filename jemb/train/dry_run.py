@@ -122,7 +122,7 @@ def plan_lines(plan: BatchPlan, steps: int) -> list[str]:
 
 
 def texts_of_sample(config: TrainConfig) -> int:
-    return 2 + (config.num_negatives if config.objective == "triplets" else 0)
+    return 2 + (config.num_negatives if config.takes_negatives else 0)
 
 
 def estimate_memory(config: TrainConfig, encoder: Encoder, strategy: str, processes: int, *, bf16: bool) -> Memory:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import lightning
@@ -16,7 +16,7 @@ from jemb.config import TrainConfig
 from jemb.data.permutation import mix
 from jemb.distributed import gather_rows, gather_values, mean_over_ranks, rank, world_size
 from jemb.errors import Failure, InputError
-from jemb.loss import Loss, Rows, contrastive_loss
+from jemb.loss import Loss, Rows, Texts, make_objective
 from jemb.model import Encoder, encode_together
 from jemb.records import Batch, Tokens
 from jemb.train.deepspeed import ZeroState, ZeroStrategy
@@ -35,7 +35,7 @@ class StepFacts:
     dataset: str
     keys: tuple[str, ...]
     loss: float
-    negatives_per_query: float
+    negatives_per_query: float | None
     hidden_candidates: int
     tokens: int
     padding_share: float
@@ -57,6 +57,7 @@ class EmbeddingModule(lightning.LightningModule):
         super().__init__()
         self.encoder = encoder
         self.config = config
+        self.objective = make_objective(config.objective, config.objective_options, **config.loss_options)
         self.max_steps = max_steps
         self.wants_to_stop = wants_to_stop
         self.bf16 = bf16
@@ -98,29 +99,30 @@ class EmbeddingModule(lightning.LightningModule):
         return rate
 
     def _loss(self, batch: Batch, vectors: list[Tensor]) -> Loss:
-        config = self.config
         hashes = [h for h in (batch.query_hash, batch.positive_hash, batch.negative_hash) if h is not None]
         rows = [
             Rows(local_BD=v, all_ND=gather_rows(v), hash_B=h, hash_N=gather_values(h))
             for v, h in zip(vectors, hashes, strict=True)
         ]
-        return contrastive_loss(
-            *rows,
-            offset=rank() * len(batch.query_hash),
-            temperature=config.temperature,
-            weights=asdict(config.loss_weights),
-            margin=config.margin,
-            extra_negatives=config.extra_negatives,
-            mask_equal_texts=config.mask_equal_texts,
-            mask_margin=config.mask_margin,
-            widths=config.matryoshka_widths,
+        offset = rank() * len(batch.query_hash)
+        query, positive, *negatives = rows
+        return self.objective(
+            Texts(
+                query,
+                positive,
+                negatives[0] if negatives else None,
+                offset=offset,
+                dataset=batch.dataset,
+                step=batch.step,
+            )
         )
 
     def _measure(self, batch: Batch, loss: Loss, texts: list[Tokens], slots: int, rate: float) -> None:
         """One small collective: facts of the global batch. Raises `Failure` on every rank for a loss that is no
         number, before it reaches the weights."""
         counted = torch.stack([t.attention_mask.sum() for t in texts]).sum()
-        on_device = [loss.total, loss.hidden, counted, *loss.terms.values()]
+        hidden_rows = torch.as_tensor(loss.hidden, device=loss.total.device)
+        on_device = [loss.total, hidden_rows, counted, *loss.terms.values()]
         on_host = torch.tensor(
             [slots, self.wants_to_stop(), batch.share_sum], dtype=torch.float64, device=loss.total.device
         )
@@ -133,7 +135,7 @@ class EmbeddingModule(lightning.LightningModule):
             dataset=batch.dataset,
             keys=batch.keys,
             loss=total,
-            negatives_per_query=loss.candidates - hidden / len(batch.query_hash),
+            negatives_per_query=None if loss.candidates is None else loss.candidates - hidden / len(batch.query_hash),
             hidden_candidates=round(hidden * world_size()),
             tokens=round(tokens * world_size()),
             padding_share=1 - tokens / mean_slots,

@@ -207,7 +207,7 @@ def _fit(job: Job, request: StopRequest, begin: Start) -> int:
         return start
     collate = Collate(
         tokenize=encoder.tokenize,
-        num_negatives=config.num_negatives if config.objective == "triplets" else 0,
+        num_negatives=config.num_negatives if config.takes_negatives else 0,
         seed=config.seed,
         query_prompt=encoder.prompt("query"),
         passage_prompt=encoder.prompt("document"),

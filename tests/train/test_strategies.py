@@ -25,6 +25,7 @@ import jemb.train.module as module_file
 from jemb.app.cli import run_command
 from jemb.config import LossWeights, ModelConfig
 from jemb.distributed import rank, world_size
+from jemb.loss import objectives
 from jemb.model import together
 from jemb.train import fsdp
 
@@ -185,8 +186,8 @@ def _do_not_average(patch: Any) -> None:
 
 
 def _change_loss(patch: Any, change: Any) -> None:
-    loss = module_file.contrastive_loss
-    patch.setattr(module_file, "contrastive_loss", lambda *rows, **options: loss(*change(rows, options)[0], **options))
+    loss = objectives.contrastive_loss
+    patch.setattr(objectives, "contrastive_loss", lambda *rows, **options: loss(*change(rows, options)[0], **options))
 
 
 def _with(name: str, value: Any) -> Any:

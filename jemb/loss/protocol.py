@@ -1,0 +1,150 @@
+"""What every objective gets and gives: the texts of a step, gathered from all ranks, and a loss with named terms.
+
+Before: `train/module.py` encodes the batch and gathers its rows. After: it calls backward on the total. The gradient
+law (`distributed/gather.py`) holds for any objective that takes the mean over its local rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from jemb.errors import InputError
+from jemb.loss.tiles import in_full_precision
+from jemb.registry import OBJECTIVES
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Unit vectors and content hashes of one text of each row: this rank's, and all ranks' in rank order."""
+
+    local_BD: Tensor
+    all_ND: Tensor
+    hash_B: Tensor
+    hash_N: Tensor
+
+    def cut(self, width: int) -> Rows:
+        """The first `width` numbers of every vector, as unit vectors, fp32."""
+        local_BD = _cut(self.local_BD, width)
+        return replace(
+            self, local_BD=local_BD, all_ND=local_BD if self.all_ND is self.local_BD else _cut(self.all_ND, width)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The texts of one step: B rows of this rank, N = W*B of all ranks; row i of this rank is row `offset + i` of all.
+
+    query, positive: B texts. negatives: B*K texts, row-major (row 0's K first); None unless the objective has
+    `negatives = True`. dataset, step: where all rows of the step are from, and its number from 0.
+    """
+
+    query: Rows
+    positive: Rows
+    negatives: Rows | None = None
+    offset: int = 0
+    dataset: str = ""
+    step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """total: the scalar to call backward on. terms: parts of it for the log, by name, without gradient; the same names
+    on every rank. Those of a smaller width are called `term@width`.
+
+    candidates: how many negatives a query has, hidden ones included; None where that is not known. hidden: how many of
+    those of all local rows are hidden. Both at the full width.
+    """
+
+    total: Tensor
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
+    candidates: int | None = None
+    hidden: Tensor | int = 0
+
+
+class Objective(Protocol):
+    """A loss: any callable from the texts of a step to a `Loss`, or to a scalar alone.
+
+    It sees the rows of all ranks and takes the mean over its own; then a run gives the same on any number of processes
+    under every strategy. With a class attribute `negatives = True` it gets hard negatives, `num_negatives` a row.
+
+        @objective("cosine")
+        class Cosine:
+            def __init__(self, scale: float = 20.0) -> None:
+                self.scale = scale
+
+            def __call__(self, texts: Texts) -> Loss:
+                logits_BN = self.scale * texts.query.local_BD @ texts.positive.all_ND.T
+                targets_B = texts.offset + torch.arange(len(logits_BN), device=logits_BN.device)
+                return Loss(torch.nn.functional.cross_entropy(logits_BN, targets_B))
+    """
+
+    def __call__(self, texts: Texts) -> Loss | Tensor: ...
+
+
+def objective(name: str) -> Callable[[T], T]:
+    """Decorator of a class of objectives, or of a function of `Texts`: `objective=NAME` names it from here on.
+
+    A package makes its own known to every command by an entry point of the group `jemb.objectives`.
+    """
+    return OBJECTIVES.add(name)
+
+
+def make_objective(wanted: str | Objective, options: Mapping[str, Any] | None = None, **offered: Any) -> NamedObjective:
+    """The objective of that name (`pairs`, `triplets`, a registered one, PACKAGE.MODULE:NAME), or the one given.
+
+    options: `objective_options`. offered: further options of the run (`temperature`, …), of which it gets those that it
+    takes. Raises InputError for what does not exist or fit. Its loss has a term for the log, called like the objective
+    where it names none.
+    """
+    if not isinstance(wanted, str):
+        name, made = getattr(wanted, "__name__", type(wanted).__name__), wanted
+    else:
+        name, made = wanted, OBJECTIVES.make(wanted, options or {}, offered)
+    if not callable(made):
+        raise InputError(f"objective={name}: {made!r} cannot be called with the texts of a step")
+    if isinstance(made, nn.Module) and any(p.requires_grad for p in made.parameters()):
+        raise InputError(f"objective={name}: has weights of its own to train, which no optimiser would be told of")
+    return NamedObjective(name.rpartition(":")[2], made)
+
+
+class NamedObjective:
+    """An objective whose losses are complete: a scalar total, and at least one term."""
+
+    def __init__(self, name: str, objective: Objective) -> None:
+        self.name, self.objective = name, objective
+        self.negatives = uses_negatives(objective)
+
+    def __call__(self, texts: Texts) -> Loss:
+        found = self.objective(texts)
+        loss = found if isinstance(found, Loss) else Loss(found)
+        if (
+            not isinstance(loss.total, Tensor)
+            or loss.total.ndim
+            or (torch.is_grad_enabled() and not loss.total.requires_grad)
+        ):
+            raise InputError(
+                f"objective={self.name}: wanted a scalar tensor with a gradient, or a jemb.loss.Loss with one; got "
+                + (f"shape {tuple(loss.total.shape)}" if isinstance(loss.total, Tensor) else repr(loss.total))
+                + ("" if not isinstance(loss.total, Tensor) or loss.total.requires_grad else " without gradient")
+            )
+        as_tensor = {key: torch.as_tensor(value, device=loss.total.device) for key, value in loss.terms.items()}
+        terms = {key: value.detach() for key, value in as_tensor.items()} or {self.name: loss.total.detach()}
+        return replace(loss, terms=terms)
+
+
+def uses_negatives(objective: Any) -> bool:
+    """Whether an objective, or the class of one, takes hard negatives."""
+    return bool(getattr(objective, "negatives", False))
+
+
+def _cut(x_ND: Tensor, width: int) -> Tensor:
+    x_ND = in_full_precision(x_ND)
+    return x_ND if width == x_ND.shape[1] else normalize(x_ND[:, :width], dim=1)
