@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jemb.errors import InputError
+from jemb.parse import Shape, check_shape, parse_json, parse_yaml
 
 
 def sync_folder(folder: Path) -> None:
@@ -139,14 +140,34 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """The JSON in `path`; `InputError` naming file and place when it is missing or damaged."""
+def read_json(path: Path, shape: Shape | None = None) -> Any:
+    """The JSON in `path`, of that shape (`parse.check_shape`) where one is given.
+
+    `InputError` naming the file where it is missing, cannot be read, is damaged or holds something else.
+    """
+    value = parse_json(read_bytes(path), path)
+    if shape is not None:
+        check_shape(value, shape, path)
+    return value
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The same of a YAML file of options."""
+    value = parse_yaml(read_bytes(path), path)
+    check_shape(value, {}, path)
+    return dict(value)
+
+
+def read_bytes(path: Path) -> bytes:
+    """All of a small file; `InputError` naming it where it is missing or no file."""
     try:
-        return json.loads(path.read_bytes())
+        return path.read_bytes()
+    except PermissionError:
+        raise  # has a message of its own
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 @contextmanager

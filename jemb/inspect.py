@@ -14,6 +14,7 @@ import numpy as np
 
 from jemb.config import InspectConfig
 from jemb.errors import InputError
+from jemb.public import without_secrets
 from jemb.records import Sample
 from jemb.run_folder import RunFolder, is_run
 from jemb.shards import ShardReader, adopt, open_datasets
@@ -66,7 +67,7 @@ def describe_dataset(
     manifest = reader.manifest
     lines = [
         f"{manifest.name}: {manifest.num_samples:,} {manifest.kind} in {len(manifest.shards)} shards, "
-        f"{manifest.bytes / 1e6:,.1f} MB ({reader.tars.url if reader.tars else reader.folder})",
+        f"{manifest.bytes / 1e6:,.1f} MB ({without_secrets(reader.tars.url) if reader.tars else reader.folder})",
         f"  fingerprint  {manifest.fingerprint[:16]}…",
     ]
     for stage in manifest.stages:

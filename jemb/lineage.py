@@ -13,18 +13,16 @@ from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any
 
-import yaml
-
-from jemb.errors import InputError
 from jemb.files import read_json
-from jemb.run_folder import RunFolder, is_run
+from jemb.public import each_text, last_name, without_places
+from jemb.run_folder import STAGE, RunFolder, is_run
 
 TRAINING = "training.json"
 KEPT = ("id", "jemb", "versions", "git_commit", "objective", "starts", "max_steps", "model_chosen")
-PATHS = ("shards", "init", "path", "encoder", "model", "tasks", "metric")
-"""Settings in which a path may stand, alone or behind a kind (`sts:/data/dev.jsonl`)."""
+PATHS = ("init", "path", "encoder", "model", "tasks", "metric", "against")
+"""Settings in which a path may stand that is not known by its beginning, alone or behind a kind (`sts:dev/a.jsonl`)."""
 OF_THE_MACHINE = (
-    "output", "trackers", "workers", "timeout_minutes", "log_samples", "checkpoint_every", "keep_checkpoints",
+    "shards", "output", "trackers", "workers", "timeout_minutes", "log_samples", "checkpoint_every", "keep_checkpoints",
     "cache_dir", "cache_gb", "read_ahead", "tokens", "dry_run",
 )  # fmt: skip
 """Settings that say nothing of the model."""
@@ -33,8 +31,8 @@ Stage = dict[str, Any]
 
 
 def stages_of(run: RunFolder) -> list[Stage]:
-    """All stages of training in the model of `run`, its own the last."""
-    return [*run.read_record().get("earlier", []), _stage_of(run)]
+    """All stages of training in the model of `run`, its own the last; with names of data, not where they lie."""
+    return [*each_text(without_places, run.read_record().get("earlier", [])), _stage_of(run)]
 
 
 def stages_before(init: str | None) -> list[Stage]:
@@ -48,18 +46,16 @@ def stages_before(init: str | None) -> list[Stage]:
         return stages_of(RunFolder(path))
     if not (path / TRAINING).is_file():
         return []
-    stages = read_json(path / TRAINING)
-    if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
-        raise InputError(f"{path / TRAINING}: no list of training stages; wanted what `jemb export` wrote there")
-    return stages
+    return list(read_json(path / TRAINING, [STAGE]))
 
 
 def public_name(model: str | None) -> str | None:
-    """A Hub name as it is, of a path the last part: what may stand in a published file."""
-    if model is None:
-        return None
+    """A Hub name as it is, of a path or URL the last part: what may stand in a published file."""
+    if model is None or "://" in model:
+        return model and last_name(model)
     path = Path(model).expanduser()
-    return path.resolve().name if path.exists() or model.startswith((".", "~", "/")) else model
+    is_path = path.exists() or model.startswith((".", "~", "/")) or model.count("/") > 1
+    return path.resolve().name if is_path else model
 
 
 def training_seconds(run: RunFolder) -> float | None:
@@ -77,8 +73,8 @@ def training_seconds(run: RunFolder) -> float | None:
 
 def _stage_of(run: RunFolder) -> Stage:
     record = run.read_record()
-    settings = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    return {
+    settings = run.read_config()
+    stage = {
         "name": run.path.resolve().name,
         **{name: record[name] for name in KEPT if name in record},
         "datasets": {name: _data_set(entry) for name, entry in record.get("datasets", {}).items()},
@@ -87,6 +83,14 @@ def _stage_of(run: RunFolder) -> Stage:
         "seconds": training_seconds(run),
         "settings": _without_paths(settings | record.get("resolved", {})),
     }
+    tasks = (settings.get("evaluation") or {}).get("tasks") or []
+
+    def change(text: str) -> str:
+        for task in sorted(map(str, tasks), key=len, reverse=True):  # also where words say which was the best step
+            text = text.replace(task, _task_name(task))
+        return without_places(text)
+
+    return dict(each_text(change, stage))
 
 
 def _data_set(entry: dict[str, Any]) -> dict[str, Any]:
@@ -104,9 +108,17 @@ def _without_paths(settings: Any, name: str = "") -> Any:
         return {key: _without_paths(value, key) for key, value in settings.items() if key not in OF_THE_MACHINE}
     if isinstance(settings, list):
         return [_without_paths(value, name) for value in settings]
+    if name == "metric" and isinstance(settings, str):
+        task, slash, metric = settings.rpartition("/")
+        return f"{_task_name(task)}{slash}{metric}"
     if name in PATHS and isinstance(settings, str):
-        kind, colon, path = settings.rpartition(":")
-        if name == "metric":
-            return f"{kind}{colon}{'/'.join(PurePath(path).parts[-2:])}"
-        return f"{kind}{colon}{public_name(path)}"
+        return _task_name(settings) if name in ("tasks", "against") else public_name(settings)
     return settings
+
+
+def _task_name(task: str) -> str:
+    """`sts:dev.jsonl` of `sts:/data/dev.jsonl`."""
+    kind, colon, path = task.partition(":")
+    if not colon or path.startswith("//"):
+        return PurePath(last_name(task)).name
+    return task if kind == "mteb" else f"{kind}:{last_name(path)}"

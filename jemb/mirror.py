@@ -11,7 +11,6 @@ whole); make a data set that `jemb prepare` had not finished go on from another 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import shutil
 import time
@@ -20,8 +19,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from jemb.errors import Failure, InputError
-from jemb.files import create, inside, write_json
-from jemb.run_folder import CHECKPOINT, RunFolder
+from jemb.files import create, inside, read_json, write_json
+from jemb.parse import check_shape, parse_json
+from jemb.run_folder import CHECKPOINT, RECORD, RunFolder
 from jemb.shards import cache_home
 from jemb.tables.places import base_name, each, is_url, join, to_local
 from jemb.tables.transfer import fetch, list_tree, read_file, remove, send
@@ -101,7 +101,9 @@ class Mirror:
                 self._set_aside("the run is no longer at its URL")
             return
         record = read_file(join(self.url, run.record.name))
-        identity = json.loads(record).get("id")
+        where = join(self.url, run.record.name)
+        check_shape(known_there := parse_json(record, where), RECORD, where)
+        identity = known_there.get("id")
         known = run.read_record().get("id") if run.record.exists() else None
         whole = whole_files(there)
         newest = max((step for name in whole if (step := _step(name))), default=0)
@@ -136,9 +138,8 @@ class Mirror:
         return found
 
     def _copied(self) -> dict[str, Stamp]:
-        with suppress(FileNotFoundError, json.JSONDecodeError):
-            found: dict[str, Stamp] = json.loads((self.folder / STATE).read_bytes())
-            return found
+        with suppress(InputError):  # none yet, or damaged: then all is copied again
+            return dict(read_json(self.folder / STATE, {}))
         return {}
 
     def _replace(self, there: Mapping[str, int]) -> None:

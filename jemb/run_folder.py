@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import logging
 import os
 import re
@@ -13,12 +12,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jemb.errors import InputError
-from jemb.files import open_lock, read_json, write_json
+from jemb.files import open_lock, read_bytes, read_json, read_yaml, write_json
+from jemb.parse import Shape, check_shape, parse_json
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT = re.compile(r"step-(\d{8})")
+
+STAGE = {
+    "name?": str, "objective?": str, "steps?": (int, None), "seconds?": (float, None), "started_from?": (str, None),
+    "init?": (str, None), "model_chosen?": (str, None), "jemb?": str, "git_commit?": (str, None),
+    "settings?": {}, "versions?": {str: str},
+    "starts?": [{"time?": float, "step?": int, "world_size?": int, "device?": str, "hardware?": str}],
+    "datasets?": {
+        str: {
+            "num_samples?": int, "kind?": str, "share?": float, "weight?": float, "fingerprint?": str,
+            "license?": (str, None),
+            "stages?": [{"name": str, "kept?": int, "dropped?": {str: int}, "settings?": {"allowed?": [str]}}],
+        }
+    },
+}  # fmt: skip
+"""What of a stage of training is looked at, in run.json and training.json."""
+RECORD = STAGE | {
+    "id?": str, "status?": str, "max_steps?": (int, None), "model_step?": (int, None), "resolved?": {},
+    "earlier?": [STAGE],
+}  # fmt: skip
+METRICS = {"step": int, "time": float, "loss": (float, None), "tokens_per_second?": (float, None)}
+EVALUATION = {"step": int, "time?": float, "value?": (float, None), "scores?": {str: {str: (float, None)}}}
+SCORES = {"model": {"sha256?": str}, "scores": {str: {str: float}}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +135,7 @@ class RunFolder:
         """{task: {metric: percent}} that `model/` got; none where it has no scores, or these are of an older model."""
         if not self.scores.is_file():
             return {}
-        known = read_json(self.scores)
-        if not isinstance(known, dict) or "model" not in known:
-            raise InputError(f"{self.scores}: holds no scores of `jemb evaluate`")
+        known = read_json(self.scores, SCORES)
         return known["scores"] if known["model"].get("sha256") == self.model_identity() else {}
 
     def keep_scores(self, scores: Mapping[str, Mapping[str, float]], identity: str) -> None:
@@ -138,24 +157,30 @@ class RunFolder:
             write_json(self.scores, {"model": {"step": step, "sha256": identity}, "scores": kept})
 
     def read_record(self) -> dict[str, Any]:
-        record = read_json(self.record)
-        if not isinstance(record, dict):
-            raise InputError(f"{self.record}: not a run record")
-        return record
+        """run.json; fields that are not there are of an older jemb, those that are have the right types."""
+        return dict(read_json(self.record, RECORD))
+
+    def read_config(self) -> dict[str, Any]:
+        """config.yaml."""
+        return read_yaml(self.config)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All whole lines of metrics.jsonl; a line cut off by a kill is left out."""
-        return _whole_lines(self.metrics)
+        return _whole_lines(self.metrics, METRICS)
 
     def read_evaluations(self) -> list[dict[str, Any]]:
         """The same of evaluations.jsonl."""
-        return _whole_lines(self.evaluations)
+        return _whole_lines(self.evaluations, EVALUATION)
 
 
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+def _whole_lines(path: Path, shape: Shape) -> list[dict[str, Any]]:
+    lines = read_bytes(path).splitlines(keepends=True) if path.exists() else []
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if line.endswith(b"\n"):
+            found.append(parse_json(line, where := f"{path}, line {number}"))
+            check_shape(found[-1], shape, where)
+    return found
 
 
 def is_run(path: Path) -> bool:

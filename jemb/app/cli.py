@@ -33,6 +33,7 @@ from jemb.config import (
     suggest,
 )
 from jemb.errors import Failure, InputError
+from jemb.public import without_secrets
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -98,6 +99,8 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING, format="%(message)s", stream=sys.stderr, force=True
     )
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_WithoutSecrets("%(message)s"))
     logging.getLogger("jemb").setLevel((logging.DEBUG if debug else logging.INFO) if is_first else logging.ERROR)
     if not debug:  # DeepSpeed, which accelerate imports, reports a machine without a GPU on stdout
         logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
@@ -107,9 +110,9 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         return int(run(config) or DONE)
     except (InputError, Failure, OSError) as error:
         if debug:
-            traceback.print_exc()
+            print(without_secrets(traceback.format_exc()), file=sys.stderr)
         elif is_first or isinstance(error, OSError):  # what all processes find is said once
-            print(f"jemb {name}: {_said(error)}", file=sys.stderr)
+            print(f"jemb {name}: {without_secrets(_said(error))}", file=sys.stderr)
         code = WRONG_INPUT if isinstance(error, InputError | PermissionError) else FAILED
         if _is_one_of_many():
             # gloo's threads can wait for ever for the interpreter that frees them while an error unwinds.
@@ -122,6 +125,11 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(f"jemb {name}: interrupted; the same command continues", file=sys.stderr)
         return INTERRUPTED
+
+
+class _WithoutSecrets(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
 
 
 def _said(error: Exception) -> str:

@@ -22,6 +22,7 @@ from jemb.export.cost import FIGURE, NO_FIGURE, cost_rows, emissions, hardware
 from jemb.lineage import Stage
 from jemb.model import Encoder
 from jemb.model.load import ENCODER_OF
+from jemb.public import markdown
 
 POOLING = {
     "mean": 'mask = tokens["attention_mask"].unsqueeze(-1)\npooled = (hidden * mask).sum(1) / mask.sum(1)',
@@ -50,12 +51,14 @@ def write_card(
         ("trained on", " → ".join(str(stage.get("objective")) for stage in stages)),
         ("weights", source + (f" ({chosen})" if (chosen := stages[-1].get("model_chosen")) else "")),
     ]
-    template = jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("jemb.export", ""),
         trim_blocks=True,
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
-    ).get_template("card.md.j2")
+    )
+    environment.filters["md"] = lambda value: markdown(str(value))
+    template = environment.get_template("card.md.j2")
     card = template.render(
         front=_front(encoder, stages, config),
         name=name,
@@ -133,7 +136,9 @@ def _stage(stage: Stage, encoder: Encoder | None) -> Mapping[str, Any]:
             [*(start.get(column, "") for column in columns), start.get("hardware") or start.get("device", "")]
             for start in stage.get("starts", [])
         ],
-        "settings": yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).strip(),
+        "settings": (shown := yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).strip()),
+        # Longer than any row of backticks inside, which would end the block.
+        "fence": "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0)),
     }
 
 
@@ -182,7 +187,7 @@ def _limits(encoder: Encoder, stages: Sequence[Stage]) -> list[str]:
         "It has learnt what its training data say and how they say it, their errors and prejudices included; the data "
         "sets above are all that is recorded of them.",
         f"Of a text longer than {encoder.max_length} tokens only the beginning counts.",
-        "The language of the data: " + ", ".join(languages) + "; others were filtered out."
+        f"The language of the data: {markdown(', '.join(languages))}; others were filtered out."
         if languages
         else "The training data were not all filtered by language: which ones it knows is not recorded.",
         "A cosine is a ranking, not a probability; a threshold has to be found on data of your own.",
@@ -217,5 +222,4 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return " ".join(text.split()).replace("|", "\\|")
+    return markdown(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

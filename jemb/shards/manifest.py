@@ -89,7 +89,7 @@ class StageCount:
             kept=_get(value, "kept", int, where),
             dropped={reason: _get(dropped, reason, int, f"{where}.dropped") for reason in dropped},
             settings=_get(value, "settings", dict, where),
-            statistics=value.get("statistics", {}),
+            statistics=_get({"statistics": {}, **value}, "statistics", dict, where),
         )
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from jemb.errors import InputError
 from jemb.files import open_lock, write_atomic
+from jemb.parse import parse_json
 from jemb.shards.cache import ShardCache
 from jemb.shards.index import REBUILD, index_file_bytes
 from jemb.shards.manifest import MANIFEST, Manifest, ShardInfo
@@ -95,10 +95,7 @@ def bring(url: str, sizes: Mapping[str, int] | None, cache: ShardCache) -> Path:
     """
     where = join(url, MANIFEST)
     data = read_file(where)
-    try:
-        manifest = Manifest.from_json(json.loads(data), where)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{where}: not valid JSON ({error})") from None
+    manifest = Manifest.from_json(parse_json(data, where), where)
     for shard in manifest.shards:
         if not SHA256.fullmatch(shard.sha256):
             raise InputError(f"{where}: sha256 of {shard.file} is {shard.sha256!r}; wanted 64 hex digits")

@@ -24,6 +24,7 @@ from jemb.data import BatchPlan
 from jemb.errors import InputError
 from jemb.files import open_lock, write_atomic, write_json
 from jemb.lineage import public_name, stages_before
+from jemb.public import each_text, without_secrets
 from jemb.run_folder import RunFolder
 from jemb.shards import ShardReader
 from jemb.train.optim import warmup_steps
@@ -94,8 +95,7 @@ def check_resumable(run: RunFolder, config: TrainConfig) -> None:
         return
     if not run.config.is_file():
         raise InputError(f"output={run.path}: has checkpoints but no {run.config.name}; use another output")
-    before = _flat(yaml.safe_load(run.config.read_text()))
-    now = _flat(asdict(config))
+    before, now = _flat(run.read_config()), _flat(each_text(without_secrets, asdict(config)))
     changed = [
         f"  {name}: {before.get(name)} before, {now.get(name)} now"
         for name in sorted(before.keys() | now.keys())
@@ -152,8 +152,9 @@ def write_start(
         "model_chosen": before.get("model_chosen"),
         "stopped_early": None,
     }
-    write_atomic(run.config, yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
-    write_json(run.record, record)
+    options = each_text(without_secrets, asdict(config))
+    write_atomic(run.config, yaml.safe_dump(options, sort_keys=False, allow_unicode=True))
+    write_json(run.record, each_text(without_secrets, record))
 
 
 def write_end(

@@ -18,11 +18,11 @@ from functools import partial
 from importlib import import_module
 from typing import Any, Protocol
 
-import yaml
 from torch.utils.tensorboard import SummaryWriter
 
 from jemb.errors import InputError
 from jemb.files import write_atomic
+from jemb.public import csv_cell
 from jemb.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class WandB:
             name=run.path.resolve().name,
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             dir=str(run.path.resolve()),
-            config=yaml.safe_load(run.config.read_text()),
+            config=run.read_config(),
             resume="allow",
             settings=wandb.Settings(silent=True),
         )
@@ -142,7 +142,7 @@ class MLflow:
             self.client.update_run(self.id, status="RUNNING")
         else:
             self.id = self.client.create_run(number, tags={"jemb": tag}, run_name=run.path.resolve().name).info.run_id
-            self._log_options(yaml.safe_load(run.config.read_text()))
+            self._log_options(run.read_config())
         # Steps that are done again are in it already: MLflow would keep both.
         self.done = max((metric.step for metric in self.client.get_metric_history(self.id, "loss")), default=0)
 
@@ -247,5 +247,7 @@ def _as_csv(lines: Sequence[Mapping[str, Any]], header: bool = False) -> str:
     writer = csv.DictWriter(text, fieldnames=COLUMNS, lineterminator="\n")
     if header:
         writer.writeheader()
-    writer.writerows({**line, "loss_terms": json.dumps(line["loss_terms"])} for line in lines)
+    writer.writerows(
+        {**line, "dataset": csv_cell(line["dataset"]), "loss_terms": json.dumps(line["loss_terms"])} for line in lines
+    )
     return text.getvalue()

@@ -194,7 +194,7 @@ def _shards(place: str, entries: Sequence[Found]) -> Source | None:
     with open_bytes(path) as file:
         try:
             value = json.loads(file.read())
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
     if not isinstance(value, dict) or not {"shards", "fingerprint"} <= value.keys():
         return None  # somebody else's file of that name
