@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from jemb.errors import InputError
+from jemb.errors import Failure, InputError
 from jemb.parse import Shape, check_shape, parse_json, parse_yaml
 
 
@@ -83,6 +84,28 @@ def open_lock(path: Path) -> int:
         if error.errno == errno.ELOOP:
             raise InputError(f"{path}: is a link, which jemb never makes there; remove it") from None
         raise
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+@contextmanager
+def writing(path: Path, more: str = "") -> Iterator[None]:
+    """What a full disk raises inside the block becomes a `Failure` that names `path`, with `more` to say.
+
+    Libraries in Rust (safetensors, tokenizers) raise exceptions of their own, in whose text the system's number stands.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+        if number not in NO_ROOM:
+            raise
+        told = f"; {more}" if more else ""
+        raise Failure(
+            f"{path}: cannot be written ({os.strerror(number)}){told}. Make room; then the same command continues"
+        ) from None
 
 
 def write_atomic(path: Path, data: bytes | memoryview | str) -> None:

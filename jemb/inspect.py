@@ -5,7 +5,7 @@ Reads what `shards/` and `train/` wrote; changes nothing, except that `index=tru
 
 from __future__ import annotations
 
-import datetime
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -88,25 +88,27 @@ def describe_dataset(
 
 def describe_run(run: RunFolder) -> str:
     """Objective, data, progress, the latest loss, evaluations and scores."""
-    record, metrics = run.read_record(), run.read_metrics()
+    record, metrics = run.read_record("datasets", "starts"), run.read_metrics()
     lines = [summary_of(run)]
     if source := record.get("started_from"):
         lines.append(f"  started from {source}")
     for name, data in record["datasets"].items():
         lines.append(
-            f"  data set {name}: {data['num_samples']:,} {data['kind']}, {100 * data['share']:.1f} % of the batches"
+            f"  data set {name}: {data.get('num_samples', 0):,} {data.get('kind', '?')}, "
+            f"{100 * data.get('share', 0):.1f} % of the batches"
         )
     for start in record["starts"]:
-        when = datetime.datetime.fromtimestamp(start["time"]).isoformat(" ", "seconds")
-        lines.append(f"  started {when} after step {start['step']}: {start['world_size']} x {start['device']}")
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(start.get("time", 0)))
+        where = f"{start.get('world_size', '?')} x {start.get('device', '?')}"
+        lines.append(f"  started {when} after step {start.get('step', '?')}: {where}")
     if metrics:
         last = metrics[-20:]
-        loss = np.mean([line["loss"] for line in last])
-        rate = np.median([line["tokens_per_second"] for line in last])
+        loss = np.mean([line.get("loss") or np.nan for line in last])
+        rate = np.median([line.get("tokens_per_second") or np.nan for line in last])
         lines.append(f"  last {len(last)} steps: loss {loss:.4f}, {rate:,.0f} tokens/s")
     lines.append(f"  checkpoints: {', '.join(str(step) for step, _ in run.checkpoints()) or 'none'}")
     for evaluation in run.read_evaluations()[-3:]:
-        lines.append(f"  evaluated after step {evaluation['step']}: {evaluation.get('value', float('nan')):.2f}")
+        lines.append(f"  evaluated after step {evaluation['step']}: {evaluation.get('value') or math.nan:.2f}")
     for task, scores in run.read_scores().items():
         lines.append(f"  {task}: " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
     return "\n".join(lines)
@@ -114,7 +116,7 @@ def describe_run(run: RunFolder) -> str:
 
 def summary_of(run: RunFolder) -> str:
     """One line: objective, status, how far it has come; of one that is not finished also since when it stands there."""
-    record, metrics = run.read_record(), run.read_metrics()
+    record, metrics = run.read_record("objective", "status", "max_steps"), run.read_metrics()
     steps = metrics[-1]["step"] if metrics else 0
     line = f"{run.path}: {record['objective']}, {record['status']}, step {steps} of {record['max_steps']}"
     if metrics and record["status"] != "finished":

@@ -83,10 +83,10 @@ def _stage_of(run: RunFolder) -> Stage:
         "seconds": training_seconds(run),
         "settings": _without_paths(settings | record.get("resolved", {})),
     }
-    tasks = (settings.get("evaluation") or {}).get("tasks") or []
+    tasks = settings.get("evaluation", {}).get("tasks", [])
 
     def change(text: str) -> str:
-        for task in sorted(map(str, tasks), key=len, reverse=True):  # also where words say which was the best step
+        for task in sorted(tasks, key=len, reverse=True):  # also where words say which was the best step
             text = text.replace(task, _task_name(task))
         return without_places(text)
 
@@ -96,7 +96,7 @@ def _stage_of(run: RunFolder) -> Stage:
 def _data_set(entry: dict[str, Any]) -> dict[str, Any]:
     """Without the histograms for the report of the preparation."""
     stages = [
-        {"name": stage["name"], "kept": stage["kept"], "dropped": stage["dropped"]}
+        {name: stage[name] for name in ("name", "kept", "dropped") if name in stage}
         | {"settings": _without_paths(stage.get("settings", {}))}
         for stage in entry.get("stages", [])
     ]

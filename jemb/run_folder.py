@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jemb.errors import InputError
 from jemb.files import open_lock, read_bytes, read_json, read_yaml, write_json
 from jemb.parse import Shape, check_shape, parse_json
 
@@ -22,8 +23,8 @@ CHECKPOINT = re.compile(r"step-(\d{8})")
 STAGE = {
     "name?": str, "objective?": str, "steps?": (int, None), "seconds?": (float, None), "started_from?": (str, None),
     "init?": (str, None), "model_chosen?": (str, None), "jemb?": str, "git_commit?": (str, None),
-    "settings?": {}, "versions?": {str: str},
-    "starts?": [{"time?": float, "step?": int, "world_size?": int, "device?": str, "hardware?": str}],
+    "settings?": {"model?": {}}, "versions?": {str: str},
+    "starts?": [{"time": float, "step?": int, "world_size?": int, "device?": str, "hardware?": str}],
     "datasets?": {
         str: {
             "num_samples?": int, "kind?": str, "share?": float, "weight?": float, "fingerprint?": str,
@@ -37,6 +38,7 @@ RECORD = STAGE | {
     "id?": str, "status?": str, "max_steps?": (int, None), "model_step?": (int, None), "resolved?": {},
     "earlier?": [STAGE],
 }  # fmt: skip
+CONFIG = {"evaluation?": {"tasks?": [str]}, "model?": {}}
 METRICS = {"step": int, "time": float, "loss": (float, None), "tokens_per_second?": (float, None)}
 EVALUATION = {"step": int, "time?": float, "value?": (float, None), "scores?": {str: {str: (float, None)}}}
 SCORES = {"model": {"sha256?": str}, "scores": {str: {str: float}}}
@@ -156,13 +158,18 @@ class RunFolder:
             kept = {**self.read_scores(), **scores}
             write_json(self.scores, {"model": {"step": step, "sha256": identity}, "scores": kept})
 
-    def read_record(self) -> dict[str, Any]:
-        """run.json; fields that are not there are of an older jemb, those that are have the right types."""
-        return dict(read_json(self.record, RECORD))
+    def read_record(self, *needed: str) -> dict[str, Any]:
+        """run.json, whose fields have the right types; `InputError` where one that is needed is not there."""
+        record = dict(read_json(self.record, RECORD))
+        if missing := [name for name in needed if name not in record]:
+            raise InputError(f"{self.record}: has no field {missing[0]!r}; wanted the record of a run of `jemb train`")
+        return record
 
     def read_config(self) -> dict[str, Any]:
         """config.yaml."""
-        return read_yaml(self.config)
+        options = read_yaml(self.config)
+        check_shape(options, CONFIG, self.config)
+        return options
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All whole lines of metrics.jsonl; a line cut off by a kill is left out."""

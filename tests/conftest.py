@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,51 +13,10 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from jemb.records import Sample
-from jemb.shards import ShardWriter
+from made_shards import WORDS, make_samples, write_shards
 
 if TYPE_CHECKING:
     from object_store import FaultyProxy
-
-WORDS = [
-    "amber",
-    "birch",
-    "cedar",
-    "delta",
-    "ember",
-    "fjord",
-    "grove",
-    "heron",
-    "iris",
-    "jade",
-    "koala",
-    "lotus",
-    "maple",
-    "north",
-    "ocean",
-    "pearl",
-]
-
-
-def make_samples(name: str, size: int, negatives: int = 0) -> list[Sample]:
-    """Samples with keys `NAME-0`, …; every seventh has the positive of the one before it, as real data do."""
-    draw = random.Random(name)
-    samples: list[Sample] = []
-    for number in range(size):
-        words = draw.choices(WORDS, k=draw.randint(2, 6))
-        positive = samples[-1].positive if number % 7 == 6 else f"{name} " + " ".join(words + draw.choices(WORDS, k=3))
-        wrong = tuple(f"no {number} " + " ".join(draw.choices(WORDS, k=draw.randint(1, 8))) for _ in range(negatives))
-        key = f"{name}-{number}".replace(".", "_")
-        samples.append(Sample(key, " ".join(words), positive, wrong))
-    return samples
-
-
-def write_shards(folder: Path, name: str, samples: list[Sample], shard_samples: int = 16) -> Path:
-    with ShardWriter(folder, name, "triplets" if samples[0].negatives else "pairs", shard_samples) as writer:
-        for sample in samples:
-            writer.write(sample)
-        writer.close()
-    return folder
 
 
 @pytest.fixture(scope="session")

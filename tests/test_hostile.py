@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import make_samples, write_shards
+from made_shards import make_samples, write_shards
 from object_store import BUCKET, FaultyProxy
 
 from jemb.app.cli import main

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import make_samples, write_shards
+from made_shards import make_samples, write_shards
 
 from jemb.app.cli import main
 from jemb.public import csv_cell, last_name, markdown, without_places, without_secrets

@@ -12,7 +12,7 @@ from jemb.export.card import write_card
 from jemb.export.check import check_same_vectors
 from jemb.export.hub import check_login, push
 from jemb.export.onnx_file import check_onnx_installed, write_onnx
-from jemb.files import whole_folder, write_json
+from jemb.files import whole_folder, write_json, writing
 from jemb.lineage import TRAINING, stages_of
 from jemb.model import Encoder, load_encoder, read_weights
 from jemb.model.load import check_truncate_dim
@@ -40,7 +40,7 @@ def export(config: ExportConfig) -> Path:
     _set_options(encoder, config)
     stages = stages_of(run)
     card = write_card(run.path.resolve().name, encoder, stages, config, source=source, scores=scores)
-    with whole_folder(output) as folder:
+    with writing(output), whole_folder(output) as folder:
         encoder.save(folder, card)
         write_json(folder / TRAINING, stages)
         if config.onnx:

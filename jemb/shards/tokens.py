@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from jemb.errors import InputError
 from jemb.files import MAX_MAPPED, map_array, read_json, write_array, write_json
+from jemb.parse import check_shape
 from jemb.shards.manifest import Manifest
 
 Numbers = NDArray[np.int64]
@@ -162,10 +163,11 @@ def _ranges(starts: Numbers, lengths: Numbers) -> Numbers:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    found = read_json(path)
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    found = read_json(path, {"format?": int})
+    if found.get("format") != FORMAT:
         raise InputError(f"{path}: not the tokens of a data set of format {FORMAT}; `jemb tokenize` makes them")
-    return found
+    check_shape(found, {"recipe": {}, "finished": bool}, path)
+    return dict(found)
 
 
 def _difference(found: Mapping[str, Any], wanted: Recipe) -> str:

@@ -8,7 +8,6 @@ data position, and size and checksum of both files. The learning rate and the dr
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
@@ -23,13 +22,13 @@ from types import FrameType
 from typing import Any
 
 import lightning
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from jemb.distributed import rank
-from jemb.errors import Failure, InputError
-from jemb.files import read_json, sync_folder, write_json
+from jemb.errors import InputError
+from jemb.files import read_json, sync_folder, write_json, writing
 from jemb.model import Encoder
 from jemb.model.weights import WEIGHTS
 from jemb.run_folder import RunFolder
@@ -42,7 +41,6 @@ log = logging.getLogger(__name__)
 
 OPTIMIZER = "optimizer.safetensors"
 POSITION = "position.json"
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @dataclass(slots=True)
@@ -152,21 +150,6 @@ class Checkpoints(lightning.Callback):
             if step != best:
                 # Renamed first: a half-removed folder must not look like a checkpoint.
                 shutil.rmtree(old.rename(old.with_name(f".{old.name}.partial")), ignore_errors=True)
-
-
-@contextmanager
-def writing(path: Path, more: str = "") -> Iterator[None]:
-    """What a full disk raises inside the block becomes a `Failure` that names `path`, with `more` to say."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        if isinstance(error, OSError) and error.errno not in NO_ROOM:
-            raise
-        reason = getattr(error, "strerror", None) or error
-        told = f"; {more}" if more else ""
-        raise Failure(
-            f"{path}: cannot be written ({reason}){told}. Make room; then the same command continues"
-        ) from None
 
 
 def gather_state(encoder: Encoder, state: State, *, keep: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -16,7 +16,7 @@ from jemb.config import TrainConfig
 from jemb.data import BatchPlan, Collate, ReadAhead, StepDataset, StepLoader
 from jemb.distributed import rank, world_size
 from jemb.errors import InputError
-from jemb.files import whole_folder
+from jemb.files import whole_folder, writing
 from jemb.mirror import Mirror, mirror_of
 from jemb.model import Encoder, load_encoder, read_weights
 from jemb.pretokenize import open_tokens
@@ -32,7 +32,7 @@ from jemb.train.build import (
     make_trainer,
     open_shards,
 )
-from jemb.train.checkpoints import Checkpoints, StopRequest, find_start, remove_leftovers, stop_request, writing
+from jemb.train.checkpoints import Checkpoints, StopRequest, find_start, remove_leftovers, stop_request
 from jemb.train.dry_run import batch_lines, plan_lines
 from jemb.train.evaluation import EvaluateInLoop, Evaluations, EvaluationTools
 from jemb.train.module import EmbeddingModule
@@ -169,7 +169,7 @@ def _fetch_start(job: Job, mirror: Mirror, start: Start) -> Start:
 def _warn_of_the_schedule(job: Job, step: int) -> None:
     """The learning rate depends on `max_steps`, which may change when a run goes on."""
     config, now = job.config, job.max_steps
-    before = job.run.read_record()["max_steps"] if step else now
+    before = job.run.read_record("max_steps")["max_steps"] if step else now
     old, new = (planned_rate(config, step, steps) for steps in (before, now))
     if step < now and old != new:
         log.warning(
@@ -296,7 +296,7 @@ def _finish(job: Job, done: int, over: str | None, *, did_nothing: bool) -> None
     best = job.evaluations.standing(checkpoints)
     step = best.step if best else max(checkpoints)
     chosen = f"the best of {best.count} evaluations: {job.evaluations.metric} = {best.value:.4f}" if best else None
-    if not (did_nothing and run.model.is_dir() and run.read_record()["model_step"] == step):
+    if not (did_nothing and run.model.is_dir() and run.read_record().get("model_step") == step):
         _write_model(run, checkpoints[step])
     write_end(run, steps=done, status="finished", model_step=step, chosen=chosen, stopped_early=over)
     if over:

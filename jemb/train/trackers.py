@@ -105,7 +105,7 @@ class WandB:
     def __init__(self, run: RunFolder, start: int) -> None:
         wandb = _extra("wandb")
         self.run = wandb.init(
-            id=run.read_record()["id"],
+            id=run.read_record("id")["id"],
             name=run.path.resolve().name,
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             dir=str(run.path.resolve()),
@@ -133,7 +133,7 @@ class MLflow:
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.path.resolve() / 'mlflow.db'}"
         self.client = mlflow.MlflowClient(uri)
         self.metric = import_module("mlflow.entities").Metric
-        tag, name = run.read_record()["id"], os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        tag, name = run.read_record("id")["id"], os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         experiment = self.client.get_experiment_by_name(name)
         number = experiment.experiment_id if experiment else self.client.create_experiment(name)
         found = self.client.search_runs([number], filter_string=f"tags.jemb = '{tag}'")
