@@ -46,7 +46,7 @@ def parse_yaml(data: bytes | str, where: object) -> Any:
 def check_shape(value: Any, shape: Shape, where: object, at: str = "") -> None:
     """`InputError` naming `where` and the first part of `value` that is not of `shape`, what it is, what is wanted."""
     if not any(_is(value, one) for one in (shape if isinstance(shape, tuple) else (shape,))):
-        raise InputError(f"{where}: {at or 'the file'} is {_short(value)}; wanted {_words(shape)}")
+        raise InputError(f"{where}: {at or 'it'} is {_short(value)}; wanted {_words(shape)}")
     if isinstance(shape, list) and shape:
         for number, item in enumerate(value):
             check_shape(item, shape[0], where, f"{at}[{number}]")
@@ -59,7 +59,7 @@ def check_shape(value: Any, shape: Shape, where: object, at: str = "") -> None:
             if plain in value:
                 check_shape(value[plain], inner, where, f"{at}.{plain}".lstrip("."))
             elif plain == name:
-                raise InputError(f"{where}: {at or 'the file'} has no field {name!r}; wanted one, {_words(inner)}")
+                raise InputError(f"{where}: {at or 'it'} has no field {name!r}; wanted one, {_words(inner)}")
 
 
 def _is(value: Any, shape: Shape) -> bool:

@@ -59,5 +59,5 @@ def csv_cell(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """`text` in one line of Markdown that only shows it: no HTML, link, picture, code or cell comes of it."""
-    return re.sub(r"([\\`*\[\]|])", r"\\\1", escape(" ".join(text.split()), quote=False))
+    """`text` in one line of Markdown that only shows it: no HTML, link, picture or code comes of it."""
+    return re.sub(r"([\\`*\[\]])", r"\\\1", escape(" ".join(text.split()), quote=False))

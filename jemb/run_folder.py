@@ -39,7 +39,7 @@ RECORD = STAGE | {
     "earlier?": [STAGE],
 }  # fmt: skip
 CONFIG = {"evaluation?": {"tasks?": [str]}, "model?": {}}
-METRICS = {"step": int, "time": float, "loss": (float, None), "tokens_per_second?": (float, None)}
+METRICS = {"step": int, "time": float, "loss?": (float, None), "tokens_per_second?": (float, None)}
 EVALUATION = {"step": int, "time?": float, "value?": (float, None), "scores?": {str: {str: (float, None)}}}
 SCORES = {"model": {"sha256?": str}, "scores": {str: {str: float}}}
 

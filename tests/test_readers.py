@@ -199,8 +199,8 @@ def test_nesting_and_shapes(tmp_path: Path) -> None:
     shape = {"a": [{"b": (int, None), "c?": {str: float}}]}
     check_shape({"a": [{"b": None}, {"b": 1, "c": {"d": 2}}], "more": True}, shape, "x")
     for value, message in [
-        ([], "x: the file is a list; wanted an object"),
-        ({}, "x: the file has no field 'a'; wanted one, a list"),
+        ([], "x: it is a list; wanted an object"),
+        ({}, "x: it has no field 'a'; wanted one, a list"),
         ({"a": [{"b": 1.5}]}, r"x: a\[0\]\.b is 1.5; wanted a whole number or null"),
         ({"a": [{"b": True}]}, r"x: a\[0\]\.b is True; wanted a whole number or null"),
         ({"a": [{"b": 1, "c": {"d": "e"}}]}, r"x: a\[0\]\.c\.d is 'e'; wanted a number"),

@@ -222,4 +222,4 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    return markdown(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return markdown(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).replace("|", "\\|")

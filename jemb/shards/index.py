@@ -6,6 +6,7 @@ Before: `writer.py` and `adopt.py` collect the places. After: `reader.py` reads 
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ INDEX_DTYPE = np.dtype([("offset", "<u8"), ("size", "<u4")])
 """offset: byte of the tar where the payload starts (its 512-byte header lies before); size: payload bytes."""
 MAX_SIZE = 2**32 - 1
 """Largest payload in bytes that the index can hold."""
+_ALONE = threading.Lock()
+"""For numpy's own reader: Python 3.11 parses a header in one thread at a time, or fails (python/cpython#106905)."""
 REBUILD = "delete manifest.json and build the index again, or restore the file"
 
 
@@ -29,16 +32,26 @@ def encode_index(places: list[tuple[int, int]]) -> bytes:
 
 def index_file_bytes(num_samples: int) -> int:
     """Size of the .npy file for so many samples; lets a reader check 25,000 indexes by `stat` alone."""
+    return len(_header(num_samples)) + num_samples * INDEX_DTYPE.itemsize
+
+
+def _header(num_samples: int) -> bytes:
     header = io.BytesIO()
     layout = {"descr": INDEX_DTYPE.descr, "fortran_order": False, "shape": (num_samples,)}
     np.lib.format.write_array_header_1_0(header, layout)
-    return len(header.getvalue()) + num_samples * INDEX_DTYPE.itemsize
+    return header.getvalue()
 
 
 def open_index(path: Path, num_samples: int) -> np.ndarray[Any, Any]:
     """The memory-mapped index [num_samples] of `INDEX_DTYPE`; `InputError` when it is not that."""
+    header = _header(num_samples)
     try:
-        index = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            as_written = file.read(len(header)) == header
+        if as_written and num_samples and path.stat().st_size == index_file_bytes(num_samples):
+            return np.asarray(np.memmap(path, INDEX_DTYPE, "r", len(header), (num_samples,)))
+        with _ALONE:
+            index = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{path}: the index is missing; {REBUILD}") from None
     except (ValueError, EOFError) as error:

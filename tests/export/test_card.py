@@ -75,7 +75,6 @@ def test_settings_are_those_the_run_came_to_without_this_machines_paths(tmp_path
     assert shown == {
         "objective": "pairs",
         "model": {"path": None, "dropout": 0.0, "pooling": "mean"},
-        "shards": "shards",
         "evaluation": {"tasks": ["sts:dev.jsonl"], "metric": "sts:dev.jsonl/spearman"},
         "max_steps": 70,
         "warmup_steps": 7,
