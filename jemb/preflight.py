@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from importlib import metadata, resources
 from pathlib import Path
@@ -26,8 +24,8 @@ import torch.distributed as dist
 
 import jemb
 from jemb.config import TrainConfig
-from jemb.distributed.ranks import tasks_of_node
 from jemb.errors import Failure, InputError
+from jemb.launch import NodeInfo
 from jemb.shards import ShardCache, ShardReader, cache_home, open_datasets
 from jemb.tables.places import is_url, to_local
 
@@ -44,60 +42,27 @@ CLOCK = 5.0
 """Seconds that clocks may differ: times in the records stay in order, and credentials and leases valid."""
 
 
-@dataclass(frozen=True, slots=True)
-class Spot:
-    """Where this task stands. nodes: the names of all; tasks: processes that will train on this one; address, port:
-    where all meet on the first; seconds: how long they wait; logs: a folder that the launch script has just made."""
-
-    number: int
-    nodes: tuple[str, ...]
-    tasks: int
-    address: str
-    port: int
-    seconds: float = 120
-    logs: Path | None = None
-
-    @property
-    def is_first(self) -> bool:
-        return self.number == 0
-
-
-def find_spot(environment: Mapping[str, str]) -> Spot:
-    """From the variables of Slurm and of the launch script; without them, this machine alone."""
-    number = int(environment.get("SLURM_NODEID", "0"))
-    logs = environment.get("PREFLIGHT_LOGS")
-    return Spot(
-        number=number,
-        nodes=tuple(environment.get("PREFLIGHT_NODES", platform.node()).split()),
-        tasks=tasks_of_node(environment.get("PREFLIGHT_TASKS", "1"), number),
-        address=environment.get("MASTER_ADDR", "127.0.0.1"),
-        port=int(environment.get("MASTER_PORT", "29500")),
-        seconds=float(environment.get("PREFLIGHT_SECONDS", "120")),
-        logs=Path(logs) if logs else None,
-    )
-
-
-def preflight(config: TrainConfig, spot: Spot) -> list[str]:
+def preflight(config: TrainConfig, node: NodeInfo) -> list[str]:
     """What speaks against training, one line `node NAME: …` for each fault; empty where nothing does.
 
     A task on every node must call it. The first one's answer has the faults of all, another's what it cannot tell it.
     """
     facts = facts_of(config)
-    wrong = list(faults_here(config, spot))
-    mine = spot.nodes[spot.number]
-    if len(spot.nodes) == 1:
+    wrong = list(faults_here(config, node))
+    mine = node.nodes[node.number]
+    if len(node.nodes) == 1:
         return _named(mine, wrong)
     try:
-        store: Any = _meet(spot)
+        store: Any = _meet(node)
     except RuntimeError as error:
-        do = "cannot listen" if spot.is_first else "cannot reach the first node"
-        way = "MASTER_PORT takes another port" if spot.is_first else "look at names, routes and firewalls"
-        return _named(mine, [*wrong, f"{do} at {spot.address}:{spot.port}: {way} ({_short(error)})"])
+        do = "cannot listen" if node.is_first else "cannot reach the first node"
+        way = "MASTER_PORT takes another port" if node.is_first else "look at names, routes and firewalls"
+        return _named(mine, [*wrong, f"{do} at {node.address}:{node.port}: {way} ({_short(error)})"])
     try:
-        faults = _judge(store, spot, facts, wrong) if spot.is_first else _report(store, spot, facts, wrong)
+        faults = _judge(store, node, facts, wrong) if node.is_first else _report(store, node, facts, wrong)
         if store.get("verdict") == b"good":
-            faults = _named(mine, _connect(store, spot, facts))
-        _leave(store, spot)
+            faults = _named(mine, _connect(store, node, facts))
+        _leave(store, node)
     except RuntimeError as error:
         faults = _named(mine, [f"the other nodes no longer answer ({_short(error)})"])
     return faults
@@ -124,11 +89,11 @@ def code_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def faults_here(config: TrainConfig, spot: Spot) -> Iterator[str]:
+def faults_here(config: TrainConfig, node: NodeInfo) -> Iterator[str]:
     """What this node lacks by itself."""
-    yield from _faults_of_gpus(config, spot.tasks)
-    if spot.logs is not None and not spot.logs.is_dir():
-        yield f"does not see {spot.logs}, which the first node has made: it is not on a shared file system"
+    yield from _faults_of_gpus(config, node)
+    if node.logs is not None and not node.logs.is_dir():
+        yield f"does not see {node.logs}, which the first node has made: it is not on a shared file system"
     output = to_local(config.output)
     yield from _faults_of_folder(cache_home() if is_url(output) else Path(output), "output", FREE_OUTPUT)
     yield from _faults_of_folder(Path(tempfile.gettempdir()), "temporary files", FREE_TEMPORARY)
@@ -145,12 +110,12 @@ def _open(config: TrainConfig) -> dict[str, ShardReader]:
     return open_datasets(config.shards, cache, whole_shards=False)
 
 
-def _faults_of_gpus(config: TrainConfig, tasks: int) -> Iterator[str]:
+def _faults_of_gpus(config: TrainConfig, node: NodeInfo) -> Iterator[str]:
     seen = torch.cuda.device_count()
-    if config.device == "cpu" or (config.device == "auto" and not seen and "SLURM_GPUS_ON_NODE" not in os.environ):
+    if config.device == "cpu" or (config.device == "auto" and not seen and not node.has_gpus):
         return
-    if seen < tasks:
-        yield f"sees {seen} GPUs, but {tasks} processes are to train here, each on its own"
+    if seen < node.tasks:
+        yield f"sees {seen} GPUs, but {node.tasks} processes are to train here, each on its own"
     for number in range(seen):
         try:
             torch.zeros(1, device=f"cuda:{number}").item()
@@ -177,51 +142,51 @@ def _device(config: TrainConfig) -> str:
     return f"cuda, {torch.cuda.get_device_name(0)}"
 
 
-def _meet(spot: Spot) -> Store:
+def _meet(node: NodeInfo) -> Store:
     """The key-value store in which all nodes leave words: the round trip to the first node that training also needs."""
-    timeout = timedelta(seconds=spot.seconds)
-    store = dist.TCPStore(spot.address, spot.port, None, spot.is_first, timeout, wait_for_workers=False)  # type: ignore[attr-defined]
+    timeout = timedelta(seconds=node.seconds)
+    store = dist.TCPStore(node.address, node.port, None, node.is_first, timeout, wait_for_workers=False)  # type: ignore[attr-defined]
     store.set_timeout(2 * timeout)  # the first node itself may wait that long for another one
     return store
 
 
-def _report(store: Any, spot: Spot, facts: Mapping[str, str], wrong: list[str]) -> list[str]:
+def _report(store: Any, node: NodeInfo, facts: Mapping[str, str], wrong: list[str]) -> list[str]:
     """Tell the first node, which speaks for all, what this one is like."""
-    store.set(f"here/{spot.number}", "")
+    store.set(f"here/{node.number}", "")
     ahead = time.time() - float(store.get("clock"))
-    store.set(f"report/{spot.number}", json.dumps({"facts": facts, "wrong": wrong, "ahead": ahead}))
+    store.set(f"report/{node.number}", json.dumps({"facts": facts, "wrong": wrong, "ahead": ahead}))
     return []
 
 
-def _judge(store: Any, spot: Spot, facts: Mapping[str, str], wrong: list[str]) -> list[str]:
+def _judge(store: Any, node: NodeInfo, facts: Mapping[str, str], wrong: list[str]) -> list[str]:
     """The faults of all nodes: the first one's own part."""
-    first, *others = spot.nodes
+    first, *others = node.nodes
     faults = _named(first, wrong)
-    end = time.monotonic() + spot.seconds
+    end = time.monotonic() + node.seconds
     here = {}
     for number, name in enumerate(others, 1):
         try:
             store.wait([f"here/{number}"], timedelta(seconds=max(0.1, end - time.monotonic())))
             here[number] = name
         except RuntimeError:
-            faults += _named(name, [f"did not get through to {spot.address}:{spot.port} within {spot.seconds:g} s"])
+            faults += _named(name, [f"did not get through to {node.address}:{node.port} within {node.seconds:g} s"])
     store.set("clock", repr(time.time()))
     for number, name in here.items():
         report = json.loads(store.get(f"report/{number}"))
-        faults += _named(name, [*report["wrong"], *differences(first, facts, report)])
+        faults += _named(name, [*report["wrong"], *_differences(first, facts, report)])
     store.set("verdict", "bad" if faults else "good")
     return faults
 
 
-def _leave(store: Any, spot: Spot) -> None:
+def _leave(store: Any, node: NodeInfo) -> None:
     """The first node, which has the store, leaves last."""
-    store.set(f"left/{spot.number}", "")
-    if spot.is_first:
+    store.set(f"left/{node.number}", "")
+    if node.is_first:
         with suppress(RuntimeError):
-            store.wait([f"left/{number}" for number in range(len(spot.nodes))], timedelta(seconds=10))
+            store.wait([f"left/{number}" for number in range(len(node.nodes))], timedelta(seconds=10))
 
 
-def differences(first: str, facts: Mapping[str, str], report: Mapping[str, Any]) -> list[str]:
+def _differences(first: str, facts: Mapping[str, str], report: Mapping[str, Any]) -> list[str]:
     """In what a node's report is unlike the facts of the node called `first`."""
     theirs = report["facts"]
     found = [
@@ -235,16 +200,16 @@ def differences(first: str, facts: Mapping[str, str], report: Mapping[str, Any])
     return found
 
 
-def _connect(store: Store, spot: Spot, facts: Mapping[str, str]) -> Iterator[str]:
+def _connect(store: Store, node: NodeInfo, facts: Mapping[str, str]) -> Iterator[str]:
     """Every node talks to every other, by the means with which training will."""
     backend = "nccl" if facts["device"].startswith("cuda") else "gloo"
     try:
         dist.init_process_group(
             backend,
             store=dist.PrefixStore("all", store),  # type: ignore[attr-defined]
-            rank=spot.number,
-            world_size=len(spot.nodes),
-            timeout=timedelta(seconds=spot.seconds),
+            rank=node.number,
+            world_size=len(node.nodes),
+            timeout=timedelta(seconds=node.seconds),
         )
         dist.all_reduce(torch.ones(1, device="cuda" if backend == "nccl" else "cpu"))
     except RuntimeError as error:

@@ -26,10 +26,12 @@ First of all one task a node looks for what would go wrong there (python -m jemb
 
 The job goes back into the queue by itself, and then goes on after the last step it saved,
 - when it is preempted, or its node fails (by Slurm's own --requeue);
-- 180 s before its time limit, or on `scancel --batch --signal=USR1 JOBID`: it saves first. The 180 s must be enough for
-  a step and a checkpoint: --signal=B:USR1@SECONDS;
+- 180 s before its time limit, or on `scancel --signal=USR1 JOBID`, with --batch or without: it saves first. The 180 s
+  must be enough for a step and a checkpoint: --signal=B:USR1@SECONDS;
 - when a process died or lost the others, if a checkpoint was written since the job started.
-It does not when it has finished, after `scancel JOBID`, after wrong input, or where it came no step further.
+Where it was asked to stop before its first step there is nothing to save: it begins again, once. It does not go back
+when it has finished, after `scancel JOBID` or SIGTERM to the processes alone, after wrong input, or where it came no
+step further.
 
 Variables:
   MASTER_ADDR        where the processes meet (default: the name of the job's first node)
@@ -181,17 +183,34 @@ train() {
     await "$step" || code=$?
     after=$(saved)
     ((code == 0)) || grep -h '^jemb train:' "$logs"/*.log | sort -u | head >&2 || true
+    ((after <= before)) || rm -f "${logs%.*}.no-step"
     if grep -q '^  "status": "finished"' "$folder/run.json" 2>/dev/null && ((code == 0)); then
         echo "finished; the run is in $output" >&2
-    elif ((code == 0)) && [[ -z $asked ]]; then
-        echo "stopped after step $after; the same command goes on from there" >&2
-    elif ((code != 2 && after > before)); then # 2: wrong input
+    elif ((code == 2)); then
+        echo "wrong input; what the processes say is in $logs" >&2
+        exit 2
+    elif ((after > before)) && { ((code)) || [[ $asked ]] || told USR1 || preempted; }; then
         echo "going on from step $after in a next start of this job" >&2
+        run scontrol requeue "$SLURM_JOB_ID"
+    elif ((after > before)); then
+        echo "stopped after step $after; the same command goes on from there" >&2
+    elif [[ ! -e ${logs%.*}.no-step ]] && { [[ $asked ]] || told USR1 || told TERM || preempted; }; then
+        touch "${logs%.*}.no-step" # a second time it would be so for ever
+        echo "asked to stop before a first step; beginning again in a next start of this job" >&2
         run scontrol requeue "$SLURM_JOB_ID"
     else
         echo "ended without a step further than step $before; what the processes say is in $logs" >&2
         exit $((code ? code : 1))
     fi
+}
+
+# Whether the processes say that they were asked to stop by this signal, which the shell may not have got.
+told() { # USR1 or TERM
+    grep -qs "asked by SIG$1" "$logs"/*.log
+}
+
+preempted() {
+    scontrol --oneliner show job "$SLURM_JOB_ID" | grep -q ' PreemptTime=[0-9]'
 }
 
 options=() overrides=() configs='' dry_run='' asked='' step=''

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import logging
+import multiprocessing
 import os
 import sys
 import textwrap
@@ -33,6 +34,7 @@ from jemb.config import (
     suggest,
 )
 from jemb.errors import Failure, InputError
+from jemb.launch import end_at_early_signals, end_with_launcher, find_ranks
 from jemb.public import without_secrets
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -95,7 +97,11 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     # Before torch is imported: threads that wait actively for a core that somebody else uses cost up to 10 x the time.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    is_first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+    ranks = find_ranks()
+    is_first = ranks.rank == 0
+    end_with_launcher()
+    if name == "train":
+        end_at_early_signals()
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING, format="%(message)s", stream=sys.stderr, force=True
     )
@@ -114,12 +120,14 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         elif is_first or isinstance(error, OSError):  # what all processes find is said once
             print(f"jemb {name}: {without_secrets(_said(error))}", file=sys.stderr)
         code = WRONG_INPUT if isinstance(error, InputError | PermissionError) else FAILED
-        if _is_one_of_many():
+        if ranks.world_size > 1:
             # gloo's threads can wait for ever for the interpreter that frees them while an error unwinds.
             sys.stdout.flush()
             sys.stderr.flush()
             if not is_first:
                 time.sleep(2)  # or torchrun ends the first process before it has said why
+            for child in multiprocessing.active_children():
+                child.kill()
             os._exit(code)
         return code
     except KeyboardInterrupt:
@@ -162,11 +170,6 @@ def _overrides(name: str, arguments: Sequence[str]) -> list[str]:
         else:
             raise InputError(f"'{argument}': wanted option=value, as in: {COMMANDS[name].example}")
     return overrides
-
-
-def _is_one_of_many() -> bool:
-    """Whether this is one of several processes of a job (under torchrun or srun)."""
-    return int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", "1"))) > 1
 
 
 def general_help() -> str:

@@ -7,20 +7,21 @@ from collections.abc import Sequence
 from jemb.app.compose import compose_config
 from jemb.config import TrainConfig
 from jemb.errors import InputError
+from jemb.launch import find_node
 
 
 def main(arguments: Sequence[str]) -> int:
     """0: nothing speaks against training; 2: something does, and is told."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its attempts to connect; what comes of them is told
-    from jemb.preflight import find_spot, preflight
+    from jemb.preflight import preflight
 
     try:
         config = compose_config("train", TrainConfig, [a for a in arguments if a != "--debug"])
     except InputError as error:
-        if os.environ.get("SLURM_NODEID", "0") == "0":
+        if find_node().is_first:
             print(f"jemb train: {error}", file=sys.stderr)
         return 2
-    faults = preflight(config, find_spot(os.environ))
+    faults = preflight(config, find_node())
     for fault in faults:
         print(fault, file=sys.stderr)
     return 2 if faults else 0

@@ -1,10 +1,10 @@
 """`jemb train`, also as `torchrun … -m jemb.app.train`."""
 
-import os
 import sys
 from typing import TYPE_CHECKING
 
 from jemb.config import TrainConfig
+from jemb.launch import find_ranks
 
 if TYPE_CHECKING:
     from jemb.train import EvaluationTools
@@ -16,7 +16,7 @@ def run(config: TrainConfig) -> None:
     tools = _tools() if config.evaluation.tasks else None
     if not config.dry_run:
         train(config, tools)
-    elif os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+    elif find_ranks().rank == 0:
         print(dry_run(config, tools))
 
 

@@ -7,7 +7,6 @@ position is the step in the checkpoint, and the loader is built to begin there.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Iterator, Mapping
 
@@ -18,6 +17,7 @@ from jemb.data.collate import Collate
 from jemb.data.deal import Numbers, PayloadSizes, check_sum, deal
 from jemb.data.plan import BatchPlan
 from jemb.errors import Failure, InputError
+from jemb.launch import obey_parent_alone
 from jemb.records import Batch
 from jemb.shards import ShardReader, TokenReader
 
@@ -122,8 +122,6 @@ class StepLoader:
 
 
 def _start_worker(number: int) -> None:
-    # A signal to the whole process group (Ctrl-C, Slurm) is for the trainer, which still needs batches to stop well.
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(signum, signal.SIG_IGN)
+    obey_parent_alone()
     # The tokenizer's threads do not survive a fork, and this process is one thread of many already.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

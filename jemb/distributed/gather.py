@@ -30,7 +30,7 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         grad_ND = grads[0].contiguous()
-        if dist.get_backend() == "nccl":
+        if grad_ND.is_cuda:
             grad_BD = torch.empty_like(grad_ND[: ctx.rows])
             _reduce_scatter(grad_BD, grad_ND)
             return grad_BD

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -18,18 +17,24 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+def max_over_ranks(value: int) -> int:
+    """The largest of the ranks' values, on every rank."""
+    if world_size() == 1:
+        return value
+    told: list[int] = [0] * world_size()
+    dist.all_gather_object(told, value)
+    return max(told)
+
+
 def mean_over_ranks(values: Tensor) -> Tensor:
-    """Element-wise mean of equally shaped `values` over all ranks, without gradient."""
-    values = values.detach().clone()
+    """Element-wise mean of equally shaped `values` over all ranks, on the CPU and without gradient.
+
+    By gloo where there is one beside NCCL: it fails at once where a rank is gone, and waits for no kernels.
+    """
+    values = values.detach().to("cpu", copy=True)
     if world_size() > 1:
+        if "cpu" not in dist.get_backend_config():
+            values = values.to(torch.device("cuda", torch.cuda.current_device()))
         dist.all_reduce(values)
-        values /= world_size()
+        values = values.cpu() / world_size()
     return values
-
-
-def tasks_of_node(listed: str, node: int) -> int:
-    """The tasks of node `node` in Slurm's short form: `2(x3),1` is 2, 2, 2 and 1."""
-    counts: list[int] = []
-    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", listed):
-        counts += [int(count)] * int(times or 1)
-    return counts[node]

@@ -136,8 +136,7 @@ def _tell(orders: Sequence[Order] | None) -> Order:
 
 def _collect(vectors: np.ndarray) -> np.ndarray:
     """[n, D] on each rank -> [W*n, D] in rank order on rank 0; on the others what they gave."""
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    mine = torch.from_numpy(np.ascontiguousarray(vectors, np.float32)).to(device)
+    mine = torch.from_numpy(np.ascontiguousarray(vectors, np.float32))
     parts: list[Tensor] | None = [torch.empty_like(mine) for _ in range(world_size())] if rank() == 0 else None
     dist.gather(mine, parts)
-    return torch.cat(parts).cpu().numpy() if parts else vectors
+    return torch.cat(parts).numpy() if parts else vectors

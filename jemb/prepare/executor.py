@@ -8,7 +8,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from jemb.errors import Failure
+from jemb.launch import end_with_parent
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -121,16 +121,9 @@ def _unordered(
 def _start_worker(gpus: Any) -> None:
     """In a new worker: leave Ctrl-C to the parent, take a GPU, and end when the parent is gone, whatever ended it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = _visible(gpus.get())
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _visible(number: int) -> str:

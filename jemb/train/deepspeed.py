@@ -80,7 +80,7 @@ class ZeroStrategy(DeepSpeedStrategy):
             config=zero.as_dict(),
             logging_level=logging.ERROR,
             precision_plugin=ZeroPrecision(),
-            parallel_devices=[processes.device] * processes.per_node,
+            parallel_devices=processes.devices_of_node,
             process_group_backend="gloo" if on_cpu else "nccl",
             timeout=timeout,
         )

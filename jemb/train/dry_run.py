@@ -16,6 +16,7 @@ from torch import Tensor
 
 from jemb.config import TrainConfig
 from jemb.data import BatchPlan
+from jemb.launch import planned_world_size
 from jemb.model import Encoder
 from jemb.pretokenize import open_tokens
 from jemb.records import Tokens
@@ -23,7 +24,6 @@ from jemb.run_folder import RunFolder
 from jemb.tables.places import to_local
 from jemb.train.build import check_negatives, choose_bf16, count_steps, make_encoder, make_plan, open_shards
 from jemb.train.evaluation import Evaluations, EvaluationTools
-from jemb.train.processes import find_place
 from jemb.train.record import check_resumable
 from jemb.train.strategies import choose_strategy
 from jemb.train.trackers import check_installed
@@ -52,7 +52,7 @@ def dry_run(config: TrainConfig, tools: EvaluationTools | None = None) -> str:
     The number of processes is what the launcher says, or WORLD_SIZE alone; else 1. Raises InputError where training
     would. tools: as for `train`.
     """
-    processes = int(os.environ.get("WORLD_SIZE") or find_place(os.environ).size)
+    processes = planned_world_size()
     strategy = choose_strategy(config.strategy, processes)
     check_installed(config.trackers)
     readers = open_shards(config)

@@ -29,12 +29,12 @@ def make_fsdp(processes: Processes, timeout: timedelta) -> ModelParallelStrategy
     if processes.device.type == "cpu" and not ON_CPU:
         raise InputError(f"strategy=fsdp on CPU needs a newer torch than {torch.__version__}; use strategy=ddp")
     strategy = ModelParallelStrategy(
-        data_parallel_size=processes.size,
+        data_parallel_size=processes.info.world_size,
         tensor_parallel_size=1,
         process_group_backend="gloo" if processes.device.type == "cpu" else "nccl",
         timeout=timeout,
     )
-    strategy.parallel_devices = [processes.device] * processes.per_node
+    strategy.parallel_devices = processes.devices_of_node
     return strategy
 
 

@@ -7,94 +7,87 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment
+from lightning.fabric.plugins.environments import ClusterEnvironment
 
-from jemb.distributed import rank, tasks_of_node, world_size
+from jemb.distributed import rank, world_size
 from jemb.errors import Failure, InputError
+from jemb.launch import RankInfo, end_with_launcher, find_ranks, store_of_agent
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
-
-LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun tells each process, and others that start processes as it does."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where this process stands in the job, as its launcher said. local: number on its node; per_node: of those."""
-
-    rank: int
-    local: int
-    node: int
-    size: int
-    per_node: int
-    address: str
-    port: int
-    by_slurm: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Processes:
-    """How this job is laid out. environment: the same for Lightning; device: where this process computes."""
-
-    environment: ClusterEnvironment
-    device: torch.device
-    per_node: int
-    nodes: int
-
-    @property
-    def size(self) -> int:
-        return self.environment.world_size()
 
 
 class JoinedEnvironment(ClusterEnvironment):
-    """Tells Lightning what is so already. Its own Slurm environment takes a batch script for a process of a step, and
-    refuses tasks that were not counted by node."""
+    """Gives Lightning the ranks we joined with. Its own SLURMEnvironment mistakes a batch script for a task of a step,
+    and refuses tasks that were not counted by node."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, info: RankInfo) -> None:
         super().__init__()
-        self.place = place
+        self.info = info
 
     creates_processes_externally = True
 
     @property
     def main_address(self) -> str:
-        return self.place.address
+        return self.info.address
 
     @property
     def main_port(self) -> int:
-        return self.place.port
+        return self.info.port or _free_port()
 
     @staticmethod
     def detect() -> bool:
         return False
 
     def world_size(self) -> int:
-        return self.place.size
+        return self.info.world_size
 
     def set_world_size(self, size: int) -> None:
         """Fixed."""
 
     def global_rank(self) -> int:
-        return self.place.rank
+        return self.info.rank
 
     def set_global_rank(self, rank: int) -> None:
         """Fixed."""
 
     def local_rank(self) -> int:
-        return self.place.local
+        return self.info.local_rank
 
     def node_rank(self) -> int:
-        return self.place.node
+        return self.info.node
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """How this job is laid out; device: where this process computes."""
+
+    info: RankInfo
+    device: torch.device
+
+    @property
+    def environment(self) -> ClusterEnvironment:
+        return JoinedEnvironment(self.info)
+
+    @property
+    def nodes(self) -> int:
+        return max(1, self.info.world_size // self.info.local_world_size)
+
+    @property
+    def devices_of_node(self) -> list[torch.device]:
+        """As Lightning's strategies want them: one for each process of this node."""
+        return [self.device] * self.info.local_world_size
 
 
 @contextmanager
@@ -103,25 +96,30 @@ def joined_processes(device: str, timeout_minutes: float) -> Iterator[Processes]
 
     Raises InputError when the device does not exist.
     """
-    place = find_place(os.environ)
+    info = find_ranks()
+    end_with_launcher()
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device=cuda: no CUDA device here; use device=cpu or device=auto")
     use_cuda = torch.cuda.is_available() and device != "cpu"
-    own = torch.device("cuda", choose_gpu(place, torch.cuda.device_count())) if use_cuda else torch.device("cpu")
+    own = torch.device("cuda", choose_gpu(info, torch.cuda.device_count())) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(own)
-    if place.size > 1:
-        os.environ.setdefault("MASTER_ADDR", place.address)
-        os.environ.setdefault("MASTER_PORT", str(place.port))
-        _join(place, "nccl" if use_cuda else "gloo", timeout_minutes)
+    if info.world_size > 1:
+        os.environ.setdefault("MASTER_ADDR", info.address)
+        os.environ.setdefault("MASTER_PORT", str(info.port))
+        _join(info, own, timeout_minutes)
     try:
-        nodes = max(1, place.size // place.per_node)
-        yield Processes(JoinedEnvironment(place), own, place.per_node, nodes)
+        yield Processes(info, own)
+    except BaseException:
+        if dist.is_initialized():
+            with suppress(RuntimeError):  # destroying alone waits for processes that are stuck
+                dist.group.WORLD.abort()  # type: ignore[union-attr]
+        raise
     finally:
-        _part()
+        _leave()
 
 
-def _part() -> None:
+def _leave() -> None:
     deepspeed = sys.modules.get("deepspeed")
     if deepspeed and deepspeed.comm.is_initialized():
         deepspeed.comm.destroy_process_group()  # or a next run in this process would get the groups of this one
@@ -129,82 +127,59 @@ def _part() -> None:
         dist.destroy_process_group()
 
 
-def _join(place: Place, backend: str, timeout_minutes: float) -> None:
+def _join(info: RankInfo, device: torch.device, timeout_minutes: float) -> None:
+    """On GPUs the processes also talk by gloo: what they tell each other besides tensors must not wait for kernels, and
+    a process that is gone must be an error in those that live."""
     timeout = timedelta(minutes=timeout_minutes)
+    on_gpu: dict[str, Any] = {}
+    if device.type == "cuda":
+        on_gpu = {"device_id": device}
+        # NCCL's own watchdog would abort the process without a word: 2 leaves that to us (peers.py).
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2")
     try:
-        store = _store_of_this_start(place, timeout)
-        dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.size, timeout=timeout)
+        store = _store_of_this_start(info, timeout)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+            store=store,
+            rank=info.rank,
+            world_size=info.world_size,
+            timeout=timeout,
+            **on_gpu,
+        )
     except RuntimeError as error:
         failure = Failure(
-            f"the {place.size} processes did not all meet at {place.address}:{place.port} within {timeout_minutes:g} "
-            "minutes (timeout_minutes): one has ended, was not started, or cannot reach that address "
-            f"({' '.join(str(error).split())[:200]})"
+            f"the {info.world_size} processes did not all meet at {info.address}:{info.port} within "
+            f"{timeout_minutes:g} minutes (timeout_minutes): one has ended, was not started, or cannot reach that "
+            f"address ({' '.join(str(error).split())[:200]})"
         )
-        if place.rank == 1:
+        if info.rank == 1:
             log.error("jemb train: process 1: %s", failure)  # the first, which speaks for all, may be the one
         raise failure from error
 
 
-def _store_of_this_start(place: Place, timeout: timedelta) -> Store | None:
+def _store_of_this_start(info: RankInfo, timeout: timedelta) -> Store | None:
     """The store through which the processes meet; None: torch makes one.
 
     torchrun keeps one for all its restarts, and from torch 2.13 on the addresses of processes that are dead stand in it
     under the names of the new ones: whoever asks too early calls them in vain, and the restart fails.
     """
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    if (prefix := store_of_agent()) is None:
         return None
-    store = dist.TCPStore(place.address, place.port, is_master=False, timeout=timeout)  # type: ignore[attr-defined]
-    start = f"jemb/start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}-of-{place.size}"
-    return dist.PrefixStore(start, store)  # type: ignore[attr-defined]
+    store = dist.TCPStore(info.address, info.port, is_master=False, timeout=timeout)  # type: ignore[attr-defined]
+    return dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
 
 
-def find_place(environment: Mapping[str, str]) -> Place:
-    """Where this process stands, from the environment: one that torchrun started, a task of an `srun` step, or alone.
-
-    A batch script that Slurm runs, and a shell of `salloc`, know the number of tasks of their job, too, but are not
-    one of them: only a step has SLURM_STEP_NUM_TASKS.
-    """
-    if all(name in environment for name in LAUNCHED):
-        rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-        local = int(environment.get("LOCAL_RANK", "0"))
-        per_node = int(environment.get("LOCAL_WORLD_SIZE", size if "LOCAL_RANK" in environment else 1))
-        node = int(environment.get("GROUP_RANK", rank // per_node))
-        return Place(rank, local, node, size, per_node, environment["MASTER_ADDR"], int(environment["MASTER_PORT"]))
-    size = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
-    if size > 1 and "SLURM_PROCID" in environment:
-        return _slurm_place(environment, size)
-    return Place(0, 0, 0, 1, 1, "127.0.0.1", _free_port())
-
-
-def _slurm_place(environment: Mapping[str, str], size: int) -> Place:
-    node = int(environment.get("SLURM_NODEID", "0"))
-    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_NODELIST") or "127.0.0.1"
-    # Steps of one job may run beside each other: each has a port of its own, the same on all of its nodes, and none of
-    # those that Ray gives its workers (10002 to 19999) or the system to anybody (from 32768).
-    number = int(environment.get("SLURM_JOB_ID", "0")) + 101 * int(environment.get("SLURM_STEP_ID", "0"))
-    return Place(
-        rank=int(environment["SLURM_PROCID"]),
-        local=int(environment.get("SLURM_LOCALID", "0")),
-        node=node,
-        size=size,
-        per_node=tasks_of_node(environment.get("SLURM_STEP_TASKS_PER_NODE", str(size)), node),
-        address=environment.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(nodes),
-        port=int(environment.get("MASTER_PORT") or 20000 + number % 10000),
-        by_slurm=True,
-    )
-
-
-def choose_gpu(place: Place, visible: int) -> int:
+def choose_gpu(info: RankInfo, visible: int) -> int:
     """The GPU of this process among the `visible` ones. Raises InputError where there are more processes than GPUs."""
-    if place.size == 1 and visible > 1:
+    if info.world_size == 1 and visible > 1:
         log.warning(
             "using 1 of %d GPUs; to use all: torchrun --nproc-per-node %d -m jemb.app.train …", visible, visible
         )
-    if place.local < visible:
-        return place.local
-    if place.by_slurm and visible == 1:  # srun --gpus-per-task=1 shows each task its own GPU only
+    if info.local_rank < visible:
+        return info.local_rank
+    if info.by_slurm and visible == 1:  # srun --gpus-per-task=1 shows each task its own GPU only
         return 0
-    raise InputError(f"{place.per_node} processes on a machine with {visible} GPUs: start one for each GPU")
+    raise InputError(f"{info.local_world_size} processes on a machine with {visible} GPUs: start one for each GPU")
 
 
 def _free_port() -> int:
@@ -230,3 +205,47 @@ def on_rank_zero(work: Callable[[], Any]) -> Any:
     if problem is not None:
         raise problem
     return result
+
+
+def agreed(work: Callable[[], T], facts: Callable[[T], Mapping[str, str]]) -> T:
+    """The result of `work`, done by every process, once it has ended well in all and all found the same `facts` of it.
+
+    Raises on all of them: what `work` raised on one, or InputError with the facts in which they differ.
+    """
+    if world_size() == 1:
+        return work()
+    found: Mapping[str, str] = {}
+    problem: Exception | None = None
+    try:
+        result = work()
+        found = facts(result)
+    except Exception as error:
+        problem = error
+    told: list[Any] = [None] * world_size()
+    dist.all_gather_object(told, (address(), dict(found), problem and (type(problem), str(problem))))
+    if problem:
+        raise problem
+    for number, (place, _, other) in enumerate(told):
+        if other:
+            kind = InputError if issubclass(other[0], InputError) else Failure
+            raise kind(f"process {number} ({place}): {other[1]}")
+    for number, (place, theirs, _) in enumerate(told):
+        if different := differences(told[0][1], theirs):
+            places = f"process 0 ({told[0][0]}) and process {number} ({place})"
+            raise InputError(
+                f"{places} differ in what follows; give all processes the same shards and options:\n"
+                + "\n".join(f"  {name}: {one}, {another}" for name, one, another in different[:8])
+            )
+    return result
+
+
+def differences(one: Mapping[str, str], other: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """(name, value, value) of all facts in which the two differ; `none` for one that is not there."""
+    names = [*one, *(name for name in other if name not in one)]
+    pairs = [(name, one.get(name, "none"), other.get(name, "none")) for name in names]
+    return [(name, here, there) for name, here, there in pairs if here != there]
+
+
+def address() -> str:
+    """Host and process id, by which a user finds this process."""
+    return f"{socket.gethostname()}, pid {os.getpid()}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import platform
 import subprocess
@@ -30,7 +31,7 @@ from jemb.shards import ShardReader
 from jemb.train.optim import warmup_steps
 from jemb.train.trackers import check_installed
 
-FREE = {
+MAY_CHANGE_ON_RESUME = {
     "shards",
     "output",
     "strategy",
@@ -54,6 +55,10 @@ FREE = {
     "dry_run",
 }
 """Options that may change from one start of a run to the next. (Other shards are caught by the plan's fingerprint.)"""
+MAY_DIFFER_BETWEEN_RANKS = {"shards", "tokens", "output", "workers", "cache_dir", "cache_gb", "read_ahead"}
+"""Options that each process may have its own of: paths on its machine, loader processes, and the cache of shards."""
+LOOKED_AT = 64
+"""Samples of each data set that are compared at the start, evenly spaced."""
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "numpy")
 
 
@@ -99,7 +104,7 @@ def check_resumable(run: RunFolder, config: TrainConfig) -> None:
     changed = [
         f"  {name}: {before.get(name)} before, {now.get(name)} now"
         for name in sorted(before.keys() | now.keys())
-        if name.partition(".")[0] not in FREE and before.get(name) != now.get(name)
+        if name.partition(".")[0] not in MAY_CHANGE_ON_RESUME and before.get(name) != now.get(name)
     ]
     if changed:
         raise InputError(
@@ -175,6 +180,31 @@ def write_end(
     if status == "finished":
         record |= {"model_step": model_step, "model_chosen": chosen, "stopped_early": stopped_early}
     write_json(run.record, record)
+
+
+def facts_of(config: TrainConfig, readers: Mapping[str, ShardReader], plan: BatchPlan) -> dict[str, str]:
+    """All on which the course of a run depends, in words, the data sets first."""
+    facts = {}
+    for name, reader in readers.items():
+        facts[f"data set {name}"] = f"{len(reader)} samples with fingerprint {reader.manifest.fingerprint[:16]}"
+        facts[f"texts of data set {name}"] = look_at(reader)
+    for name, value in asdict(config).items():
+        if name not in MAY_DIFFER_BETWEEN_RANKS:
+            facts[name] = str(value)
+    return {**facts, "batch plan": plan.fingerprint[:16], "version of jemb": jemb.__version__}
+
+
+def look_at(reader: ShardReader, count: int = LOOKED_AT) -> str:
+    """16 hex digits of `count` evenly spaced samples as they are on disk: the fingerprint is only what the manifest
+    says."""
+    digest = hashlib.blake2b(digest_size=8)
+    for sample in reader.spread(min(count, len(reader))):
+        if isinstance(sample, InputError):
+            digest.update(b"damaged")  # reported at the step that needs it
+            continue
+        for text in (sample.key, sample.query, sample.positive, *sample.negatives):
+            digest.update(len(text).to_bytes(8, "little") + text.encode(errors="surrogatepass"))
+    return digest.hexdigest()
 
 
 def hardware(device: torch.device) -> str:

@@ -14,7 +14,7 @@ import lightning
 
 from jemb.config import TrainConfig
 from jemb.data import BatchPlan, Collate, ReadAhead, StepDataset, StepLoader
-from jemb.distributed import rank, world_size
+from jemb.distributed import max_over_ranks, rank, world_size
 from jemb.errors import InputError
 from jemb.files import whole_folder, writing
 from jemb.mirror import Mirror, mirror_of
@@ -37,9 +37,9 @@ from jemb.train.dry_run import batch_lines, plan_lines
 from jemb.train.evaluation import EvaluateInLoop, Evaluations, EvaluationTools
 from jemb.train.module import EmbeddingModule
 from jemb.train.optim import planned_rate
-from jemb.train.peers import agreed, answering, facts_of
-from jemb.train.processes import Processes, joined_processes, on_rank_zero
-from jemb.train.record import check_resumable, hardware, locked, write_end, write_start
+from jemb.train.peers import report_lost_peers
+from jemb.train.processes import Processes, agreed, joined_processes, on_rank_zero
+from jemb.train.record import check_resumable, facts_of, hardware, locked, write_end, write_start
 from jemb.train.run_log import RunLog, keep_steps
 from jemb.train.strategies import choose_strategy
 
@@ -82,7 +82,14 @@ def train(config: TrainConfig, tools: EvaluationTools | None = None) -> RunFolde
     with ExitStack() as stack:
         processes = stack.enter_context(joined_processes(config.device, config.timeout_minutes))
         request = stack.enter_context(stop_request())
-        stack.enter_context(answering(config.timeout_minutes))
+        ours: list[bool] = []
+
+        def failed() -> None:
+            with suppress(OSError, InputError):  # on a full disk, or in a folder that is no more
+                if ours:
+                    write_end(run, steps=run.checkpoints()[-1][0] if run.checkpoints() else 0, status="failed")
+
+        stack.enter_context(report_lost_peers(config.timeout_minutes, before_end=failed))
         readers, plan = agreed(lambda: _open(config), lambda found: facts_of(config, *found))
         max_steps = count_steps(config, plan)
         evaluations = Evaluations(run, config.evaluation, tools, every=config.checkpoint_every, stop=max_steps)
@@ -91,6 +98,7 @@ def train(config: TrainConfig, tools: EvaluationTools | None = None) -> RunFolde
         def lock_and_prepare() -> Start:
             evaluations.read_tasks()
             stack.enter_context(locked(run))
+            ours.append(True)
             if mirror:
                 mirror.fetch_run()
             start = _prepare_folder(job)
@@ -105,14 +113,14 @@ def train(config: TrainConfig, tools: EvaluationTools | None = None) -> RunFolde
             with writing(run.path):
                 done = _fit(job, request, start)
                 over = on_rank_zero(evaluations.over)
+                asked = max_over_ranks(request.signal or 0)
                 if rank() == 0:
-                    _finish(job, done, over, did_nothing=done == start.step)
+                    _finish(job, done, over, asked, did_nothing=done == start.step)
         except Exception:
             if rank() == 0:
-                with suppress(OSError):  # on a full disk
-                    write_end(run, steps=run.checkpoints()[-1][0] if run.checkpoints() else 0, status="failed")
-                    if mirror:
-                        mirror.try_push()
+                failed()
+                if mirror:
+                    mirror.try_push()
             raise
         if mirror and rank() == 0:
             mirror.push()
@@ -193,7 +201,7 @@ def _warn_of_the_schedule(job: Job, step: int) -> None:
 def _fit(job: Job, request: StopRequest, begin: Start) -> int:
     """Do the steps from `begin` to `max_steps`, or till the evaluations end the run; returns the steps done."""
     start, over = begin.step, on_rank_zero(job.evaluations.over)
-    if (start >= job.max_steps or over) and not begin.evaluate:
+    if ((start >= job.max_steps or over) and not begin.evaluate) or max_over_ranks(request.wanted()):
         return start
     config, is_first = job.config, rank() == 0
     _announce(job, start)
@@ -203,7 +211,7 @@ def _fit(job: Job, request: StopRequest, begin: Start) -> int:
     evaluated: Mapping[str, Any] = {}
     if begin.evaluate:  # here, where each process still has the whole model
         evaluated = job.evaluations.evaluate(start, encoder, device=job.processes.device)
-    if start >= job.max_steps or on_rank_zero(job.evaluations.over):
+    if start >= job.max_steps or on_rank_zero(job.evaluations.over) or max_over_ranks(request.wanted()):
         return start
     collate = Collate(
         tokenize=encoder.tokenize,
@@ -285,12 +293,15 @@ def _announce(job: Job, start: int) -> None:
         log.info("continuing after step %d of %d", start, job.max_steps)
 
 
-def _finish(job: Job, done: int, over: str | None, *, did_nothing: bool) -> None:
-    """over: why the run has ended before `max_steps`, if it has."""
+def _finish(job: Job, done: int, over: str | None, asked: int, *, did_nothing: bool) -> None:
+    """over: why the run has ended before `max_steps`, if it has. asked: the signal that stopped it, or 0."""
     run = job.run
     if done < job.max_steps and not over:
         write_end(run, steps=done, status="stopped")
-        log.warning("stopped after step %d of %d; the same command continues there", done, job.max_steps)
+        name = signal.Signals(asked).name if asked else "its trainer"
+        log.warning(
+            "stopped after step %d of %d, asked by %s; the same command continues there", done, job.max_steps, name
+        )
         return
     checkpoints = dict(run.checkpoints())
     best = job.evaluations.standing(checkpoints)

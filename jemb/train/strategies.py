@@ -39,7 +39,7 @@ def choose_strategy(name: str, num_processes: int) -> str:
 
 def make_strategy(config: TrainConfig, processes: Processes) -> Strategy:
     """Lightning's object for `choose_strategy`."""
-    name = choose_strategy(config.strategy, processes.size)
+    name = choose_strategy(config.strategy, processes.info.world_size)
     timeout = timedelta(minutes=config.timeout_minutes)
     if name == "single":
         return SingleDeviceStrategy(device=processes.device)
@@ -49,7 +49,7 @@ def make_strategy(config: TrainConfig, processes: Processes) -> Strategy:
         zero = ZeroConfig(stage=int(name[-1]), gradient_clip=config.gradient_clip)
         return ZeroStrategy(zero, processes, timeout)
     return DDPStrategy(
-        parallel_devices=[processes.device] * processes.per_node,
+        parallel_devices=processes.devices_of_node,
         timeout=timeout,
         gradient_as_bucket_view=True,
         broadcast_buffers=False,  # ours are constants

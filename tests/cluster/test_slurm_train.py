@@ -16,8 +16,8 @@ import pytest
 import yaml
 from slurm import PATIENCE, SlurmCluster
 
+from jemb.launch import find_ranks
 from jemb.run_folder import RunFolder
-from jemb.train.processes import find_place
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "launch" / "slurm_train.sh")
@@ -317,8 +317,8 @@ def test_where_each_task_stands(slurm: SlurmCluster, tmp_path: Path) -> None:
     slurm.run(*command)
     for rank, expected in enumerate([(0, 0, 0, 3, 2), (1, 1, 0, 3, 2), (2, 0, 1, 3, 1)]):
         told = (tmp_path / str(rank)).read_text().split("\0")
-        place = find_place(dict(line.split("=", 1) for line in told if "=" in line))
-        assert (place.rank, place.local, place.node, place.size, place.per_node) == expected
+        place = find_ranks(dict(line.split("=", 1) for line in told if "=" in line))
+        assert (place.rank, place.local_rank, place.node, place.world_size, place.local_world_size) == expected
         assert place.address == "n0"
 
 

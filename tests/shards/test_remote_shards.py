@@ -24,7 +24,8 @@ from object_store import BUCKET, FaultyProxy, bytes_on_disk, put, put_folder
 
 from jemb.config import TrainConfig
 from jemb.errors import Failure, InputError
-from jemb.preflight import facts_of, faults_here, find_spot
+from jemb.launch import find_node
+from jemb.preflight import facts_of, faults_here
 from jemb.shards import ShardCache, ShardReader, cache_home, open_datasets
 from jemb.shards import cache as cache_module
 from jemb.shards import reader as reader_module
@@ -75,7 +76,7 @@ def test_preflight_looks_at_the_jobs_own_cache_and_says_what_it_cannot_read(
     assert (tmp_path / "own" / "indexes").is_dir()
     assert not (cache_home() / "shards").exists()
     proxy.rate = 1.0
-    assert any("cannot read the shards" in fault for fault in faults_here(config, find_spot({})))
+    assert any("cannot read the shards" in fault for fault in faults_here(config, find_node({})))
 
 
 def test_an_upload_that_was_cut_off_is_not_left_out(proxy: FaultyProxy, stored: str, s3_port: int) -> None:
