@@ -206,7 +206,7 @@ train() {
 
 # Whether the processes say that they were asked to stop by this signal, which the shell may not have got.
 told() { # USR1 or TERM
-    grep -qs "asked by SIG$1" "$logs"/*.log
+    [[ $1 == USR1 && $code == 138 ]] || grep -qs "asked by SIG$1" "$logs"/*.log # 138: killed by it before it listened
 }
 
 preempted() {

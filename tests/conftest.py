@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +14,47 @@ import pytest
 # Before torch is imported, here and in every process a test starts: small sums gain nothing from threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["JEMB_TESTS"] = str(os.getpid())  # by which all processes that tests start are known, orphans too
 
 from made_shards import WORDS, make_samples, write_shards
 
 if TYPE_CHECKING:
     from object_store import FaultyProxy
+
+HELPERS = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
+"""In the command lines of Python's own processes, of which this one has one each for all tests."""
+CLUSTER = ("slurm", "munge", "unshare")
+"""The same of the Slurm cluster, whose nodes may be started anew by a test."""
+PATIENCE = 20
+"""Seconds that processes have to end after their test; the machine may be busy."""
+
+
+def processes_of_tests() -> dict[tuple[int, str], str]:
+    """{(process id, time of its start): command line} of all living processes that tests have started."""
+    found: dict[tuple[int, str], str] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            state, parent, *_ = facts = (folder / "stat").read_text().rpartition(")")[2].split()
+            if state == "Z" or f"JEMB_TESTS={os.getpid()}".encode() not in (folder / "environ").read_bytes().split(
+                b"\0"
+            ):
+                continue
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            lasting = (*CLUSTER, *(HELPERS if int(parent) == os.getpid() else ()))
+            if int(folder.name) != os.getpid() and not any(name in command for name in lasting):
+                found[int(folder.name), facts[19]] = command
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    """What a test starts has ended soon after it; what wider fixtures started stays."""
+    before = processes_of_tests()
+    yield
+    deadline = time.monotonic() + PATIENCE
+    while left := {process: command for process, command in processes_of_tests().items() if process not in before}:
+        assert time.monotonic() < deadline, f"processes left by this test: {left}"
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")

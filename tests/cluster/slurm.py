@@ -44,6 +44,8 @@ SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
 MpiDefault=none
 JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 ReturnToService=2
 SlurmdTimeout=6
 KillWait=15
@@ -93,7 +95,9 @@ class SlurmCluster:
         for weight, name in enumerate(self.nodes, 1):
             address = f"NodeAddr=127.0.0.1 Port={_free_port()}"
             conf += f"NodeName={name} {address} CPUs={self.cpus} RealMemory=4000 Weight={weight}\n"
-        conf += f"PartitionName=main Nodes={','.join(self.nodes)} Default=YES MaxTime=INFINITE State=UP\n"
+        every = f"Nodes={','.join(self.nodes)} MaxTime=INFINITE State=UP"
+        conf += f"PartitionName=main {every} Default=YES PriorityTier=1 GraceTime=60\n"
+        conf += f"PartitionName=urgent {every} PriorityTier=2\n"
         (self.folder / "slurm.conf").write_text(conf)
         files = [f"--{kind}-file={self.folder}/munge.{kind}" for kind in ("key", "pid", "log", "seed")]
         self._start("munged", ["munged", "--force", "--foreground", f"--socket={self.folder}/munge.socket", *files])
@@ -122,7 +126,7 @@ class SlurmCluster:
         """Until all nodes are idle."""
         self._until(
             lambda: (
-                [line.split() for line in self.run("sinfo", "-hN", "-o", "%N %t").splitlines()]
+                [line.split() for line in self.run("sinfo", "-hN", "-p", "main", "-o", "%N %t").splitlines()]
                 == [[name, "idle"] for name in self.nodes]
             ),
             "the nodes do not become idle",

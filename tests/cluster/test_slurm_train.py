@@ -164,6 +164,33 @@ def test_requeued_and_asked_to_save(submit: Callable[..., Job], alone: dict[str,
     assert [folder.name for folder in sorted(job.run.logs.iterdir())] == [f"{job.number}.{start}" for start in range(3)]
 
 
+@pytest.mark.parametrize("to", [["--batch"], []], ids=["to the script", "to the processes"])
+def test_asked_before_the_first_step(
+    submit: Callable[..., Job], alone: dict[str, RunFolder], pair_shards: Path, to: list[str]
+) -> None:
+    """While Python still starts: there is nothing to save, and the job begins again."""
+    job = submit(["--nodes=2", "--ntasks-per-node=1"], [f"shards={pair_shards}"], PREFLIGHT="no")
+    job.wait("RUNNING")
+    while not list(job.run.logs.glob("*.0/0.log")):
+        time.sleep(0.05)
+    job.slurm.run("scancel", *to, "--signal=USR1", str(job.number))
+    assert_same(job.succeed(), alone["pairs"])
+    assert job.slurm.job(job.number)["Restarts"] == "1", job.output
+    assert "asked to stop before a first step; beginning again in a next start of this job" in job.output
+
+
+@pytest.mark.slow
+def test_preempted(submit: Callable[..., Job], alone: dict[str, RunFolder], pair_shards: Path, tmp_path: Path) -> None:
+    """By a job of a partition with a higher tier: Slurm sends the processes SIGTERM, and waits for them."""
+    job = submit(["--nodes=2", "--ntasks-per-node=1"], [f"shards={pair_shards}"], slow=1)
+    job.wait_for_step(3)
+    urgent = job.slurm.sbatch("--partition=urgent", "--nodes=3", "--ntasks-per-node=4", "--wrap=true", folder=tmp_path)
+    assert_same(job.succeed(), alone["pairs"])
+    assert job.slurm.wait(urgent)["JobState"] == "COMPLETED"
+    assert job.starts()[1]["step"] >= 3
+    assert "asked by SIGTERM" in job.all_output()
+
+
 @pytest.mark.slow
 def test_time_limit(submit: Callable[..., Job], pair_shards: Path) -> None:
     """Slurm itself sends the signal: 60 to 90 s before the end, as it looks twice a minute."""
