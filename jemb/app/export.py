@@ -1,18 +1,10 @@
 """`jemb export`."""
 
 import sys
-from dataclasses import replace
 
-from jemb.config import ExportConfig
+from jemb.app.api import export as run
 
-
-def run(config: ExportConfig) -> None:
-    from jemb.export import export
-    from jemb.mirror import local_copy, written_to
-
-    with written_to(config.output, anew=True) as output:
-        export(replace(config, run=local_copy(config.run), output=output))
-
+__all__ = ["run"]
 
 if __name__ == "__main__":
     from jemb.app.cli import run_command

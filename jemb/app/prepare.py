@@ -1,18 +1,15 @@
-"""`jemb prepare`: gives the stages the models they must not know."""
+"""`jemb prepare`."""
 
 import sys
-from dataclasses import replace
 
 from jemb.config import PrepareConfig
 
 
 def run(config: PrepareConfig) -> None:
-    from jemb.app.models import make_tools
-    from jemb.mirror import written_to
-    from jemb.prepare import prepare, summary_table
+    from jemb.app.api import prepare
+    from jemb.prepare import summary_table
 
-    with written_to(config.output) as output:
-        print(summary_table(prepare(replace(config, output=output), make_tools(config))))
+    print(summary_table(prepare(config)))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ from jemb.config import TokenizeConfig
 
 
 def run(config: TokenizeConfig) -> None:
-    from jemb.pretokenize import pretokenize
+    from jemb.app.api import tokenize
 
-    print(pretokenize(config))
+    print(tokenize(config))
 
 
 if __name__ == "__main__":

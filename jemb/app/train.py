@@ -1,31 +1,19 @@
 """`jemb train`, also as `torchrun … -m jemb.app.train`."""
 
 import sys
-from typing import TYPE_CHECKING
 
 from jemb.config import TrainConfig
 from jemb.launch import find_ranks
 
-if TYPE_CHECKING:
-    from jemb.train import EvaluationTools
-
 
 def run(config: TrainConfig) -> None:
-    from jemb.train import dry_run, train
+    from jemb.app.api import evaluation_tools, train
+    from jemb.train import dry_run
 
-    tools = _tools() if config.evaluation.tasks else None
     if not config.dry_run:
-        train(config, tools)
+        train(config)
     elif find_ranks().rank == 0:
-        print(dry_run(config, tools))
-
-
-def _tools() -> "EvaluationTools":
-    from jemb.evaluate import load_tasks
-    from jemb.evaluate.vectors import Prompts
-    from jemb.train import EvaluationTools
-
-    return EvaluationTools(load_tasks, Prompts)
+        print(dry_run(config, evaluation_tools(config)))
 
 
 if __name__ == "__main__":

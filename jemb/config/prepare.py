@@ -274,8 +274,6 @@ class PrepareConfig:
     """Replace data sets in `output` that were made from other input or with other settings."""
 
     def __post_init__(self) -> None:
-        if self.input is None and not any(source.path for source in self.sources.values()):
-            raise ValueError("there is nothing to prepare: give input=… or sources.NAME.path=…")
         if self.decontaminate.against and "decontaminate" not in self.stages:
             raise ValueError(
                 "decontaminate.against is given, but decontaminate is not among the stages; wanted e.g. "

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from jemb.demo.docstring import Docstring, parse_docstring
 from jemb.prepare.executor import LocalExecutor

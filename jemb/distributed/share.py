@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from jemb.data.deal import deal
 from jemb.distributed.ranks import rank, world_size

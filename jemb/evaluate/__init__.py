@@ -1,5 +1,8 @@
 """Scores of models on local files and on mteb's tasks: similarity, retrieval, reranking, negation."""
 
+import sys
+
+from jemb import Command
 from jemb.evaluate.comparison import Comparison, Results, table
 from jemb.evaluate.measure import Measured, Score, Task
 from jemb.evaluate.retrieval import RetrievalTask
@@ -21,3 +24,5 @@ __all__ = [
     "score",
     "table",
 ]
+
+sys.modules[__name__].__class__ = Command  # `jemb.evaluate(config)` is the command

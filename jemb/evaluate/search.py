@@ -6,7 +6,7 @@ Before: `vectors.py`. After: `retrieval.py`, and `bm25.py`, which shares the ord
 from __future__ import annotations
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 
 def best(scores: np.ndarray, columns: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

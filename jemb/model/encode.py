@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from jemb.model.encoder import Encoder, device_of
 from jemb.records import Tokens

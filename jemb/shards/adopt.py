@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from jemb.errors import InputError
 from jemb.files import write_atomic

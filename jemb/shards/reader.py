@@ -13,7 +13,7 @@ from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from jemb.errors import InputError
 from jemb.records import Sample

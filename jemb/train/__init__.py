@@ -1,7 +1,12 @@
 """Training: configuration to objects, the Lightning module, checkpoints, the run's records."""
 
+import sys
+
+from jemb import Command
 from jemb.train.dry_run import dry_run
 from jemb.train.evaluation import EvaluationTools
 from jemb.train.run import train
 
 __all__ = ["EvaluationTools", "dry_run", "train"]
+
+sys.modules[__name__].__class__ = Command  # `jemb.train(config)` is the command

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from jemb.files import write_atomic
 from jemb.records import Batch

@@ -256,7 +256,7 @@ def test_mistakes_in_options_of_sources(override, wanted):
 def test_there_must_be_something_to_prepare():
     for overrides in ([], ["sources.a.limit=3"]):
         with pytest.raises(InputError, match=r"nothing to prepare: give input=… or sources.NAME.path=…"):
-            options(*overrides)
+            find_sources(options(*overrides))
     assert options("sources.a.path=x").input is None
 
 

@@ -57,6 +57,8 @@ def find_sources(config: PrepareConfig) -> list[Source]:
     Raises `InputError` for a missing path, nothing found, two data sets of one name, a name in `sources` that is none,
     and options that contradict each other.
     """
+    if config.input is None and not any(source.path for source in config.sources.values()):
+        raise InputError("there is nothing to prepare: give input=… or sources.NAME.path=…")
     found = {} if config.input is None else _find_in(to_local(config.input), Path(config.output))
     for name, options in config.sources.items():
         if options.path is not None:

@@ -1,0 +1,116 @@
+"""The commands as functions of their config, with all that the parts may not know of each other put together.
+
+`jemb COMMAND` and a notebook both call these. Each raises `InputError` for what is wrong with the config or the data,
+`Failure` where the work cannot go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jemb.config import EvaluateConfig, ExportConfig, PrepareConfig, SourceConfig, TokenizeConfig, TrainConfig
+from jemb.errors import InputError
+from jemb.launch import find_ranks
+from jemb.mirror import local_copy, written_file, written_to
+from jemb.tables.places import is_url, to_local
+
+if TYPE_CHECKING:
+    from jemb.evaluate import Comparison
+    from jemb.run_folder import RunFolder
+    from jemb.shards import Manifest
+    from jemb.train import EvaluationTools
+
+PATIENCE_MINUTES = 24 * 60
+"""How long the other processes wait while the first searches and scores; that one has died is noticed at once."""
+
+
+def prepare(config: PrepareConfig, data: Any = None) -> list[Manifest]:
+    """Make shards of `config.input`, of `config.sources` and of `data`; the manifests of the data sets.
+
+    data: rows in memory: a `datasets.Dataset`, a pandas or polars frame, an Arrow table, an iterable of dictionaries;
+    they become the data set `data`. Several as {name: rows}; options of theirs in `config.sources` hold.
+    """
+    from jemb.app.models import make_tools
+    from jemb.prepare import prepare as prepare_files
+
+    with written_to(config.output) as output, _as_files(config, data, Path(output)) as files:
+        return prepare_files(replace(files, output=output), make_tools(config))
+
+
+def tokenize(config: TokenizeConfig) -> str:
+    """Store the tokens of shards; says how many."""
+    from jemb.pretokenize import pretokenize
+
+    return pretokenize(config)
+
+
+def train(config: TrainConfig, data: Any = None) -> RunFolder:
+    """Train until `max_steps`, or continue a run that was stopped; alone, or as one of the processes that torchrun or
+    srun started. After Ctrl-C it saves, then raises KeyboardInterrupt.
+
+    data: rows in memory, as for `prepare`, which are written to `config.shards` first, unfiltered.
+    """
+    from jemb.train import train as train_on_shards
+
+    if config.dry_run:
+        raise InputError("dry_run=true starts nothing: `jemb.train.dry_run(config)` gives its text")
+    if data is not None and find_ranks().rank == 0:
+        prepare(PrepareConfig(output=config.shards, stages=[]), data)
+    return train_on_shards(config, evaluation_tools(config))
+
+
+def evaluate(config: EvaluateConfig) -> Comparison | None:
+    """Score models on tasks. In several processes all encode, and the first has the result, the others None."""
+    from jemb.evaluate import evaluate as evaluate_here
+
+    if find_ranks().world_size == 1:
+        with written_file(config.output) as output:
+            models = [local_copy(model) for model in config.model]
+            return evaluate_here(replace(config, model=models, output=output))
+    from jemb.evaluate.distributed import evaluate_together
+    from jemb.train.peers import report_lost_peers
+    from jemb.train.processes import joined_processes
+
+    for option, place in [("output", config.output), *(("model", model) for model in config.model)]:
+        if is_url(to_local(place)):
+            raise InputError(f"{option}={place}: several processes share a folder; a URL is for one process alone")
+    with joined_processes(config.device, PATIENCE_MINUTES), report_lost_peers(PATIENCE_MINUTES, "Start it again"):
+        return evaluate_together(config)
+
+
+def export(config: ExportConfig) -> Path:
+    """Write a run's model as a folder for sentence-transformers, checked; the folder."""
+    from jemb.export import export as export_run
+
+    with written_to(config.output, anew=True) as output:
+        return export_run(replace(config, run=local_copy(config.run), output=output))
+
+
+def evaluation_tools(config: TrainConfig) -> EvaluationTools | None:
+    """What a run needs that evaluates while it trains."""
+    from jemb.evaluate import load_tasks
+    from jemb.evaluate.vectors import Prompts
+    from jemb.train import EvaluationTools
+
+    return EvaluationTools(load_tasks, Prompts) if config.evaluation.tasks else None
+
+
+@contextmanager
+def _as_files(config: PrepareConfig, data: Any, output: Path) -> Iterator[PrepareConfig]:
+    """The config with data in memory as sources of their own."""
+    if data is None:
+        yield config
+        return
+    from jemb.tables.memory import write_rows
+
+    # Where the job keeps what is unfinished: a folder that all processes see, removed at the end.
+    paths = write_rows(data, output / ".work" / "given")
+    for name in paths:
+        if name in config.sources and config.sources[name].path:
+            raise InputError(f"sources.{name}.path: data set {name!r} is given in memory, too; rename one")
+    options = {name: replace(config.sources.get(name, SourceConfig()), path=str(path)) for name, path in paths.items()}
+    yield replace(config, sources={**config.sources, **options})
