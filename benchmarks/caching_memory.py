@@ -61,7 +61,7 @@ def measure(name: str, device: str) -> int:
         p.grad = torch.zeros_like(p)
     if name != "nothing":
         size, way = WAYS[name]
-        ids = torch.randint(5, encoder.backbone.config.vocab_size, (size, TOKENS), device=device)
+        ids = torch.randint(5, len(encoder.embeddings), (size, TOKENS), device=device)
         vectors, _ = encode_together(encoder, [Tokens(ids, torch.ones_like(ids))], **way)
         (vectors[0] @ vectors[0].T).logsumexp(1).mean().backward()
     if device == "cuda":

@@ -161,7 +161,7 @@ def our_steps(encoder: Any, config: Any, processes: Any, folder: Path) -> tuple[
     checkpoints = Checkpoints(run, start=(0, None), plan="", every=10**9, keep=1, stop=10**9)
     trainer = make_trainer(config, processes, max_steps=STEPS, callbacks=[run_log, checkpoints, Clock()])
     encoder.train()
-    trainer.fit(module, Batches(batches(rank(), world_size(), encoder.backbone.config.vocab_size)))
+    trainer.fit(module, Batches(batches(rank(), world_size(), len(encoder.embeddings))))
     return ends, losses
 
 
@@ -218,7 +218,7 @@ def bare_steps(
     warmup = STEPS // 10
     ends: list[tuple[float, float]] = []
     losses: list[float] = []
-    for step, batch in enumerate(batches(dist.get_rank(), dist.get_world_size(), encoder.backbone.config.vocab_size)):
+    for step, batch in enumerate(batches(dist.get_rank(), dist.get_world_size(), len(encoder.embeddings))):
         share = (step + 1) / warmup if step < warmup else (STEPS - step) / (STEPS - warmup)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * share

@@ -14,7 +14,7 @@ import numpy as np
 
 from jemb.config import InspectConfig
 from jemb.errors import InputError
-from jemb.public import without_places, without_secrets
+from jemb.public import without_secrets
 from jemb.records import Sample
 from jemb.run_folder import RunFolder, is_run
 from jemb.shards import ShardReader, adopt, open_datasets
@@ -110,7 +110,7 @@ def describe_run(run: RunFolder) -> str:
     for evaluation in run.read_evaluations()[-3:]:
         lines.append(f"  evaluated after step {evaluation['step']}: {evaluation.get('value') or math.nan:.2f}")
     for task, scores in run.read_scores().items():
-        lines.append(f"  {without_places(task)}: " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
+        lines.append(f"  {task}: " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
     return "\n".join(lines)
 
 
@@ -127,14 +127,14 @@ def summary_of(run: RunFolder) -> str:
 def _token_lengths(name: str) -> Lengths:
     """Of the tokenizer of a run (finished or not), a model folder or a Hub name."""
     from jemb.model import Tokenize  # seconds to import
-    from jemb.model.layout import read_layout
+    from jemb.model.folder import check_folder
     from jemb.model.load import find_folder, load_tokenizer
     from jemb.model.quiet import quiet
 
     path = Path(name).expanduser()
     folder = RunFolder(path).start if is_run(path) else find_folder(name)
     with quiet():
-        tokenize = Tokenize(load_tokenizer(read_layout(folder).transformer), max_length=10**6)
+        tokenize = Tokenize(load_tokenizer(check_folder(folder, trust_remote_code=False)), max_length=10**6)
     return lambda texts: np.asarray(tokenize(texts).attention_mask.sum(1).numpy())
 
 

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from jemb.config import TokenizeConfig
 from jemb.errors import InputError
 from jemb.files import alone, inside
-from jemb.model import Encoder, Tokenize, load_encoder
+from jemb.model import Encoder, Tokenize, load_encoder, probe
 from jemb.prepare.executor import LocalExecutor
 from jemb.shards import ShardReader, open_datasets
 from jemb.shards.tokens import Recipe, TokenReader, finish_tokens, has_part, start_tokens, write_part
@@ -48,6 +48,7 @@ def pretokenize(config: TokenizeConfig) -> str:
     readers = open_datasets(config.shards)
     encoder = load_encoder(config.model, max_length=config.max_length)
     encoder.prompts |= config.prompts.given
+    probe(encoder, config.model)
     output = _folder(config.output, "output")
     recipes = {name: recipe_of(reader, encoder) for name, reader in readers.items()}
     with alone(output, "jemb tokenize"):

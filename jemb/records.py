@@ -5,8 +5,8 @@ Before: raw files (`prepare/source/sources.py`). After: `shards/` stores samples
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -35,10 +35,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Token ids and attention mask of N texts padded to L, both int64 [N, L]; mask 1 = real token, 0 = padding."""
+    """Token ids and attention mask of N texts padded to L, both int64 [N, L]; mask 1 = real token, 0 = padding.
+
+    prompt_lengths: int64 [N], the first tokens of each text that pooling leaves out; None: it takes all.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor
+    prompt_lengths: Tensor | None = None
 
     @classmethod
     def padded(cls, ids: NDArray[np.int64], lengths: NDArray[np.int64], pad_id: int) -> Tokens:
@@ -51,8 +55,20 @@ class Tokens:
         padded[mask] = ids
         return cls(torch.from_numpy(padded), torch.from_numpy(mask.astype(np.int64)))
 
+    def without_prompt(self, lengths: Sequence[int]) -> Tokens:
+        """The same with the prompt's tokens left out of pooling; lengths: of the prompt of each text, [N]."""
+        import torch
+
+        return replace(self, prompt_lengths=torch.tensor(lengths, dtype=torch.int64))
+
+    def rows(self, chosen: Any, width: int | None = None) -> Tokens:
+        """Some of the texts, cut to their first `width` tokens."""
+        prompts = None if self.prompt_lengths is None else self.prompt_lengths[chosen]
+        return Tokens(self.input_ids[chosen, :width], self.attention_mask[chosen, :width], prompts)
+
     def to(self, device: torch.device) -> Tokens:
-        return Tokens(self.input_ids.to(device), self.attention_mask.to(device))
+        prompts = None if self.prompt_lengths is None else self.prompt_lengths.to(device)
+        return Tokens(self.input_ids.to(device), self.attention_mask.to(device), prompts)
 
 
 class Batch:

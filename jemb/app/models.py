@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from multiprocessing import parent_process
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,9 +66,11 @@ class _MakeEncoder:
     def __call__(self, name: str) -> Encode:
         import torch
 
-        from jemb.model import find_auxiliary, load_encoder
+        from jemb.model import find_auxiliary, load_encoder, probe
 
         encoder = load_encoder(find_auxiliary(name), max_length=self.max_length)
+        if parent_process() is None:
+            probe(encoder, name)
         if encoder.prompts:
             log.warning("%s: its prompts are not put before the texts: %s", name, encoder.prompts)
         return _TextEncoder(encoder, "cuda" if torch.cuda.is_available() else "cpu", self.batch_tokens, self.precision)

@@ -83,7 +83,8 @@ def load_text_encoder(name: str, config: EvaluateConfig) -> TextEncoder:
     # Not at the top: BM25 and the tasks themselves do without torch, which takes seconds to import.
     import torch
 
-    from jemb.model import load_encoder
+    from jemb.distributed import rank
+    from jemb.model import load_encoder, probe
 
     device = config.device
     if device == "auto":
@@ -91,6 +92,8 @@ def load_text_encoder(name: str, config: EvaluateConfig) -> TextEncoder:
     elif device == "cuda" and not torch.cuda.is_available():
         raise InputError("device=cuda, but torch sees no CUDA device; use device=cpu or device=auto")
     encoder = load_encoder(name, max_length=config.max_length)
+    if rank() == 0:
+        probe(encoder, name)
     prompts = Prompts(encoder.prompts, encoder.default_prompt)
     return TextEncoder(encoder, prompts, config.batch_size, device, Path(name).name)
 

@@ -15,19 +15,21 @@ from typing import Any
 import jinja2
 import yaml
 from huggingface_hub import ModelCardData
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
 from jemb import __version__
 from jemb.config import ExportConfig
 from jemb.export.cost import FIGURE, NO_FIGURE, cost_rows, emissions, hardware
 from jemb.lineage import Stage
 from jemb.model import Encoder
-from jemb.model.load import ENCODER_OF
 from jemb.public import markdown
 
 POOLING = {
     "mean": 'mask = tokens["attention_mask"].unsqueeze(-1)\npooled = (hidden * mask).sum(1) / mask.sum(1)',
     "cls": "pooled = hidden[:, 0]",
+    "lasttoken": 'pooled = hidden[torch.arange(len(hidden)), tokens["attention_mask"].sum(1) - 1]',
 }
+"""What plain transformers need besides the model, where that is all that comes after it."""
 
 
 def write_card(
@@ -41,11 +43,11 @@ def write_card(
 ) -> str:
     """README.md of an exported model. source: which weights of the run these are, in words. scores: of this very
     model, {task: {metric: percent}}."""
-    backbone = encoder.backbone
+    kind = type(encoder.backbone or encoder.first).__name__
     facts = [
         ("vector", f"{encoder.dim} numbers" + _of_which(encoder)),
-        ("longest text", f"{encoder.max_length} tokens; the rest is cut off"),
-        ("encoder", f"{type(backbone).__name__}, {encoder.pooling} pooling"),
+        ("longest text", f"{encoder.max_length} tokens; the rest is cut off" if encoder.max_length else "no limit"),
+        ("encoder", f"{kind}, {encoder.pooling} pooling{_heads(encoder)}"),
         ("parameters", f"{sum(p.numel() for p in encoder.parameters()):,}"),
         ("started from", stages[0].get("started_from") or "random weights"),
         ("trained on", " → ".join(str(stage.get("objective")) for stage in stages)),
@@ -72,10 +74,10 @@ def write_card(
         query_prompt=json.dumps(encoder.prompt("query"), ensure_ascii=False),
         document_prompt=json.dumps(encoder.prompt("document"), ensure_ascii=False),
         has_prompts=bool(encoder.prompts),
-        cls=ENCODER_OF.get(backbone.config.model_type, "AutoModel"),
+        cls=kind if kind.endswith("EncoderModel") else "AutoModel",
         max_length=encoder.max_length,
         pad_id=encoder.tokenize.pad_id,
-        pooling=POOLING[encoder.pooling],
+        pooling=POOLING.get(encoder.pooling, "") if encoder.plain else "",
         onnx=config.onnx,
         stages=[_stage(stage, encoder if stage is stages[-1] else None) for stage in stages],
         cost=cost_rows(stages, config.power_watts, config.carbon_intensity),
@@ -110,6 +112,11 @@ def _front(encoder: Encoder, stages: Sequence[Stage], config: ExportConfig) -> s
     if grams is not None:
         data["co2_eq_emissions"] = carbon
     return f"---\n{data.to_yaml()}\n---\n"
+
+
+def _heads(encoder: Encoder) -> str:
+    names = [type(module).__name__ for module in encoder.heads if not isinstance(module, Normalize | Pooling)]
+    return f", then {', '.join(names)}" if names else ""
 
 
 def _of_which(encoder: Encoder) -> str:
@@ -186,7 +193,7 @@ def _limits(encoder: Encoder, stages: Sequence[Stage]) -> list[str]:
     limits = [
         "It has learnt what its training data say and how they say it, their errors and prejudices included; the data "
         "sets above are all that is recorded of them.",
-        f"Of a text longer than {encoder.max_length} tokens only the beginning counts.",
+        *_cut(encoder),
         f"The language of the data: {markdown(', '.join(languages))}; others were filtered out."
         if languages
         else "The training data were not all filtered by language: which ones it knows is not recorded.",
@@ -197,6 +204,13 @@ def _limits(encoder: Encoder, stages: Sequence[Stage]) -> list[str]:
     if encoder.truncate_dim:
         limits.append("sentence-transformers before 5.4 takes no notice of `truncate_dim`: give it when loading.")
     return limits
+
+
+def _cut(encoder: Encoder) -> list[str]:
+    if encoder.max_length is None:
+        return []
+    kept = "end" if getattr(encoder.tokenizer, "truncation_side", "right") == "left" else "beginning"
+    return [f"Of a text longer than {encoder.max_length} tokens only the {kept} counts."]
 
 
 def _license(stages: Sequence[Stage], own: str | None) -> str:

@@ -13,7 +13,7 @@ from jemb.errors import Failure
 from jemb.export.onnx_file import INPUTS, OUTPUTS, PLACE
 from jemb.files import read_json
 from jemb.model import Encoder, Tokenize, encode
-from jemb.model.load import model_class
+from jemb.model.folder import FLAGS
 from jemb.model.quiet import quiet
 
 TOLERANCE = 1e-5
@@ -79,8 +79,9 @@ def check_same_vectors(encoder: Encoder, folder: Path, *, onnx: bool = False) ->
     first = _untruncated(encoder, texts)[:, : encoder.dim]
     loaders: list[tuple[str, Callable[[Path], EncodeTexts], np.ndarray, float]] = [
         ("sentence-transformers", _sentence_transformers, first, TOLERANCE),
-        ("transformers", _transformers, ours, TOLERANCE),
     ]
+    if encoder.plain and encoder.pooling in POOL:
+        loaders.append(("transformers", _transformers, ours, TOLERANCE))
     if onnx:
         loaders.append(("onnxruntime", _onnxruntime, ours, ONNX_TOLERANCE))
     found: dict[str, tuple[float, float]] = {}
@@ -124,21 +125,23 @@ def _sentence_transformers(folder: Path) -> EncodeTexts:
 def _transformers(folder: Path) -> EncodeTexts:
     """As a user would write it, from what the folder says alone."""
     import torch
-    from transformers import AutoConfig, AutoTokenizer
+    import transformers
+    from transformers import AutoTokenizer
 
-    model = model_class(AutoConfig.from_pretrained(folder)).from_pretrained(folder).float().eval()
+    kind = read_json(folder / "config.json")["architectures"][0]
+    model = getattr(transformers, kind if kind.endswith("EncoderModel") else "AutoModel").from_pretrained(folder)
+    model = model.float().eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     max_length = read_json(folder / "sentence_bert_config.json")["max_seq_length"]
-    is_mean = _is_mean(folder)
+    pool = _pool(folder)
     dim = read_json(folder / "config_sentence_transformers.json").get("truncate_dim")
 
     @torch.inference_mode()
     def vectors(texts: Sequence[str]) -> np.ndarray:
         tokens = tokenizer(list(texts), padding=True, truncation=True, max_length=max_length, return_tensors="pt")
         hidden = model(**tokens).last_hidden_state
-        mask = tokens["attention_mask"].unsqueeze(-1)
-        pooled = (hidden * mask).sum(1) / mask.sum(1) if is_mean else hidden[:, 0]
-        return _unit(pooled[:, :dim].numpy())
+        assert pool is not None
+        return _unit(pool(hidden.numpy(), tokens["attention_mask"].numpy())[:, :dim])
 
     return vectors
 
@@ -151,9 +154,10 @@ def _onnxruntime(folder: Path) -> EncodeTexts:
 
     session = onnxruntime.InferenceSession(folder / PLACE, providers=["CPUExecutionProvider"])
     tokenize = Tokenize(
-        AutoTokenizer.from_pretrained(folder), read_json(folder / "sentence_bert_config.json")["max_seq_length"]
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+        read_json(folder / "sentence_bert_config.json")["max_seq_length"],
     )
-    is_mean = _is_mean(folder)
+    pool = _pool(folder)
 
     def vectors(texts: Sequence[str]) -> np.ndarray:
         parts = []
@@ -161,17 +165,28 @@ def _onnxruntime(folder: Path) -> EncodeTexts:
             tokens = tokenize(texts[start:stop])
             ids, mask = tokens.input_ids.numpy(), tokens.attention_mask.numpy()
             hidden, finished = session.run(OUTPUTS, dict(zip(INPUTS, (ids, mask), strict=True)))
-            mask = mask[:, :, None]
-            pooled = (hidden * mask).sum(1) / mask.sum(1) if is_mean else hidden[:, 0]
-            apart = np.abs(_unit(pooled[:, : finished.shape[1]]) - finished).max()
-            parts.append(finished if apart <= ONNX_TOLERANCE else np.full_like(finished, np.nan))
+            if pool and np.abs(_unit(pool(hidden, mask)[:, : finished.shape[1]]) - finished).max() > ONNX_TOLERANCE:
+                finished = np.full_like(finished, np.nan)
+            parts.append(finished)
         return np.concatenate(parts)
 
     return vectors
 
 
-def _is_mean(folder: Path) -> bool:
-    return bool(read_json(folder / "1_Pooling" / "config.json")["pooling_mode_mean_tokens"])
+POOL: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "mean": lambda hidden, mask: (hidden * mask[:, :, None]).sum(1) / mask.sum(1)[:, None],
+    "cls": lambda hidden, mask: hidden[:, 0],
+    "lasttoken": lambda hidden, mask: hidden[np.arange(len(hidden)), mask.sum(1) - 1],
+}
+
+
+def _pool(folder: Path) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
+    """(token vectors, mask) -> vectors, where that is all that comes after the backbone."""
+    if len(read_json(folder / "modules.json")) != 3:
+        return None
+    settings = read_json(folder / "1_Pooling" / "config.json")
+    modes = [mode for flag, mode in FLAGS.items() if settings.get(flag)]
+    return POOL.get(modes[0]) if len(modes) == 1 else None
 
 
 @contextmanager

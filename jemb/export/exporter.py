@@ -11,7 +11,7 @@ from jemb.errors import InputError
 from jemb.export.card import write_card
 from jemb.export.check import check_same_vectors
 from jemb.export.hub import check_login, push
-from jemb.export.onnx_file import check_onnx_installed, write_onnx
+from jemb.export.onnx_file import check_onnx_installed, check_onnx_possible, write_onnx
 from jemb.files import whole_folder, write_json, writing
 from jemb.lineage import TRAINING, stages_of
 from jemb.model import Encoder, load_encoder, read_weights
@@ -38,6 +38,8 @@ def export(config: ExportConfig) -> Path:
     if config.truncate_dim not in (None, encoder.dim):
         scores = _at_width(scores, config.truncate_dim)
     _set_options(encoder, config)
+    if config.onnx:
+        check_onnx_possible(encoder)
     stages = stages_of(run)
     card = write_card(run.path.resolve().name, encoder, stages, config, source=source, scores=scores)
     with writing(output), whole_folder(output) as folder:

@@ -13,13 +13,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
-from transformers import AutoConfig
+from torch.nn.functional import normalize
 
 from jemb.errors import InputError
 from jemb.model import Encoder
-from jemb.model.load import model_class
-from jemb.model.pooling import pool
+from jemb.model.load import first_line
 from jemb.model.quiet import quiet
 
 PLACE = Path("onnx", "model.onnx")
@@ -46,37 +46,55 @@ def write_onnx(encoder: Encoder, folder: Path) -> Path:
     path = folder / PLACE
     path.parent.mkdir()
     with quiet(), _silence(), torch.inference_mode():
-        config = AutoConfig.from_pretrained(folder)
         # The plain formula of attention: those of torch's fused kernel cannot be exported for every model.
-        backbone = model_class(config).from_pretrained(folder, attn_implementation="eager").float()
-        model = _WithVector(backbone, encoder).eval()
+        plainly = {"attn_implementation": "eager", "dtype": torch.float32}
+        model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs=plainly)
         example = encoder.tokenize(["an example of some words", "and another"])
         axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=encoder.max_length)}
-        program = torch.onnx.export(
-            model,
-            (example.input_ids, example.attention_mask),
-            input_names=INPUTS,
-            output_names=OUTPUTS,
-            dynamic_shapes=(axes, axes),
-            dynamo=True,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                _WithVector(model, encoder.truncate_dim).eval(),
+                (example.input_ids, example.attention_mask),
+                input_names=INPUTS,
+                output_names=OUTPUTS,
+                dynamic_shapes=(axes, axes),
+                dynamo=True,
+                verbose=False,
+            )
+        except Exception as error:
+            kind = type(encoder.backbone).__name__
+            raise InputError(
+                f"onnx=true: torch cannot write {kind} as ONNX ({first_line(error)}); leave onnx out"
+            ) from error
         assert program is not None  # as always with dynamo=True
-        size = sum(weights.nbytes for weights in backbone.parameters())
+        size = sum(weights.nbytes for weights in model.parameters())
         program.save(path, external_data=size > ONE_FILE)
     return path
 
 
+def check_onnx_possible(encoder: Encoder) -> None:
+    """Raises `InputError` for what an ONNX file of token ids and mask cannot say."""
+    if encoder.static:
+        raise InputError("onnx=true: static embeddings are a table, which needs no ONNX file; leave onnx out")
+    if any(getattr(module, "include_prompt", True) is False for module in encoder.model):
+        raise InputError(
+            "onnx=true: this model leaves prompts out of pooling, which the file is not told; leave onnx out"
+        )
+
+
 class _WithVector(nn.Module):
-    def __init__(self, backbone: nn.Module, encoder: Encoder) -> None:
+    def __init__(self, model: SentenceTransformer, dim: int | None) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.pooling = encoder.pooling
-        self.dim = encoder.truncate_dim
+        self.model = model
+        self.dim = dim
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return hidden, pool(hidden, attention_mask, self.pooling, self.dim)
+        features = self.model[0]({"input_ids": input_ids, "attention_mask": attention_mask})
+        hidden = features["token_embeddings"]
+        for module in list(self.model)[1:]:
+            features = module(features)
+        vectors = features["sentence_embedding"][:, : self.dim]
+        return hidden, normalize(vectors, dim=-1) if self.dim else vectors
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from jemb.model.cross_encoder import CrossEncoder, load_cross_encoder
 from jemb.model.encode import encode
 from jemb.model.encoder import Encoder
 from jemb.model.load import load_encoder
+from jemb.model.probe import probe
 from jemb.model.tiny import make_tiny
 from jemb.model.together import encode_together
 from jemb.model.tokenize import Tokenize
@@ -23,5 +24,6 @@ __all__ = [
     "load_cross_encoder",
     "load_encoder",
     "make_tiny",
+    "probe",
     "read_weights",
 ]

@@ -8,25 +8,20 @@ from typing import Any
 from torch import nn
 
 
-def set_dropout(config: Any, dropout: float) -> dict[str, float]:
-    """Set every dropout field of a Hugging Face configuration; returns the old value of each changed field.
+def dropout_fields(config: Any, dropout: float) -> tuple[dict[str, float], dict[str, float]]:
+    """(the model's own, the wanted) value of every dropout field of a Hugging Face configuration, by name.
 
-    Must come before the model is built: attention layers copy the number. Layer drop and stochastic depth
-    are not dropout of units: they are switched off, so `dropout=0` leaves nothing random in the forward pass.
+    They must be set before the model is built: attention layers copy the number. Layer drop and stochastic depth are
+    not dropout of units: they are switched off, so `dropout=0` leaves nothing random in the forward pass.
     """
     own: dict[str, float] = {}
+    wanted: dict[str, float] = {}
     for name, value in config.to_dict().items():
-        if isinstance(value, bool) or not isinstance(value, Real):
-            continue
-        if "layerdrop" in name or "drop_path" in name:
-            new = 0.0
-        elif "dropout" in name or name.endswith("pdrop"):
-            new = dropout
-        else:
-            continue
-        own[name] = float(value)
-        setattr(config, name, new)
-    return own
+        is_whole = "layerdrop" in name or "drop_path" in name
+        is_dropout = is_whole or "dropout" in name or name.endswith("pdrop")
+        if is_dropout and isinstance(value, Real) and not isinstance(value, bool):
+            own[name], wanted[name] = float(value), 0.0 if is_whole else dropout
+    return own, wanted
 
 
 def set_dropout_layers(module: nn.Module, dropout: float) -> None:

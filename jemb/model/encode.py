@@ -15,7 +15,6 @@ import torch
 from tqdm.auto import tqdm
 
 from jemb.model.encoder import Encoder, device_of
-from jemb.records import Tokens
 
 BLOCK = 4096
 """Texts tokenised at once; their ids are in memory, padded, until they are encoded."""
@@ -72,12 +71,11 @@ def encode(
                 planned = list(batches(lengths, limit, batch_size or len(block)))
                 lacking = agree(len(planned)) - len(planned) if agree else 0
                 for chosen in planned:
-                    width = max(1, int(lengths[chosen[0]]))
-                    part = Tokens(tokens.input_ids[chosen, :width], tokens.attention_mask[chosen, :width]).to(target)
+                    part = tokens.rows(chosen, max(1, int(lengths[chosen[0]]))).to(target)
                     vectors[rows[chosen]] = encoder(part).float().cpu().numpy()
                     bar.update(len(chosen))
                 for _ in range(lacking):
-                    encoder(Tokens(part.input_ids[:1], part.attention_mask[:1]))
+                    encoder(part.rows([0]))
     finally:
         encoder.train(was_training)
     return vectors if len(distinct) == len(texts) else vectors[place]
@@ -106,9 +104,8 @@ def batches(lengths: np.ndarray, batch_tokens: int, batch_size: int) -> Iterator
 def fingerprint(encoder: Encoder) -> str:
     """Digest of all that decides the vectors of a text: weights, model configuration, tokenizer, limit and pooling."""
     digest = hashlib.blake2b(digest_size=16)
-    backend = encoder.tokenizer.backend_tokenizer.to_str()
-    settings = [encoder.backbone.config.to_json_string(), backend, encoder.max_length, encoder.pooling]
-    settings += [encoder.truncate_dim] if encoder.truncate_dim else []
+    config = encoder.backbone.config.to_json_string() if encoder.backbone else ""
+    settings = [config, encoder.tokenize.fingerprint, *map(repr, encoder.heads), encoder.truncate_dim]
     digest.update(json.dumps(settings).encode())
     for name, weights in sorted(encoder.state_dict().items()):
         digest.update(f"{name} {weights.dtype} {tuple(weights.shape)}".encode())

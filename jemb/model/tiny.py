@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from jemb.config import ModelConfig
 from jemb.errors import InputError
-from jemb.model.dropout import set_dropout
 from jemb.model.encoder import Encoder
+from jemb.model.load import load_encoder
+from jemb.model.quiet import quiet
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 MAX_ALPHABET = 1000
@@ -48,7 +57,6 @@ def make_tiny(texts: Iterable[str], config: ModelConfig, *, seed: int, max_lengt
         max_position_embeddings=max_length,
         pad_token_id=0,
     )
-    own = set_dropout(shape, config.dropout) if config.dropout is not None else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = BertModel(shape)
@@ -56,7 +64,15 @@ def make_tiny(texts: Iterable[str], config: ModelConfig, *, seed: int, max_lengt
         for table in backbone.embeddings.modules():
             if isinstance(table, nn.Embedding):
                 table.weight.mul_(EMBEDDING_SCALE)
-    return Encoder(backbone, tokenizer, pooling=config.pooling or "mean", max_length=max_length, own_dropout=own)
+    return encoder_of(backbone, tokenizer, pooling=config.pooling, dropout=config.dropout, max_length=max_length)
+
+
+def encoder_of(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options: Any) -> Encoder:
+    """The encoder of what `transformers` has in memory, by way of a folder; options: those of `load_encoder`."""
+    with TemporaryDirectory() as folder, quiet():
+        backbone.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return load_encoder(folder, **options)
 
 
 def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:

@@ -42,17 +42,23 @@ def encode_together(
     and with `micro_batch_tokens` the number of groups depends on the texts; every rank must have equally many rows.
     """
 
-    def encode(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        if again and input_ids.device.type == "cpu":  # also when a group is computed again in backward
+    def encode(*group: Tensor) -> Tensor:
+        if again and device.type == "cpu":  # also when a group is computed again in backward
             _freed_memory.give_back()
         with _Fp32Attention() if torch.is_autocast_enabled("cpu") else nullcontext():
-            return encoder(Tokens(input_ids, attention_mask))
+            return encoder(Tokens(*group))
 
     device = texts[0].input_ids.device
     again = bool(micro_batch_size or micro_batch_tokens)
     longest = max(t.input_ids.shape[1] for t in texts)
     ids = torch.cat([pad(t.input_ids, (0, longest - t.input_ids.shape[1])) for t in texts])
     mask = torch.cat([pad(t.attention_mask, (0, longest - t.attention_mask.shape[1])) for t in texts])
+    prompts = None
+    if any(t.prompt_lengths is not None for t in texts):
+        none = [t.input_ids.new_zeros(len(t.input_ids)) for t in texts]
+        prompts = torch.cat(
+            [n if t.prompt_lengths is None else t.prompt_lengths for t, n in zip(texts, none, strict=True)]
+        )
     lengths, order = mask.sum(1).sort(descending=True, stable=True)
     widths = lengths.clamp(min=1).tolist()
     if micro_batch_tokens:
@@ -64,7 +70,7 @@ def encode_together(
     parts, slots, start = [], 0, 0
     for rows in order.split(sizes):
         width = widths[start]
-        group = ids[rows, :width], mask[rows, :width]
+        group = [ids[rows, :width], mask[rows, :width], *([] if prompts is None else [prompts[rows]])]
         # Plain tensors: from them `checkpoint` learns on which device to restore the random state of the dropout.
         parts.append(checkpoint(encode, *group, use_reentrant=False) if again else encode(*group))
         slots += len(rows) * width

@@ -20,6 +20,11 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"{path}: no such file, so this checkpoint cannot be used")
     try:
-        return load_file(path)
+        return {current_name(name): value for name, value in load_file(path).items()}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a readable checkpoint ({error})") from None
+
+
+def current_name(name: str) -> str:
+    """A parameter's name; in checkpoints from before encoders held a SentenceTransformer it was another."""
+    return f"model.0.model.{name.removeprefix('backbone.')}" if name.startswith("backbone.") else name

@@ -37,7 +37,7 @@ class Recipe:
 
     fingerprint: str
     tokenizer: str
-    max_length: int
+    max_length: int | None
     query_prompt: str
     passage_prompt: str
 

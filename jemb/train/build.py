@@ -13,7 +13,7 @@ import torch
 from jemb.config import ModelConfig, TrainConfig, suggest
 from jemb.data import BatchPlan, PlanSource
 from jemb.errors import InputError
-from jemb.model import Encoder, load_encoder, make_tiny
+from jemb.model import Encoder, load_encoder, make_tiny, probe
 from jemb.model.load import DEFAULT_MAX_LENGTH
 from jemb.shards import ShardCache, ShardReader, open_datasets
 from jemb.tables.places import is_url, to_local
@@ -127,9 +127,8 @@ def make_plan(config: TrainConfig, readers: Mapping[str, ShardReader], num_proce
 
 
 def count_steps(config: TrainConfig, plan: BatchPlan) -> int:
-    """`max_steps`, or those of `max_epochs` passes over the samples."""
-    one = math.ceil(plan.num_samples / plan.global_batch_size)
-    return config.max_steps or math.ceil((config.max_epochs or 1) * one)
+    """`max_steps`, or one pass over the samples."""
+    return config.max_steps or math.ceil(plan.num_samples / plan.global_batch_size)
 
 
 def make_encoder(config: TrainConfig, readers: Mapping[str, ShardReader]) -> Encoder:
@@ -143,6 +142,7 @@ def make_encoder(config: TrainConfig, readers: Mapping[str, ShardReader]) -> Enc
             "the default prompt of %s is not used in training, only those called query and document",
             config.init or config.model.path,
         )
+    probe(encoder, config.init or config.model.path or "the model made on the spot")
     return encoder
 
 

@@ -30,7 +30,7 @@ from jemb.distributed import rank
 from jemb.errors import InputError
 from jemb.files import read_json, sync_folder, write_json, writing
 from jemb.model import Encoder
-from jemb.model.weights import WEIGHTS
+from jemb.model.weights import WEIGHTS, current_name
 from jemb.run_folder import RunFolder
 from jemb.train.module import EmbeddingModule
 from jemb.train.optim import MOMENTS
@@ -181,10 +181,11 @@ def gather_state(encoder: Encoder, state: State, *, keep: bool) -> tuple[dict[st
 def load_moments(folder: Path, encoder: Encoder, state: State) -> None:
     """Put the moments of a checkpoint into the started `state`. Every rank reads the file and takes what is its own."""
     with safe_open(folder / OPTIMIZER, framework="pt") as file:
+        stored = {current_name(name): name for name in file.keys()}  # noqa: SIM118
         for name, p in encoder.named_parameters():
             if p.requires_grad:
                 for moment in MOMENTS:
-                    state.set_moment(p, moment, file.get_tensor(f"{name}.{moment}").to(p.device))
+                    state.set_moment(p, moment, file.get_tensor(stored[f"{name}.{moment}"]).to(p.device))
 
 
 def remove_leftovers(run: RunFolder) -> None:

@@ -18,6 +18,7 @@ from jemb.config import TrainConfig
 from jemb.data import BatchPlan
 from jemb.launch import planned_world_size
 from jemb.model import Encoder
+from jemb.model.load import DEFAULT_MAX_LENGTH
 from jemb.pretokenize import open_tokens
 from jemb.records import Tokens
 from jemb.run_folder import RunFolder
@@ -139,7 +140,7 @@ def estimate_memory(config: TrainConfig, encoder: Encoder, strategy: str, proces
     gradients = 4 * trained // (processes if stage >= 2 else 1)
     adamw = (12 if strategy.startswith("deepspeed") else 8) * trained // (processes if stage else 1)
     texts = config.global_batch_size // processes * texts_of_sample(config)
-    length = encoder.max_length
+    length = encoder.max_length or DEFAULT_MAX_LENGTH
     if config.micro_batch_tokens:
         at_once = min(texts, max(1, config.micro_batch_tokens // length))
     else:
@@ -159,7 +160,7 @@ def kept_for_backward(encoder: Encoder, rows: int, length: int, *, bf16: bool) -
             kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    ids = torch.full((rows, length), encoder.backbone.config.vocab_size - 1)
+    ids = torch.full((rows, length), len(encoder.embeddings) - 1)
     with (
         torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
@@ -178,7 +179,8 @@ def memory_lines(config: TrainConfig, encoder: Encoder, memory: Memory, strategy
     yield f"gradients    {size(memory.gradients)}   4 bytes{by if third or strategy == 'deepspeed_2' else ''}"
     moments = "8 bytes, and 4 for ZeRO's copy of the weights" if zero else "8 bytes"
     yield f"AdamW        {size(memory.adamw)}   {moments}{by if zero or fsdp else ''}"
-    yield f"activations  {size(memory.activations)}   of the texts encoded at once, each of {encoder.max_length} tokens"
+    length = encoder.max_length or DEFAULT_MAX_LENGTH
+    yield f"activations  {size(memory.activations)}   of the texts encoded at once, each of {length} tokens"
     yield f"loss         {size(memory.loss)}   vectors of the global batch and their gradients"
     yield f"together     {size(memory.total)}   and what torch, CUDA and the loader take"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import torch
@@ -64,8 +63,7 @@ def warmup_steps(config: TrainConfig, max_steps: int) -> int:
 
 
 def learning_rate_at(step: int, schedule: str, *, peak: float, warmup_steps: int, max_steps: int) -> float:
-    """Learning rate of `step` (0-based): linear warm-up to `peak`, then `constant`, or down to 0: `linear`,
-    `cosine`, or `wsd`, which is linear in the last tenth of the steps.
+    """Learning rate of `step` (0-based): linear warm-up to `peak`, then `constant`, or `linear` down to 0.
 
     A function of the step alone, so nothing of it is saved or restored. The first step already moves: it has
     peak / warmup_steps; the last one has peak / (max_steps - warmup_steps).
@@ -74,6 +72,4 @@ def learning_rate_at(step: int, schedule: str, *, peak: float, warmup_steps: int
         return peak * (step + 1) / warmup_steps
     if schedule == "constant":
         return peak
-    start = max(warmup_steps, max_steps - max(1, max_steps // 10)) if schedule == "wsd" else warmup_steps
-    left = min(1.0, max(0, max_steps - step) / max(1, max_steps - start))
-    return peak * (1 - math.cos(math.pi * left)) / 2 if schedule == "cosine" else peak * left
+    return peak * max(0, max_steps - step) / max(1, max_steps - warmup_steps)

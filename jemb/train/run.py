@@ -18,7 +18,7 @@ from jemb.distributed import max_over_ranks, rank, world_size
 from jemb.errors import InputError
 from jemb.files import whole_folder, writing
 from jemb.mirror import Mirror, mirror_of
-from jemb.model import Encoder, load_encoder, read_weights
+from jemb.model import Encoder, load_encoder, probe, read_weights
 from jemb.pretokenize import open_tokens
 from jemb.run_folder import RunFolder
 from jemb.shards import ShardReader, TokenReader
@@ -208,6 +208,7 @@ def _fit(job: Job, request: StopRequest, begin: Start) -> int:
     encoder = load_encoder(str(job.run.start), dropout=config.model.dropout)
     if begin.state is not None:
         encoder.load_state_dict(read_weights(begin.state))
+        on_rank_zero(lambda: probe(encoder, str(job.run.path)))  # its libraries may be others than before
     evaluated: Mapping[str, Any] = {}
     if begin.evaluate:  # here, where each process still has the whole model
         evaluated = job.evaluations.evaluate(start, encoder, device=job.processes.device)

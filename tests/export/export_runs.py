@@ -12,6 +12,7 @@ from transformers import T5Config, T5EncoderModel
 from jemb.config import ExportConfig, ModelConfig
 from jemb.export import export
 from jemb.model import Encoder, make_tiny
+from jemb.model.tiny import encoder_of
 from jemb.model.weights import WEIGHTS
 from jemb.run_folder import RunFolder
 
@@ -47,7 +48,7 @@ def t5() -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
-        return Encoder(T5EncoderModel(config), tokenizer, pooling="mean", max_length=20)
+        return encoder_of(T5EncoderModel(config), tokenizer, max_length=20)
 
 
 def make_run(folder: Path, *, status: str = "finished", model: Encoder | None = None, **record: object) -> RunFolder:

@@ -51,7 +51,8 @@ def test_weights_depend_on_the_seed_alone_and_leave_the_random_state(texts: list
     assert all(torch.equal(first[name], second[name]) for name in first)
     third = make_tiny(texts, small, seed=6, max_length=16).state_dict()
     assert not torch.equal(
-        first["backbone.embeddings.word_embeddings.weight"], third["backbone.embeddings.word_embeddings.weight"]
+        first["model.0.model.embeddings.word_embeddings.weight"],
+        third["model.0.model.embeddings.word_embeddings.weight"],
     )
 
 

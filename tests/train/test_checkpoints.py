@@ -231,4 +231,4 @@ def test_tied_weights(tmp_path: Path, start: Start, triplet_options: list[str], 
         run = start(tmp_path / "cut", [*options, f"strategy={strategy}"], processes, prelude=prelude).succeed()
         assert losses(run) == pytest.approx(losses(whole)[: len(losses(run))], abs=1e-5)
     state = read_weights(run.checkpoints()[-1][1])
-    assert torch.equal(state["backbone.shared.weight"], state["backbone.encoder.embed_tokens.weight"])
+    assert torch.equal(state["model.0.model.shared.weight"], state["model.0.model.encoder.embed_tokens.weight"])

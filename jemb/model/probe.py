@@ -1,0 +1,76 @@
+"""The probe: before anything is made of an encoder, its vectors are compared with those sentence-transformers gives.
+
+Before: `load.py`. After: training, evaluation, mining, tokenising, export. It ends a whole kind of faults, for models
+that nobody has thought of: whatever would be read, cut, padded or pooled in another way here than there is refused.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from jemb.errors import InputError
+from jemb.model.encode import encode
+from jemb.model.encoder import Encoder
+from jemb.model.quiet import quiet
+
+ALLOWED = 1e-4
+"""Largest difference of any number of two unit vectors in fp32 that are to be the same."""
+LONG = 40
+"""Tokens of the texts whose vectors are compared; all limits are tried on the token ids, which cost little."""
+WORDS = "The film wasn't bad at all: 27 people SAW it, in Köln, 図書館 and Москва. "
+
+
+def probe(encoder: Encoder, name: str) -> None:
+    """Raises `InputError`, with `name` for the model, where a text's ids or vector are not those that
+    `SentenceTransformer.encode` gives, or change with the texts beside it, with and without each of its prompts."""
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        with quiet():
+            for prompt in dict.fromkeys(["", *encoder.prompts.values()]):
+                _compare_ids(encoder, name, prompt)
+                _compare_vectors(encoder, name, prompt)
+    finally:
+        encoder.train(was_training)
+
+
+def _compare_ids(encoder: Encoder, name: str, prompt: str) -> None:
+    limit = encoder.max_length or 0
+    texts = ["", "a", WORDS, WORDS * (1 + min(limit, 100_000) // 8)]
+    ours = [encoder.tokenize.flat([prompt + text])[0].tolist() for text in texts]
+    if prompt and encoder.max_length and ours[1] == ours[2]:
+        raise InputError(f"{name}: the prompt {prompt[:60]!r} alone fills the {encoder.max_length} tokens of a text")
+    for text, ids in zip(texts, ours, strict=True):
+        if ids:
+            found = encoder.model.preprocess([text], prompt=prompt or None)
+            theirs = found["input_ids"].reshape(-1).tolist()
+            if ids != theirs:
+                _refuse(name, f"the tokens of {prompt[:30] + text[:40]!r} are not", f"{ids[:8]} against {theirs[:8]}")
+
+
+def _compare_vectors(encoder: Encoder, name: str, prompt: str) -> None:
+    """Alone, and beside longer texts, which is what neither padding nor their tokens may reach."""
+    texts = [text for text in ["a", "It was not bad.", WORDS] if len(encoder.tokenize.flat([prompt + text])[0])]
+    if encoder.max_length and encoder.max_length > LONG:
+        texts.append(WORDS * (1 + LONG // 20))
+    theirs = encoder.model.encode(texts, prompt=prompt, batch_size=1, show_progress_bar=False)
+    theirs = theirs[:, : encoder.dim] / np.linalg.norm(theirs[:, : encoder.dim], axis=1, keepdims=True)
+    alone = np.concatenate([encode(encoder, [prompt + text], exact=True) for text in texts])
+    with torch.no_grad():
+        together = encoder(encoder.tokenize([prompt + text for text in texts])).float().numpy()
+    for vectors, words in (
+        (alone, "the vector of {} is not"),
+        (together, "beside longer texts the vector of {} is not"),
+    ):
+        apart = np.abs(vectors - theirs).max(axis=1)
+        if not (apart <= ALLOWED).all():  # so that NaN fails
+            worst = int(np.argmax(np.nan_to_num(apart, nan=np.inf)))
+            _refuse(name, words.format(repr((prompt + texts[worst])[:40])), f"{apart[worst]:.1e} apart")
+
+
+def _refuse(name: str, what: str, seen: str) -> None:
+    raise InputError(
+        f"{name}: {what} the one that sentence-transformers gives ({seen}), so training and use would differ. Such a "
+        "model cannot be used here; where its folder is your own, look at its pooling, prompts and tokenizer"
+    )
