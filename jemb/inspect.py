@@ -14,7 +14,7 @@ import numpy as np
 
 from jemb.config import InspectConfig
 from jemb.errors import InputError
-from jemb.public import without_secrets
+from jemb.public import without_places, without_secrets
 from jemb.records import Sample
 from jemb.run_folder import RunFolder, is_run
 from jemb.shards import ShardReader, adopt, open_datasets
@@ -110,7 +110,7 @@ def describe_run(run: RunFolder) -> str:
     for evaluation in run.read_evaluations()[-3:]:
         lines.append(f"  evaluated after step {evaluation['step']}: {evaluation.get('value') or math.nan:.2f}")
     for task, scores in run.read_scores().items():
-        lines.append(f"  {task}: " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
+        lines.append(f"  {without_places(task)}: " + ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
     return "\n".join(lines)
 
 

@@ -33,6 +33,7 @@ from jemb.config import (
     option_kinds,
     suggest,
 )
+from jemb.config.parse import unknown_option
 from jemb.errors import Failure, InputError
 from jemb.launch import end_at_early_signals, end_with_launcher, find_ranks
 from jemb.public import without_secrets
@@ -162,8 +163,9 @@ def _overrides(name: str, arguments: Sequence[str]) -> list[str]:
             overrides.append(argument.removeprefix("--"))
         elif argument.startswith("--"):
             overrides.append(argument.removeprefix("--") + "=true")
-        elif before.startswith("--") and "=" not in before and kinds.get(option, "true|false") != "true|false":
-            raise InputError(f"'{before} {argument}': wanted {option}={argument}")
+        elif before.startswith("--") and "=" not in before and kinds.get(option) != "true|false":
+            wanted = f"'{before} {argument}': wanted {option}={argument}"
+            raise InputError(wanted if option in kinds else unknown_option(kinds, option))
         elif positional:
             overrides.append(f"{positional}={argument}")
             positional = None

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from jemb.config import option_kinds, suggest
-from jemb.config.parse import find_option, suggest_option
+from jemb.config.parse import find_option, unknown_option
 from jemb.errors import InputError
 
 T = TypeVar("T")
@@ -80,8 +80,7 @@ def _split(
         if option is None:
             if of_mapping := next((known for known in kinds if known.startswith(f"{name}.NAME")), None):
                 raise InputError(f"option '{name}': got {value}; give {of_mapping}=… for each NAME")
-            hint = suggest_option([*kinds, *groups], name)
-            raise InputError(f"unknown option '{name}'{hint}; --help lists all options")
+            raise InputError(unknown_option([*kinds, *groups], name))
         kind = kinds[option]
         if kind in ("text", "text|null"):
             texts.append((path, None if value == "null" and kind == "text|null" else _unquoted(value)))

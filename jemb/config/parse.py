@@ -13,6 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs, PydanticCustomError
 
+from jemb.config.foreign import translate
 from jemb.errors import InputError
 from jemb.registry import suggest
 
@@ -96,12 +97,16 @@ def find_option(names: Iterable[str], given: str) -> tuple[str, list[str]] | Non
     return min(found)[1:] if found else None
 
 
-def suggest_option(names: Iterable[str], given: str) -> str:
-    """As `suggest`, with the NAME of `given` in the place of NAME."""
+def unknown_option(names: Iterable[str], given: str) -> str:
+    """What to say of an option that is none of `names`: what other trainers mean by it, or the nearest name, with the
+    NAME of `given` in the place of NAME."""
     names = list(names)
+    if meant := translate(given, names):
+        return f"unknown option '{given}'{meant}"
     words = given.split(".")
     readings = [".".join(words[1:end]) for end in range(2, len(words) + 1)]
-    return suggest(given, [name.replace("NAME", reading) for name in names for reading in readings or ["NAME"]])
+    near = suggest(given, [name.replace("NAME", reading) for name in names for reading in readings or ["NAME"]])
+    return f"unknown option '{given}'{near}; --help lists all options"
 
 
 def describe(cls: type) -> list[tuple[str, str, Any, str]]:
@@ -167,7 +172,7 @@ def _explain(cls: type, item: Mapping[str, Any]) -> str:
     name, seen = ".".join(map(str, item["loc"])), repr(item["input"])
     match item["type"]:
         case "unexpected_keyword_argument":
-            return f"unknown option '{name}'{suggest_option(option_names(cls), name)}; --help lists all options"
+            return unknown_option(option_names(cls), name)
         case "unexpected_positional_argument":
             return (
                 f"{cls.__name__}: got {seen} without a name; wanted option=value, as in {option_names(cls)[0]}={seen}"

@@ -162,13 +162,16 @@ class TrainConfig:
     """The same by tokens, padding included: as many texts of like length at once as have so many, at least one. Uses
     memory and time better than `micro_batch_size` where lengths differ; give one of the two."""
     max_steps: Positive | None = None
-    """Optimiser steps; null: one pass over the samples."""
+    """Optimiser steps; null: those of `max_epochs`."""
+    max_epochs: PositiveReal | None = None
+    """Passes over the samples, in place of `max_steps`: 0.5, 3, …; null: `max_steps`, or one pass."""
     learning_rate: PositiveReal = 2e-4
     """Peak learning rate of AdamW."""
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
     """Steps of linear warm-up; null: a tenth of `max_steps`."""
-    schedule: Literal["constant", "linear"] = "linear"
-    """Learning rate after the warm-up: constant, or linear down to 0 at `max_steps`."""
+    schedule: Literal["linear", "cosine", "wsd", "constant"] = "linear"
+    """Learning rate after the warm-up: linear or as a cosine down to 0 at the last step; `wsd` (warm-up, stable,
+    decay): constant, and linear down to 0 in the last tenth of the steps; or constant to the end."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
     """AdamW's decoupled weight decay; not applied to biases and norms."""
     gradient_clip: PositiveReal | None = 1.0
@@ -240,6 +243,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         self._check_loss()
+        if self.max_steps and self.max_epochs:
+            raise ValueError(
+                f"got max_steps={self.max_steps} and max_epochs={self.max_epochs:g}: set one of them to null"
+            )
         if self.micro_batch_size and self.micro_batch_tokens:
             raise ValueError(
                 f"got micro_batch_size={self.micro_batch_size} and micro_batch_tokens={self.micro_batch_tokens}: set "

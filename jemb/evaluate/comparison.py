@@ -6,6 +6,7 @@ Before: `run.py` fills it. After: the output, and `report.py`.
 from __future__ import annotations
 
 import re
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
@@ -14,6 +15,9 @@ from jemb.evaluate.bootstrap import Bootstrap, Interval
 from jemb.evaluate.measure import Measured, values
 
 ENDING = re.compile(r"\.(jsonl|tsv|csv|parquet)(\.gz|\.zst)?$")
+
+COLUMNS = 80
+"""Of a terminal: where it can be had, no line of the table is longer."""
 
 Results = dict[str, dict[str, float]]
 """{task as the user wrote it: {metric: percent}}."""
@@ -111,11 +115,11 @@ class Comparison:
 
 def table(comparison: Comparison) -> str:
     """The comparison as aligned text: a line for each metric of each task, a second one for the differences."""
-    models = short_names(comparison.models)
-    head = ["task", "metric", *(["percent"] if len(models) == 1 else models.values())]
+    models, tasks = short_names(comparison.models), short_names(comparison.tasks)
+    head = ["task", "metric", *(["percent"] if len(models) == 1 else (_cut(name, 24) for name in models.values()))]
     rows = []
     for task in comparison.tasks:
-        shown = task
+        shown = tasks[task]
         for metric in comparison.metrics(task):
             cells = [comparison.cell(model, task, metric) for model in models]
             rows.append([shown, metric, *(show_cell(cell) for cell in cells)])
@@ -123,8 +127,17 @@ def table(comparison: Comparison) -> str:
             if len(models) > 1:
                 rows.append(["", "  difference", *(show_difference(cell) for cell in cells)])
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    widths[0] = min(widths[0], max(24, COLUMNS - sum(widths[1:]) - 2 * len(widths[1:])))
+    rows = [[_cut(name, widths[0]), *cells] for name, *cells in rows]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
     return "\n".join(line.rstrip() for line in [*lines, *_legend(comparison)])
+
+
+def _cut(name: str, width: int) -> str:
+    """Of a longer name the kind before the colon and the end, which tell more than the middle."""
+    kind, colon, rest = name.rpartition(":")
+    room = width - len(kind + colon) - 1
+    return name if len(name) <= width else f"{kind}{colon}…{rest[-room:]}" if room > 8 else f"…{name[1 - width :]}"
 
 
 def show_cell(cell: Cell | None) -> str:
@@ -184,4 +197,4 @@ def _legend(comparison: Comparison) -> list[str]:
     any_interval = any(
         cell.interval for tasks in comparison.cells.values() for cells in tasks.values() for cell in cells.values()
     )
-    return ["", explain(comparison)] if any_interval else []
+    return ["", *textwrap.wrap(explain(comparison), COLUMNS)] if any_interval else []

@@ -11,8 +11,11 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from threading import RLock
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
+
+from tqdm import tqdm
 
 from jemb.errors import Failure
 from jemb.launch import end_with_parent
@@ -121,6 +124,7 @@ def _unordered(
 def _start_worker(gpus: Any) -> None:
     """In a new worker: leave Ctrl-C to the parent, take a GPU, and end when the parent is gone, whatever ended it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tqdm.set_lock(RLock())  # its own is a semaphore of the system, left behind by a worker that is ended
     end_with_parent()
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = _visible(gpus.get())

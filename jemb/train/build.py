@@ -127,8 +127,9 @@ def make_plan(config: TrainConfig, readers: Mapping[str, ShardReader], num_proce
 
 
 def count_steps(config: TrainConfig, plan: BatchPlan) -> int:
-    """`max_steps`, or one pass over the samples."""
-    return config.max_steps or math.ceil(plan.num_samples / plan.global_batch_size)
+    """`max_steps`, or those of `max_epochs` passes over the samples."""
+    one = math.ceil(plan.num_samples / plan.global_batch_size)
+    return config.max_steps or math.ceil((config.max_epochs or 1) * one)
 
 
 def make_encoder(config: TrainConfig, readers: Mapping[str, ShardReader]) -> Encoder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -63,7 +64,8 @@ def warmup_steps(config: TrainConfig, max_steps: int) -> int:
 
 
 def learning_rate_at(step: int, schedule: str, *, peak: float, warmup_steps: int, max_steps: int) -> float:
-    """Learning rate of `step` (0-based): linear warm-up to `peak`, then `constant`, or `linear` down to 0.
+    """Learning rate of `step` (0-based): linear warm-up to `peak`, then `constant`, or down to 0: `linear`,
+    `cosine`, or `wsd`, which is linear in the last tenth of the steps.
 
     A function of the step alone, so nothing of it is saved or restored. The first step already moves: it has
     peak / warmup_steps; the last one has peak / (max_steps - warmup_steps).
@@ -72,4 +74,6 @@ def learning_rate_at(step: int, schedule: str, *, peak: float, warmup_steps: int
         return peak * (step + 1) / warmup_steps
     if schedule == "constant":
         return peak
-    return peak * max(0, max_steps - step) / max(1, max_steps - warmup_steps)
+    start = max(warmup_steps, max_steps - max(1, max_steps // 10)) if schedule == "wsd" else warmup_steps
+    left = min(1.0, max(0, max_steps - step) / max(1, max_steps - start))
+    return peak * (1 - math.cos(math.pi * left)) / 2 if schedule == "cosine" else peak * left

@@ -40,6 +40,7 @@ MAY_CHANGE_ON_RESUME = {
     "micro_batch_size",
     "micro_batch_tokens",
     "max_steps",
+    "max_epochs",
     "checkpoint_every",
     "keep_checkpoints",
     "evaluation",

@@ -19,6 +19,8 @@ import jemb.app.prepare
 import jemb.app.train
 from jemb.app.cli import COMMANDS, main
 from jemb.config import TrainConfig, describe, option_names
+from jemb.config.foreign import NAMES, translate
+from jemb.errors import InputError
 
 Given = Callable[..., Any]
 
@@ -84,12 +86,43 @@ MISTAKES = [
     ("weights.a=heavy", "option 'weights.a': got 'heavy'"),
     ("weights.a=inf", "option 'weights.a': got"),
     ("--config-dir=/no/such/folder", "--config-dir=/no/such/folder: no such folder"),
+    ("max_epochs=0", "option 'max_epochs': got 0"),
+    ("schedule=cosin", "option 'schedule': got 'cosin'; input should be 'linear', 'cosine', 'wsd' or 'constant'"),
+    ("epochs=3", "unknown option 'epochs': here that is max_epochs"),
+    ("num_train_epochs=3", "here that is max_epochs"),
+    ("lr=1e-3", "here that is learning_rate"),
+    ("batch_size=64", "here that is global_batch_size (it counts the samples of a step over all processes)"),
+    ("per-device-train-batch-size=8", "here that is global_batch_size"),
+    ("gradient_accumulation_steps=4", "here that is micro_batch_size (a large global_batch_size is encoded in pieces"),
+    ("loss=mnrl", "here that is objective"),
+    ("report_to=wandb", "here that is trackers"),
+    ("bf16=true", "here that is precision (as in precision=bf16)"),
+    ("eval_steps=100", "here that is evaluation.every"),
+    ("save_steps=100", "here that is checkpoint_every"),
+    ("model_name_or_path=x", "here that is init"),
 ]
 
 
 @pytest.mark.parametrize(("mistake", "expected"), MISTAKES, ids=[mistake for mistake, _ in MISTAKES])
 def test_a_mistake_costs_one_line(refused: Callable[..., str], mistake: str, expected: str) -> None:
     assert expected in refused("train", "shards=/no/shards", "output=/no/output", mistake)
+
+
+def test_names_of_other_trainers_lead_to_ours(refused: Callable[..., str]) -> None:
+    """Each name of the table is told by some command, and each of ours is one of that command."""
+    known = {name: set(option_names(command.config)) for name, command in COMMANDS.items()}
+    for theirs, ours in NAMES:
+        for option in ours:
+            assert any(option in names for names in known.values()), f"{option} is no option"
+        for given in theirs.split():
+            assert any(translate(given, names) for names in known.values()), given
+    assert "here that is model" in refused("evaluate", "model_name_or_path=m", "tasks=t", "output=o")
+    assert "here that is run" in refused("export", "model_path=m", "output=o")
+    assert "here that is input" in refused("prepare", "dataset=m", "output=o")
+    assert "here that is output" in refused("tokenize", "shards=s", "model=m", "output_dir=o")
+    assert "unknown option 'epochs': here that is max_epochs" in refused("train", "--epochs", "3")
+    with pytest.raises(InputError, match="unknown option 'lr': here that is learning_rate"):
+        TrainConfig(shards="s", output="o", lr=3)  # type: ignore[call-arg]
 
 
 def test_required_options(refused: Callable[..., str]) -> None:

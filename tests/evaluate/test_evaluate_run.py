@@ -56,7 +56,7 @@ def test_the_journey(data: Path, model: Path, tmp_path: Path) -> None:
         ["easy_negation", "hard_negation"],
     ]
     assert results[tasks[1]]["mrr_at_10"] == 100  # queries are passages: each finds its own text first
-    assert table(comparison).splitlines()[1].split()[0] == tasks[0]
+    assert table(comparison).splitlines()[1].split()[0] == "sts:sts"
     assert sorted(path.name for path in output.parent.iterdir()) == ["report.html", "scores", "scores.json"]
     encoder = load_encoder(str(model))
     again = score(lambda texts: encode(encoder, texts, batch_size=64), load_task(tasks[0]))
@@ -181,11 +181,27 @@ def test_table() -> None:
     comparison.add("m", "sts:a.jsonl", "spearman", Measured({"spearman": Score(86.716), "pearson": Score(-1.0)}), 1.0)
     comparison.add("m", "x", "ndcg_at_10", Measured({"ndcg_at_10": Score(100.0)}), 1.0)
     assert table(comparison).splitlines() == [
-        "task         metric      percent",
-        "sts:a.jsonl  spearman    86.72",
-        "             pearson     -1.00",
-        "x            ndcg_at_10  100.00",
+        "task   metric      percent",
+        "sts:a  spearman    86.72",
+        "       pearson     -1.00",
+        "x      ndcg_at_10  100.00",
     ]
+
+
+def test_a_table_fits_a_terminal() -> None:
+    """Paths are long, and so may names be; the column of the tasks gives way."""
+    comparison = Comparison(["/models/" + "m" * 90])
+    long = "".join(map(str, range(60)))
+    for task in (
+        "retrieval:/a/very/long/path/to/some/folder/of/evaluation/data/beir-nfcorpus",
+        f"sts:/data/{long}.jsonl",
+    ):
+        comparison.add(comparison.models[0], task, "ndcg_at_10", Measured({"ndcg_at_10": Score(86.716)}), 1.0)
+    lines = table(comparison).splitlines()
+    assert lines[1].startswith("retrieval:beir-nfcorpus  ")
+    assert lines[2].startswith("sts:…")
+    assert f"{long[-20:]}  ndcg_at_10" in lines[2]
+    assert max(map(len, lines)) <= 80
 
 
 def test_a_file_that_holds_no_scores_is_not_overwritten(data: Path, model: Path, tmp_path: Path) -> None:

@@ -144,3 +144,23 @@ def test_workers_end_with_a_killed_parent(tmp_path):
             return
         time.sleep(0.1)
     pytest.fail("workers are still there after 30 s")
+
+
+def test_ended_workers_leave_no_semaphore(tmp_path: Path) -> None:
+    """Ctrl-C ends workers as they are; the bars they had must not come up as leaked (a semaphore each)."""
+    script = tmp_path / "interrupted.py"
+    script.write_text(
+        "import time\n"
+        "from tqdm import tqdm\n"
+        "from jemb.prepare.executor import LocalExecutor\n"
+        "def work(seconds):\n"
+        "    list(tqdm(range(3), disable=True))\n"
+        "    time.sleep(seconds)\n"
+        "if __name__ == '__main__':\n"
+        "    with LocalExecutor(2) as executor:\n"
+        "        for _ in executor.run(work, [0, 600, 600]):\n"
+        "            raise KeyboardInterrupt\n"
+    )
+    ended = subprocess.run([sys.executable, script], stderr=subprocess.PIPE, text=True)
+    assert ended.stderr.rstrip().endswith("KeyboardInterrupt")
+    assert "leaked" not in ended.stderr
