@@ -116,11 +116,13 @@ def describe_run(run: RunFolder) -> str:
 
 def summary_of(run: RunFolder) -> str:
     """One line: objective, status, how far it has come; of one that is not finished also since when it stands there."""
-    record, metrics = run.read_record("objective", "status", "max_steps"), run.read_metrics()
+    record, metrics, status = run.read_record("objective", "status", "max_steps"), run.read_metrics(), run.status()
     steps = metrics[-1]["step"] if metrics else 0
-    line = f"{run.path}: {record['objective']}, {record['status']}, step {steps} of {record['max_steps']}"
-    if metrics and record["status"] != "finished":
-        line += f", the last step {_ago(time.time() - metrics[-1]['time'])} ago"
+    line = f"{run.path}: {record['objective']}, {status}, step {steps} of {record['max_steps']}"
+    if status == "killed":
+        line += f" (no process holds it, though {run.record.name} says running)"
+    if status != "finished":
+        line += f", last alive {_ago(time.time() - run.last_alive())} ago"
     return line
 
 

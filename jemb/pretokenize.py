@@ -99,6 +99,7 @@ def _folder(given: str, option: str) -> Path:
 
 
 def _write(task: _Task) -> None:
+    task.reader.verify_shard(task.number)
     ids, lengths = [np.empty(0, np.uint32)], [np.empty(0, np.int64)]  # a shard may be empty
     counts: list[int] = []
     hashes: list[int] = []

@@ -79,6 +79,7 @@ class Batch:
     keys: the samples' keys of the whole global batch in plan order, when asked for (`log_samples`); else of these rows.
     share_sum, batch_sum: check sums of the rows of this rank and of the whole global batch; the former, added up over
     all ranks modulo 2**32, give the latter, or the ranks do not share out the same batch.
+    negatives_short: of these samples those that have fewer than K negatives, so that some stand here more than once.
     """
 
     def __init__(
@@ -94,11 +95,13 @@ class Batch:
         negative_hash: Tensor | None,
         share_sum: int = 0,
         batch_sum: int = 0,
+        negatives_short: int = 0,
     ) -> None:
         self.step, self.dataset, self.keys = step, dataset, keys
         self.query, self.positive, self.negatives = query, positive, negatives
         self.query_hash, self.positive_hash, self.negative_hash = query_hash, positive_hash, negative_hash
         self.share_sum, self.batch_sum = share_sum, batch_sum
+        self.negatives_short = negatives_short
 
     def to(self, device: torch.device) -> Batch:
         return Batch(

@@ -7,6 +7,9 @@ import hashlib
 import logging
 import os
 import re
+import struct
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +22,9 @@ from jemb.parse import Shape, check_shape, parse_json
 log = logging.getLogger(__name__)
 
 CHECKPOINT = re.compile(r"step-(\d{8})")
+WEIGHTS, OPTIMIZER, POSITION = "weights.safetensors", "optimizer.safetensors", "position.json"
+"""The files of a checkpoint: the encoder's state dict and AdamW's moments, both whole and in fp32 whatever the strategy
+was; the step, the plan's fingerprint, and size and checksum of the two."""
 
 STAGE = {
     "name?": str, "objective?": str, "steps?": (int, None), "seconds?": (float, None), "started_from?": (str, None),
@@ -39,7 +45,13 @@ RECORD = STAGE | {
     "earlier?": [STAGE],
 }  # fmt: skip
 CONFIG = {"evaluation?": {"tasks?": [str]}, "model?": {}}
-METRICS = {"step": int, "time": float, "loss?": (float, None), "tokens_per_second?": (float, None)}
+METRICS = {
+    "step": int,
+    "time": float,
+    "loss?": (float, None),
+    "tokens_per_second?": (float, None),
+    "seconds?": (float, None),
+}
 EVALUATION = {"step": int, "time?": float, "value?": (float, None), "scores?": {str: {str: (float, None)}}}
 SCORES = {"model": {"sha256?": str}, "scores": {str: {str: float}}}
 
@@ -124,6 +136,27 @@ class RunFolder:
         found = [(CHECKPOINT.fullmatch(path.name), path) for path in self.checkpoint_folder.iterdir()]
         return sorted((int(match[1]), path) for match, path in found if match)
 
+    def newest_checkpoint(self, *, put_aside: bool = False) -> tuple[Path, dict[str, Any]] | None:
+        """(folder, its position.json) of the newest checkpoint whose files are as they were written; None without any.
+
+        Damaged ones are passed over with a warning; raises `InputError` where there are no others. put_aside: they are
+        renamed to `damaged-step-…`, until there is none. That is for the trainer alone, who holds the lock.
+        """
+        found = self.checkpoints()
+        while found:
+            _, folder = found.pop()
+            try:
+                return folder, read_position(folder)
+            except InputError as error:
+                if put_aside:
+                    aside = folder.rename(folder.with_name(f"damaged-{folder.name}-{time.time_ns()}"))
+                    log.warning("%s; put aside as %s, going on from the checkpoint before it", error, aside.name)
+                elif found:
+                    log.warning("%s; taking the checkpoint before it", error)
+                else:
+                    raise
+        return None
+
     def model_identity(self) -> str:
         """Digest of the weights in `model/`: changes when the run has gone on to a newer model. "" without a model."""
         digest = hashlib.sha256()
@@ -178,6 +211,55 @@ class RunFolder:
     def read_evaluations(self) -> list[dict[str, Any]]:
         """The same of evaluations.jsonl."""
         return _whole_lines(self.evaluations, EVALUATION)
+
+    def is_held(self) -> bool:
+        """Whether a trainer has the run folder locked now, on any machine whose locks this one sees."""
+        # A lock taken to find out would turn a trainer away that starts at this moment.
+        layout = "hhqqi4x" if sys.platform == "linux" else "qqihh"
+        at = 0 if sys.platform == "linux" else 3
+        try:
+            with (self.path / ".lock").open("r+b") as file:
+                query = [0] * 5
+                query[at] = fcntl.F_WRLCK
+                found = struct.unpack(layout, fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(layout, *query)))
+        except OSError:
+            return False
+        return bool(found[at] != fcntl.F_UNLCK)
+
+    def status(self) -> str:
+        """What run.json says; `killed` where it says `running` and no trainer holds the folder."""
+        status = str(self.read_record("status")["status"])
+        return "killed" if status == "running" and not self.is_held() else status
+
+    def last_alive(self) -> float:
+        """Unix time of the last sign of life: the last step's, or when a log or the record was written."""
+        lines = self.read_metrics()
+        return float(lines[-1]["time"]) if lines else self.record.stat().st_mtime
+
+
+def read_position(checkpoint: Path) -> dict[str, Any]:
+    """position.json of a checkpoint whose files are as they were written; `InputError` naming what is not."""
+    position = read_json(checkpoint / POSITION)
+    files, step = (position.get(name) if isinstance(position, dict) else None for name in ("files", "step"))
+    named = checkpoint.name == f"step-{step:08}" if isinstance(step, int) else False
+    if not named or not isinstance(files, dict) or not isinstance(position.get("plan"), str):
+        raise InputError(f"{checkpoint / POSITION}: not a readable checkpoint (no record of its files and batch plan)")
+    for name in (WEIGHTS, OPTIMIZER):
+        try:
+            found = describe_file(checkpoint / name)
+        except OSError as error:
+            raise InputError(f"{checkpoint / name}: not a readable checkpoint ({error.strerror})") from None
+        if found != files.get(name):
+            raise InputError(f"{checkpoint / name}: not a readable checkpoint (other bytes than were written)")
+    return dict(position)
+
+
+def describe_file(path: Path, *, sync: bool = False) -> dict[str, Any]:
+    """Size and checksum, as position.json has them; with `sync`, safe from a power cut after that."""
+    with path.open("rb") as file:
+        if sync:
+            os.fsync(file.fileno())
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _whole_lines(path: Path, shape: Shape) -> list[dict[str, Any]]:

@@ -40,10 +40,12 @@ def mixed_shards(tmp_path: Path) -> Path:
     return tmp_path / "shards"
 
 
-def batches(shards: Path, encoder: Encoder, tokens: Path | None, negatives: int, ranks: int) -> list[Batch]:
+def batches(
+    shards: Path, encoder: Encoder, tokens: Path | None, negatives: int, ranks: int, size: int = 12
+) -> list[Batch]:
     readers = open_datasets(shards)
     sources = [PlanSource(name, len(reader), reader.manifest.fingerprint) for name, reader in readers.items()]
-    plan = BatchPlan(sources, seed=1, global_batch_size=12)
+    plan = BatchPlan(sources, seed=1, global_batch_size=size, small_datasets="join")
     collate = Collate(
         encoder.tokenize,
         negatives,
@@ -66,7 +68,8 @@ def batches(shards: Path, encoder: Encoder, tokens: Path | None, negatives: int,
 
 def assert_equal(one: Batch, other: Batch) -> None:
     assert (one.step, one.dataset, one.keys) == (other.step, other.dataset, other.keys)
-    assert (one.share_sum, one.batch_sum) == (other.share_sum, other.batch_sum)
+    for name in ("share_sum", "batch_sum", "negatives_short"):
+        assert getattr(one, name) == getattr(other, name), name
     for name in ("query", "positive", "negatives", "query_hash", "positive_hash", "negative_hash"):
         mine, wanted = getattr(one, name), getattr(other, name)
         if isinstance(wanted, Tokens):
@@ -94,6 +97,24 @@ def test_batches_are_those_of_the_texts(
     assert any(batch.positive.input_ids.shape[1] == 32 for batch in from_ids)
 
 
+def test_joined_data_sets(tmp_path: Path, make_dataset: Callable[..., Path]) -> None:
+    """Two small ones as one: the rows of both, each once, with the name before their keys; also from stored tokens."""
+    for name, size in (("b", 33), ("a", 19)):
+        make_dataset(tmp_path / "shards", name, size, negatives=3)
+    pretokenize(
+        TokenizeConfig(shards=str(tmp_path / "shards"), model=AUXILIARY, output=str(tmp_path / "tokens"), max_length=16)
+    )
+    encoder = load_encoder(AUXILIARY, max_length=16)
+    found = batches(tmp_path / "shards", encoder, None, 2, 2, size=64)
+    for one, other in zip(
+        found, batches(tmp_path / "shards", encoder, tmp_path / "tokens", 2, 2, size=64), strict=True
+    ):
+        assert_equal(one, other)
+    assert {(batch.dataset, len(batch.query_hash)) for batch in found} == {("joined-pairs", 16)}
+    keys = [key for batch in found[:12] for key in batch.keys]  # of rank 0, which has those of all
+    assert sorted(keys[:52]) == sorted([f"a/a-{i}" for i in range(19)] + [f"b/b-{i}" for i in range(33)])
+
+
 def test_a_large_vocabulary_and_a_sample_with_too_few(mixed_shards: Path, tmp_path: Path) -> None:
     encoder = load_encoder(AUXILIARY, max_length=16)
     flat = encoder.tokenize.flat
@@ -111,8 +132,10 @@ def test_a_large_vocabulary_and_a_sample_with_too_few(mixed_shards: Path, tmp_pa
     wanted = batches(mixed_shards, encoder, None, 2, 1)
     for one, other in zip(batches(mixed_shards, encoder, tmp_path / "tokens", 2, 1), wanted, strict=True):
         assert_equal(one, other)
-    with pytest.raises(InputError, match=r"sample m\d+: \d negatives, num_negatives=5 wanted"):
-        batches(mixed_shards, encoder, tmp_path / "tokens", 5, 1)
+    short = batches(mixed_shards, encoder, tmp_path / "tokens", 5, 1)
+    for one, other in zip(short, batches(mixed_shards, encoder, None, 5, 1), strict=True):
+        assert_equal(one, other)
+    assert all(0 < batch.negatives_short <= 12 for batch in short)
 
 
 def test_any_number_of_shards(tmp_path: Path, make_dataset: Callable[..., Path]) -> None:

@@ -197,10 +197,16 @@ class TrainConfig:
     max_length: Annotated[int, Field(ge=2)] | None = None
     """Tokens a text is cut at; null: the model's own limit (512 for one made on the spot, as in the paper)."""
     num_negatives: Positive = 1
-    """Hard negatives of each sample in a step of the triplet objective; drawn anew each time from a sample's list."""
+    """Hard negatives of each sample in a step of the triplet objective; drawn anew each time from a sample's list. Of a
+    sample with fewer, some come more than once; `negatives_short` in the log counts such samples."""
     weights: dict[str, PositiveReal] = field(default_factory=dict)
     """Quality s_i of a data set, `weights.NAME=2.0`; 1 where not given. A batch comes from data set i with probability
     |D_i| s_i / sum_j |D_j| s_j."""
+    small_datasets: Literal["own_size", "join", "leave_out", "refuse"] = "own_size"
+    """What to do with data sets that have fewer samples than a global batch. `own_size`: their batches are as large as
+    they are, rounded down to a size that the processes can share; the loss is a mean over its rows. `join`: small ones
+    of one kind (pairs, triplets) become one, before that. Both leave out, with a warning, what has under 32 samples.
+    `leave_out`: all of them. `refuse`: an error that names them. The batches do not depend on the processes' number."""
     seed: Seed = 0
     """Seed of the batch plan, the made-on-the-spot weights and the dropout."""
     checkpoint_every: Positive = 500

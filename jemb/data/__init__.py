@@ -3,6 +3,8 @@
 from jemb.data.ahead import ReadAhead
 from jemb.data.collate import Collate
 from jemb.data.loader import StepDataset, StepLoader
-from jemb.data.plan import BatchPlan, PlanSource
+from jemb.data.plan import BatchPlan
+from jemb.data.small import PlanSource
+from jemb.data.verify import Verifier
 
-__all__ = ["BatchPlan", "Collate", "PlanSource", "ReadAhead", "StepDataset", "StepLoader"]
+__all__ = ["BatchPlan", "Collate", "PlanSource", "ReadAhead", "StepDataset", "StepLoader", "Verifier"]

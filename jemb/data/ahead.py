@@ -38,9 +38,12 @@ class ReadAhead:
         self, plan: BatchPlan, readers: Mapping[str, ShardReader], *, steps: int, stop: int, lag: int = 0
     ) -> None:
         self.plan, self.steps, self.stop, self.lag = plan, steps, stop, lag
-        self.remote: dict[str, tuple[RemoteTars, tuple[ShardInfo, ...]]] = {
-            name: (reader.tars, reader.manifest.shards) for name, reader in readers.items() if reader.tars
-        }
+        self.remote: dict[str, list[tuple[RemoteTars, ShardInfo]]] = {}
+        for source in plan.sources:
+            for reader in (readers[member.name] for member in source.members or (source,)):
+                if reader.tars:
+                    shards = [(reader.tars, shard) for shard in reader.manifest.shards]
+                    self.remote.setdefault(source.name, []).extend(shards)
         self.changed: threading.Condition | None = None
 
     def reached(self, step: int) -> None:
@@ -97,11 +100,11 @@ class ReadAhead:
         """Queue what the next step needs; False where the cache has no room for it beside the rest."""
         name, windows = self.plan.windows(self.walked)
         if name in self.remote:
-            tars, _ = self.remote[name]
+            cache = self.remote[name][0][0].cache
             keys = {(name, window) for window in windows}
             new = sorted(keys - self.needed.keys())
             more = sum(self._size(key) for key in new)
-            if self.bytes + more > tars.cache.limit and self.walked > self.position:
+            if self.bytes + more > cache.limit and self.walked > self.position:
                 return False
             self.bytes += more
             self.needed |= dict.fromkeys(keys, self.walked)
@@ -109,7 +112,7 @@ class ReadAhead:
             if new:
                 self._touch()
             for key in new:
-                self.queue.extend((tars, shard) for shard in self._shards(key))
+                self.queue.extend(self._shards(key))
         self.walked += 1
         return True
 
@@ -123,11 +126,11 @@ class ReadAhead:
     def _touch(self) -> None:
         """Let others go first when the cache makes room for what was queued."""
         for key in self.needed:
-            self.remote[key[0]][0].cache.touch(self._shards(key))
+            self.remote[key[0]][0][0].cache.touch(shard for _, shard in self._shards(key))
 
     def _size(self, key: Key) -> int:
-        return sum(shard.bytes for shard in self._shards(key))
+        return sum(shard.bytes for _, shard in self._shards(key))
 
-    def _shards(self, key: Key) -> list[ShardInfo]:
-        shards = self.remote[key[0]][1]
+    def _shards(self, key: Key) -> list[tuple[RemoteTars, ShardInfo]]:
+        shards = self.remote[key[0]]
         return [shards[number] for number in self.plan.window_shards(*key).tolist()]

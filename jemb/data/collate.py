@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jemb.data.joined import StoredTokens
 from jemb.data.permutation import mix, shuffled
-from jemb.errors import InputError
 from jemb.records import Batch, Sample, Tokens
-from jemb.shards import TokenReader
 from jemb.text import content_hash
 
 Numbers = NDArray[np.int64]
@@ -26,7 +25,9 @@ class Collate:
     tokenize: texts -> padded Tokens. num_negatives: K, how many of each sample's negatives to use; 0 for pairs.
     query_prompt, passage_prompt: put before each query, and before each positive and negative. The hashes are those of
     the texts alone, or a query could not be found equal to a passage. pad_id: what stored ids are padded with.
-    Which K is a function of (seed, step, key), so it is the same however often and on whatever rank it is asked.
+    Which K is a function of (seed, step, key), so it is the same however often and on whatever rank it is asked. Of a
+    sample with fewer than K some come more than once, and one with none has its positive in their place, which the loss
+    hides as equal; `Batch.negatives_short` counts such samples.
     """
 
     tokenize: Callable[[Sequence[str]], Tokens]
@@ -37,13 +38,13 @@ class Collate:
     pad_id: int = 0
 
     def __call__(self, step: int, dataset: str, samples: Sequence[Sample], keys: Sequence[str]) -> Batch:
-        """keys: what `Batch.keys` shall hold. Raises InputError for a sample with fewer than K negatives."""
+        """keys: what `Batch.keys` shall hold."""
         queries = [sample.query for sample in samples]
         positives = [sample.positive for sample in samples]
         negatives = [
-            sample.negatives[number]
+            (sample.positive, *sample.negatives)[place]
             for sample in samples
-            for number in self._negatives(step, dataset, sample.key, len(sample.negatives))
+            for place in self._places(step, sample.key, len(sample.negatives))
         ]
         return Batch(
             step=step,
@@ -55,20 +56,20 @@ class Collate:
             query_hash=_hashes(queries),
             positive_hash=_hashes(positives),
             negative_hash=_hashes(negatives) if self.num_negatives else None,
+            negatives_short=sum(len(sample.negatives) < self.num_negatives for sample in samples),
         )
 
     def from_tokens(
-        self, step: int, dataset: str, tokens: TokenReader, rows: Numbers, own: Sequence[str], keys: Sequence[str]
+        self, step: int, dataset: str, tokens: StoredTokens, rows: Numbers, own: Sequence[str], keys: Sequence[str]
     ) -> Batch:
         """The batch of these rows, equal to that of their samples, from the ids that `jemb tokenize` wrote. own: the
         rows' keys."""
-        negatives = None
+        negatives, short = None, 0
         if self.num_negatives:
-            chosen = [
-                self._negatives(step, dataset, key, have - 2)
-                for key, have in zip(own, tokens.count(rows).tolist(), strict=True)
-            ]
-            negatives = self._stored(tokens, np.repeat(rows, self.num_negatives), 2 + np.array(chosen).ravel())
+            counts = tokens.count(rows) - 2
+            short = int((counts < self.num_negatives).sum())
+            chosen = [self._places(step, key, have) for key, have in zip(own, counts.tolist(), strict=True)]
+            negatives = self._stored(tokens, np.repeat(rows, self.num_negatives), 1 + np.array(chosen).ravel())
         query, positive = (self._stored(tokens, rows, np.full(len(rows), place)) for place in (0, 1))
         return Batch(
             step=step,
@@ -80,23 +81,25 @@ class Collate:
             query_hash=query[1],
             positive_hash=positive[1],
             negative_hash=negatives[1] if negatives else None,
+            negatives_short=short,
         )
 
-    def _stored(self, tokens: TokenReader, rows: Numbers, places: Numbers) -> tuple[Tokens, Tensor]:
+    def _stored(self, tokens: StoredTokens, rows: Numbers, places: Numbers) -> tuple[Tokens, Tensor]:
         ids, lengths, hashes = tokens.take(rows, places)
         return Tokens.padded(ids, lengths, self.pad_id), torch.from_numpy(hashes)
 
     def _tokens(self, prompt: str, texts: Sequence[str]) -> Tokens:
         return self.tokenize([prompt + text for text in texts] if prompt else texts)
 
-    def _negatives(self, step: int, dataset: str, key: str, have: int) -> Sequence[int]:
-        """Which of the sample's `have` negatives."""
+    def _places(self, step: int, key: str, have: int) -> Sequence[int]:
+        """Which of the sample's `have` negatives, counted from 1; 0 is its positive."""
         wanted = self.num_negatives
-        if have < wanted:
-            raise InputError(f"data set {dataset}, sample {key}: {have} negatives, num_negatives={wanted} wanted")
+        if not have:
+            return [0] * wanted
         if have == wanted or not wanted:
-            return range(wanted)
-        return shuffled(have, mix("negatives", self.seed, step, key))[:wanted].tolist()
+            return range(1, wanted + 1)
+        order = 1 + shuffled(have, mix("negatives", self.seed, step, key))
+        return np.resize(order, wanted).tolist()
 
 
 def _hashes(texts: Sequence[str]) -> Tensor:

@@ -14,8 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from jemb.data.ahead import ReadAhead
 from jemb.data.collate import Collate
-from jemb.data.deal import Numbers, PayloadSizes, check_sum, deal
+from jemb.data.deal import Numbers, check_sum, deal
+from jemb.data.joined import rows_of, tokens_of
 from jemb.data.plan import BatchPlan
+from jemb.data.verify import Verifier
 from jemb.errors import Failure, InputError
 from jemb.launch import obey_parent_alone
 from jemb.records import Batch
@@ -44,18 +46,15 @@ class StepDataset(Dataset[Batch | InputError | Failure]):
         ahead: ReadAhead | None = None,
         tokens: Mapping[str, TokenReader] | None = None,
     ) -> None:
-        if plan.global_batch_size % world_size:
-            raise InputError(
-                f"global_batch_size={plan.global_batch_size} cannot be divided among {world_size} processes: "
-                f"use a multiple of {world_size}"
-            )
-        self.plan, self.readers, self.collate = plan, readers, collate
+        plan.check_processes(world_size)
+        self.plan, self.collate = plan, collate
+        self.readers = {source.name: rows_of(source, readers) for source in plan.sources}
+        self.sizes = {name: reader.sizes for name, reader in self.readers.items()}
         self.rank, self.world_size = rank, world_size
         self.global_keys = global_keys
-        self.sizes = {name: PayloadSizes(reader) for name, reader in readers.items()}
         self.balance = balance and world_size > 1
         self.ahead = ahead
-        self.tokens = tokens
+        self.tokens = {source.name: tokens_of(source, tokens) for source in plan.sources} if tokens else {}
 
     def __getitem__(self, step: int) -> Batch | InputError | Failure:
         """An error is returned, not raised: a loader process would wrap its message in a traceback."""
@@ -80,9 +79,7 @@ class StepDataset(Dataset[Batch | InputError | Failure]):
     def _share(self, step: int) -> tuple[str, Numbers, tuple[int, int]]:
         """(data set, this rank's rows, check sums of these and of all rows)."""
         if not self.balance:
-            size = self.plan.global_batch_size // self.world_size
-            name, mine = self.plan.batch(step, slice(self.rank * size, (self.rank + 1) * size))
-            return name, mine, (0, 0)
+            return *self.plan.share(step, self.rank, self.world_size), (0, 0)
         name, rows = self.plan.batch(step)
         mine = rows[deal(self.sizes[name](rows), self.rank, self.world_size)]
         return name, mine, (check_sum(step, name, mine), check_sum(step, name, rows))
@@ -91,12 +88,16 @@ class StepDataset(Dataset[Batch | InputError | Failure]):
 class StepLoader:
     """Iterates over the batches of steps `start`, start + 1, …, `stop` - 1; `len` counts from step 0.
 
+    verifier: asked with each batch whether what was read has changed on the disk.
     Deliberately no torch DataLoader: Lightning re-creates those with samplers of its own. The length makes Lightning's
     fetcher stop in time instead of reading one batch ahead, and counts from 0 as Lightning's own batch counter does.
     """
 
-    def __init__(self, dataset: StepDataset, *, start: int, stop: int, workers: int) -> None:
+    def __init__(
+        self, dataset: StepDataset, *, start: int, stop: int, workers: int, verifier: Verifier | None = None
+    ) -> None:
         self.dataset, self.start, self.stop, self.workers = dataset, start, stop, workers
+        self.verifier = verifier
 
     def __len__(self) -> int:
         return self.stop
@@ -113,6 +114,8 @@ class StepLoader:
         )
         try:
             for batch in loader:
+                if self.verifier:
+                    self.verifier.check()
                 if isinstance(batch, InputError | Failure):
                     raise batch
                 yield batch

@@ -1,6 +1,7 @@
 """The batch plan: which samples make up global batch t. A pure function: position is one integer, ranks need not talk.
 
-Before: the manifests' sizes and fingerprints. After: `loader.py` reads the rows of this rank.
+Before: the manifests' sizes and fingerprints, and `small.py` for data sets smaller than a batch. After: `loader.py`
+reads the rows of this rank.
 
 Laws, each held by a test:
 - a batch holds samples of one data set, drawn by P(i) = |D_i| s_i / sum_j |D_j| s_j (arXiv 2307.11224, section 3.1);
@@ -8,8 +9,10 @@ Laws, each held by a test:
 - no batch holds a sample twice, also where one pass ends and the next begins inside it;
 - with `shuffle_shards`, the rows of a batch come from the few windows of whole shards that `windows` names, so that
   no more shards need be at hand;
+- the batches of a data set all have one size: the global batch size, or one of its own where it has fewer samples;
 - the plan depends on (names, sizes, fingerprints, weights, seed, global batch size, with `shuffle_shards` on that and
-  on the shards' sizes) and nothing else: not on where the shards lie.
+  on the shards' sizes, with small data sets on what is done with them) and nothing else: not on where the shards lie,
+  nor on the number of processes.
 """
 
 from __future__ import annotations
@@ -17,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache, partial
 from typing import Any
@@ -26,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jemb.data.permutation import mix, permute, shuffled
+from jemb.data.small import PlanSource, SmallDatasets, own_batch, settle_small
 from jemb.data.windows import WindowedPass
 from jemb.errors import InputError
 
@@ -40,26 +43,15 @@ Window = tuple[int, int]
 """(number of the pass, number of the window in it)."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlanSource:
-    """A data set as the plan sees it. weight: quality factor s_i > 0; shard_sizes: samples of each shard, which only a
-    plan with `shuffle_shards` needs."""
-
-    name: str
-    num_samples: int
-    fingerprint: str
-    weight: float = 1.0
-    shard_sizes: tuple[int, ...] = ()
-
-
 class BatchPlan:
     """Global batches of `global_batch_size` rows each, by step = 0, 1, 2, …
 
+    small_datasets: what is done with data sets that have fewer rows than that, see `settle_small`; `notes` says it.
     shuffle_shards: None: any row of a data set may come next; N: rows are shuffled within windows of N whole shards.
     Time for a batch is O(global_batch_size), memory O(number of data sets), whatever the number of samples; with
     `shuffle_shards` the first batch of a pass and the memory are O(number of shards). Only for a data set under three
     batches long a far step needs all of its earlier passes, and so does a jump back.
-    Raises InputError for a data set smaller than the batch.
+    Raises InputError for a data set smaller than the batch that is to be refused, and where none is left.
     """
 
     def __init__(
@@ -69,22 +61,15 @@ class BatchPlan:
         seed: int,
         global_batch_size: int,
         shuffle_shards: int | None = None,
+        small_datasets: SmallDatasets = "refuse",
     ) -> None:
-        if not sources:
-            raise InputError("no data sets to plan over")
-        self.sources = sorted(sources, key=lambda source: source.name)
+        self._given = list(sources), small_datasets
+        self.sources, self.notes = settle_small(sources, global_batch_size, small_datasets)
+        self._sizes = [own_batch(source.num_samples, global_batch_size) for source in self.sources]
         self.seed = seed
         self.global_batch_size = global_batch_size
         self.shuffle_shards = shuffle_shards
         assert not shuffle_shards or all(sum(s.shard_sizes) == s.num_samples for s in self.sources)
-        small = [s for s in self.sources if s.num_samples < global_batch_size]
-        if small:
-            sizes = ", ".join(f"{s.name} ({s.num_samples})" for s in small)
-            raise InputError(
-                f"global_batch_size={global_batch_size} is larger than data set {sizes}: a batch holds one data set "
-                f"and no sample twice. Use global_batch_size<={min(s.num_samples for s in small)}, join the data set "
-                "with another one, or leave it out"
-            )
         exact = [Fraction(str(s.weight)) * s.num_samples for s in self.sources]
         total = sum(exact)
         self._shares = [max(1, round(2**40 * share / total)) for share in exact]
@@ -96,8 +81,15 @@ class BatchPlan:
         self._furthest: dict[int, tuple[int, Patch]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        size, shards = self.global_batch_size, self.shuffle_shards
-        return partial(BatchPlan, seed=self.seed, global_batch_size=size, shuffle_shards=shards), (self.sources,)
+        sources, small = self._given
+        make = partial(
+            BatchPlan,
+            seed=self.seed,
+            global_batch_size=self.global_batch_size,
+            shuffle_shards=self.shuffle_shards,
+            small_datasets=small,
+        )
+        return make, (sources,)
 
     @property
     def fingerprint(self) -> str:
@@ -110,6 +102,8 @@ class BatchPlan:
         }
         if self.shuffle_shards:  # so that plans without it keep the fingerprints they had before there was such a thing
             facts["shuffle_shards"] = [self.shuffle_shards, *(s.shard_sizes for s in self.sources)]
+        if set(self._sizes) != {self.global_batch_size}:
+            facts["batch_sizes"] = self._sizes
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -119,8 +113,44 @@ class BatchPlan:
         return {s.name: share / total for s, share in zip(self.sources, self._shares, strict=True)}
 
     @property
+    def dataset_shares(self) -> dict[str, float]:
+        """The same of each data set that was given and not left out: a joined one's is that of its rows."""
+        return {
+            member.name: self.shares[source.name] * member.num_samples / source.num_samples
+            for source in self.sources
+            for member in source.members or (source,)
+        }
+
+    @property
+    def batch_sizes(self) -> dict[str, int]:
+        """Rows in the batches of each data set."""
+        return {s.name: size for s, size in zip(self.sources, self._sizes, strict=True)}
+
+    @property
     def num_samples(self) -> int:
         return sum(source.num_samples for source in self.sources)
+
+    @property
+    def steps_of_a_pass(self) -> int:
+        """Steps that take as many rows as there are."""
+        rows = sum(share * size for share, size in zip(self._shares, self._sizes, strict=True))
+        return -(-self.num_samples * sum(self._shares) // rows)
+
+    def check_processes(self, number: int) -> None:
+        """Raises InputError where a batch cannot be divided among so many processes."""
+        if self.global_batch_size % number:
+            raise InputError(
+                f"global_batch_size={self.global_batch_size} cannot be divided among {number} processes: use a "
+                f"multiple of {number}"
+            )
+        for name, size in self.batch_sizes.items():
+            if size % number:
+                able = [str(n) for n in range(1, size + 1) if not size % n and not self.global_batch_size % n]
+                raise InputError(
+                    f"data set {name} is smaller than global_batch_size={self.global_batch_size}, and its batches of "
+                    f"{size} cannot be divided among {number} processes: use {', '.join(able[:-1])} or {able[-1]} of "
+                    "them, or small_datasets=leave_out, or join"
+                )
 
     def passes(self, steps: int) -> dict[str, float]:
         """How often each data set has been gone through after `steps` steps."""
@@ -129,23 +159,28 @@ class BatchPlan:
         begun = np.bincount(order[:inside], minlength=len(self.sources)).tolist()
         used = [whole + part for whole, part in zip(self._counts(block * BLOCK), begun, strict=True)]
         return {
-            s.name: count * self.global_batch_size / s.num_samples for s, count in zip(self.sources, used, strict=True)
+            s.name: count * size / s.num_samples for s, count, size in zip(self.sources, used, self._sizes, strict=True)
         }
 
     def batch(self, step: int, part: slice = slice(None)) -> tuple[str, Rows]:
-        """(data set, its row numbers [global_batch_size], all different) of global batch `step` >= 0.
+        """(data set, its row numbers [`batch_sizes` of it], all different) of global batch `step` >= 0.
 
         part: only these positions of it, in time O(their number).
         """
         source, occurrence = self._source_at(step)
-        first = occurrence * self.global_batch_size
-        start, stop, _ = part.indices(self.global_batch_size)
+        first = occurrence * self._sizes[source]
+        start, stop, _ = part.indices(self._sizes[source])
         return self.sources[source].name, self._stream(source, first + start, first + stop)
+
+    def share(self, step: int, rank: int, num_ranks: int) -> tuple[str, Rows]:
+        """Of global batch `step` the slice that belongs to one of `num_ranks`, in time O(its size)."""
+        size = self._sizes[self._source_at(step)[0]] // num_ranks
+        return self.batch(step, slice(rank * size, (rank + 1) * size))
 
     def windows(self, step: int) -> tuple[str, list[Window]]:
         """(data set, windows that hold all rows of global batch `step`). Without `shuffle_shards`, (0, 0) is all."""
         source, occurrence = self._source_at(step)
-        name, n, size = self.sources[source].name, self.sources[source].num_samples, self.global_batch_size
+        name, n, size = self.sources[source].name, self.sources[source].num_samples, self._sizes[source]
         if not self.shuffle_shards:
             return name, [(0, 0)]
         found: list[Window] = []
@@ -232,7 +267,7 @@ class BatchPlan:
 
     def _make_patch(self, source: int, number: int) -> Patch:
         """The swaps that keep the batch in which pass `number` begins from repeating a row of the pass before."""
-        n, size = self.sources[source].num_samples, self.global_batch_size
+        n, size = self.sources[source].num_samples, self._sizes[source]
         if number == 0:
             return _NOTHING
         if n >= 3 * size:  # the end of the pass before is out of reach of its own patch
@@ -255,8 +290,9 @@ class BatchPlan:
         rows that do not. There are always enough of them, for the data set is at least one batch long."""
         if last.size == 0:
             return _NOTHING
-        head = self.global_batch_size - last.size
-        reach = min(self.sources[source].num_samples, head + self.global_batch_size)
+        size = self._sizes[source]
+        head = size - last.size
+        reach = min(self.sources[source].num_samples, head + size)
         rows = self._raw_pass(source, number, 0, reach)
         repeated = np.isin(rows, last)
         wrong = np.flatnonzero(repeated[:head])

@@ -82,18 +82,18 @@ def _check(config: ExportConfig, run: RunFolder, output: Path) -> None:
 
 def _trained_encoder(run: RunFolder) -> tuple[Encoder, str]:
     """The encoder, and which weights it has in words."""
-    record, checkpoints = run.read_record(), run.checkpoints()
     # A finished run that goes on to more steps still has its earlier model.
-    if run.model.is_dir() and (record.get("status") == "finished" or not checkpoints):
+    if run.model.is_dir() and (run.read_record()["status"] == "finished" or not run.checkpoints()):
         return load_encoder(str(run.model)), FINISHED
-    if not checkpoints:
+    found = run.newest_checkpoint()
+    if found is None:
         raise InputError(
             f"run={run.path}: not finished and without a checkpoint; continue it with its `jemb train` command"
         )
-    step, folder = checkpoints[-1]
+    folder, position = found
     encoder = load_encoder(str(run.start))
     encoder.load_state_dict(read_weights(folder))
-    return encoder, f"the weights of the checkpoint at step {step}"
+    return encoder, f"the weights of the checkpoint at step {position['step']}"
 
 
 def _at_width(scores: Mapping[str, Mapping[str, float]], width: int) -> dict[str, dict[str, float]]:

@@ -127,7 +127,7 @@ def find_folder(name_or_path: str, *, code: bool = False) -> Path:
                 f"`jemb train` command, or take its last checkpoint: jemb export run={path} output=DIR"
             )
         record = run.read_record()
-        if record.get("status") != "finished":
+        if record["status"] != "finished":
             log.warning("%s: the run is not finished; this is its model of step %s", path, record.get("model_step"))
         return run.model
     if path.is_dir():

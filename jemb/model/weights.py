@@ -9,9 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from jemb.errors import InputError
-
-WEIGHTS = "weights.safetensors"
-"""The file in a checkpoint folder that holds the encoder's state dict, whole and in fp32, whatever the strategy was."""
+from jemb.run_folder import WEIGHTS
 
 
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:

@@ -89,6 +89,11 @@ class ShardCache:
         self._path(shard).unlink(missing_ok=True)  # somebody cut it off
         return None
 
+    def forget(self, shard: ShardInfo) -> str:
+        """Remove a shard whose bytes have changed; in words, what comes of it."""
+        self._path(shard).unlink(missing_ok=True)
+        return f"its copy {self._path(shard)} has changed, and was removed; the next start fetches it again"
+
     def touch(self, shards: Iterable[ShardInfo]) -> None:
         """Let these be the last to go, in this order."""
         for shard in shards:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -20,6 +20,11 @@ MAX_SIZE = 2**32 - 1
 """Largest payload in bytes that the index can hold."""
 _ALONE = threading.Lock()
 """For numpy's own reader: Python 3.11 parses a header in one thread at a time, or fails (python/cpython#106905)."""
+ROWS = 100_000
+"""Entries that are compared with the tar at once."""
+HEADER = 512
+SIZE, MAGIC, USTAR = range(124, 136), np.arange(257, 262), np.frombuffer(b"ustar", dtype=np.uint8)
+"""Bytes of a tar header."""
 REBUILD = "delete manifest.json and build the index again, or restore the file"
 
 
@@ -62,3 +67,29 @@ def open_index(path: Path, num_samples: int) -> np.ndarray[Any, Any]:
         )
     # Plain array over the same mapping: indexing np.memmap costs a microsecond more each time.
     return np.asarray(index)
+
+
+def check_index(index: np.ndarray[Any, Any], tar: BinaryIO, path: Path) -> None:
+    """Raise `InputError` unless the index at `path` says what the tar's headers say, in their order.
+
+    So an index needs no checksum of its own: the tar has one, and there is only one index of it.
+    """
+    data = np.memmap(tar, dtype=np.uint8, mode="r")
+    last = 0
+    for start in range(0, len(index), ROWS):
+        offsets, sizes = (index[name][start : start + ROWS].astype(np.int64) for name in ("offset", "size"))
+        inside = (offsets >= HEADER) & (offsets + sizes <= len(data))
+        headers = np.where(inside, offsets, HEADER)[:, None] - HEADER  # of an empty tar there are no rows
+        right = inside & (np.diff(offsets, prepend=last) > 0) & (data[headers + MAGIC] == USTAR).all(1)
+        found = np.zeros(len(offsets), dtype=np.int64)
+        for place in SIZE:  # octal digits, ended by NUL or space
+            digit = data[headers[:, 0] + place].astype(np.int64) - ord("0")
+            found = np.where((digit >= 0) & (digit < 8), 8 * found + digit, found)
+        wrong = np.flatnonzero(~right | (found != sizes))
+        if len(wrong):
+            row = int(wrong[0])
+            raise InputError(
+                f"{path}: row {start + row} is said to have {sizes[row]} bytes from byte {offsets[row]} on, which the "
+                f"tar does not have there; the index has changed: {REBUILD}"
+            )
+        last = int(offsets[-1])

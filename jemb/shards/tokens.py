@@ -1,6 +1,7 @@
 """Token ids of a data set's texts, counted once by `jemb tokenize`, beside the shards they were made from.
 
-A folder for each data set: `tokens.json`, and four arrays for each shard, which readers map into memory. A row's texts
+A folder for each data set: `tokens.json`, and four arrays for each shard, which readers map into memory, with their
+checksums beside them. A row's texts
 are numbered query, positive, negatives; `first` [rows + 1] says with which text each row begins, `starts` [texts + 1]
 with which id each text, and `hashes` [texts] are those of the texts without prompts.
 
@@ -9,6 +10,8 @@ Before: `jemb/pretokenize.py` writes them. After: `data/collate.py` makes the ba
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -23,6 +26,8 @@ from jemb.errors import InputError
 from jemb.files import MAX_MAPPED, map_array, read_json, write_array, write_json
 from jemb.parse import check_shape
 from jemb.shards.manifest import Manifest
+
+log = logging.getLogger(__name__)
 
 Numbers = NDArray[np.int64]
 
@@ -47,13 +52,23 @@ def part_path(folder: Path, number: int, array: str) -> Path:
 
 
 def has_part(folder: Path, number: int) -> bool:
-    return all(part_path(folder, number, array).is_file() for array in ARRAYS)
+    return _sums_path(folder, number).is_file()  # written last
 
 
 def write_part(folder: Path, number: int, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """The arrays of one shard; each is whole or absent."""
+    """The arrays of one shard, and at last their checksums; each file is whole or absent."""
     for name in ARRAYS:
         write_array(part_path(folder, number, name), arrays[name])
+    write_json(_sums_path(folder, number), {name: _digest(part_path(folder, number, name)) for name in ARRAYS})
+
+
+def _sums_path(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.sha256.json"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def start_tokens(folder: Path, recipe: Recipe) -> bool:
@@ -92,8 +107,28 @@ class TokenReader:
             raise InputError(f"{path}: {_difference(found['recipe'], recipe)}")
         if not found["finished"]:
             raise InputError(f"{folder}: not finished; run the same `jemb tokenize` command again")
+        if manifest.shards and not _sums_path(folder, 0).is_file():
+            log.warning("%s: has no checksums, which an earlier jemb did not write; not verified", folder)
         self._sizes = [shard.num_samples for shard in manifest.shards]
         self._starts = np.array([0, *accumulate(self._sizes)])
+
+    def verify_part(self, number: int) -> int:
+        """Compare the arrays of a shard with their checksums; the bytes that were read, 0 where an earlier jemb wrote
+        no checksums. Raises `InputError` with both sums."""
+        path = _sums_path(self.folder, number)
+        if not path.is_file():
+            return 0
+        sums, done = read_json(path), 0
+        for name in ARRAYS:
+            array = part_path(self.folder, number, name)
+            found, wanted = _digest(array), sums.get(name) if isinstance(sums, dict) else None
+            if found != wanted:
+                raise InputError(
+                    f"{array}: sha256 is {found}; {path.name} wants {wanted}: it has changed; remove {self.folder} and "
+                    "run `jemb tokenize` again"
+                )
+            done += array.stat().st_size
+        return done
 
     def count(self, rows: Numbers) -> Numbers:
         """Texts of each row [N]."""

@@ -78,7 +78,7 @@ def _needed_at_once(config: TrainConfig, readers: Mapping[str, ShardReader]) -> 
 
 
 def check_negatives(config: TrainConfig, readers: Mapping[str, ShardReader]) -> None:
-    """Raises InputError where a sample has fewer negatives than the objective takes, before the step that needs it.
+    """Raises InputError for a data set without negatives, warns of samples that have fewer than the objective takes.
 
     Looks at up to `LOOKED_AT` evenly spaced samples of each data set, which takes a second or two.
     """
@@ -86,28 +86,25 @@ def check_negatives(config: TrainConfig, readers: Mapping[str, ShardReader]) -> 
         return
     for name, reader in readers.items():
         count = min(len(reader), LOOKED_AT if reader.tars is None else LOOKED_AT_REMOTE)
-        short = [
-            (len(sample.negatives), sample.key)
-            for sample in reader.spread(count)  # a damaged one is left to the step that needs it
-            if not isinstance(sample, InputError) and len(sample.negatives) < config.num_negatives
-        ]
-        if short:
-            least, key = min(short)
+        samples = reader.spread(count)  # a damaged one is left to the step that needs it
+        numbers = [len(sample.negatives) for sample in samples if not isinstance(sample, InputError)]
+        if numbers and not any(numbers):
             raise InputError(
-                f"data set {name}, sample {key}: {least} negatives, num_negatives={config.num_negatives} wanted, and "
-                f"{len(short)} of the {count} samples looked at have too few. "
-                + (f"Use num_negatives={least}, or prepare" if least else "Prepare")
-                + " the data set with more negatives a sample"
+                f"data set {name}: none of the {count} samples looked at has negatives, and objective=triplets needs "
+                "some; prepare it with negatives, or use objective=pairs"
             )
+        short = sum(number < config.num_negatives for number in numbers)
+        if short:
+            log.warning(
+                "data set %s: %d of the %d samples looked at have fewer than num_negatives=%d negatives (the fewest: "
+                "%d); some of theirs come more than once in a step (negatives_short in metrics.jsonl)",
+                name, short, count, config.num_negatives, min(numbers),
+            )  # fmt: skip
 
 
 def make_plan(config: TrainConfig, readers: Mapping[str, ShardReader], num_processes: int) -> BatchPlan:
-    """The batch plan. Raises InputError where the batch is larger than a data set or cannot be divided."""
-    if config.global_batch_size % num_processes:
-        raise InputError(
-            f"global_batch_size={config.global_batch_size} cannot be divided among {num_processes} processes: "
-            f"use a multiple of {num_processes}"
-        )
+    """The batch plan; warns of what is done with small data sets. Raises InputError where one is refused, or a batch
+    cannot be divided."""
     sources = [
         PlanSource(
             name,
@@ -115,21 +112,31 @@ def make_plan(config: TrainConfig, readers: Mapping[str, ShardReader], num_proce
             reader.manifest.fingerprint,
             config.weights.get(name, 1.0),
             tuple(shard.num_samples for shard in reader.manifest.shards),
+            reader.manifest.kind,
         )
         for name, reader in readers.items()
     ]
-    return BatchPlan(
+    plan = BatchPlan(
         sources,
         seed=config.seed,
         global_batch_size=config.global_batch_size,
         shuffle_shards=config.shuffle_shards,
+        small_datasets=config.small_datasets,
     )
+    plan.check_processes(num_processes)
+    for note in plan.notes:
+        log.warning("small_datasets=%s: %s", config.small_datasets, note)
+    return plan
+
+
+def planned(plan: BatchPlan, readers: Mapping[str, ShardReader]) -> dict[str, ShardReader]:
+    """Those of the data sets that the plan has not left out."""
+    return {name: readers[name] for name in sorted(plan.dataset_shares)}
 
 
 def count_steps(config: TrainConfig, plan: BatchPlan) -> int:
     """`max_steps`, or those of `max_epochs` passes over the samples."""
-    one = math.ceil(plan.num_samples / plan.global_batch_size)
-    return config.max_steps or math.ceil((config.max_epochs or 1) * one)
+    return config.max_steps or math.ceil((config.max_epochs or 1) * plan.steps_of_a_pass)
 
 
 def make_encoder(config: TrainConfig, readers: Mapping[str, ShardReader]) -> Encoder:

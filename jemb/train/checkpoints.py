@@ -8,39 +8,35 @@ data position, and size and checksum of both files. The learning rate and the dr
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from jemb.distributed import rank
+from jemb.distributed import gather_values, rank
 from jemb.errors import InputError
-from jemb.files import read_json, sync_folder, write_json, writing
+from jemb.files import sync_folder, write_json, writing
 from jemb.model import Encoder
-from jemb.model.weights import WEIGHTS, current_name
-from jemb.run_folder import RunFolder
+from jemb.model.weights import current_name
+from jemb.run_folder import OPTIMIZER, POSITION, WEIGHTS, RunFolder, describe_file
 from jemb.train.module import EmbeddingModule
 from jemb.train.optim import MOMENTS
 from jemb.train.processes import on_rank_zero
 from jemb.train.strategies import State, state_of
 
 log = logging.getLogger(__name__)
-
-OPTIMIZER = "optimizer.safetensors"
-POSITION = "position.json"
 
 
 @dataclass(slots=True)
@@ -81,7 +77,8 @@ class Checkpoints(lightning.Callback):
 
     start: what to go on from, `find_start` of this run; the weights are in the encoder already.
     wanted: step -> whether there must be a checkpoint of it. best: the step whose checkpoint is kept as well, as it is
-    known to rank 0 at the time. saved: called on rank 0 after each one, while the others wait.
+    known to rank 0 at the time. saved: called on rank 0 after each one, while the others wait. verified: step ->
+    whether this process has verified what the steps up to it have read; no checkpoint is written before all have.
     """
 
     def __init__(
@@ -96,11 +93,12 @@ class Checkpoints(lightning.Callback):
         wanted: Callable[[int], bool] = lambda step: False,
         best: Callable[[], int | None] = lambda: None,
         saved: Callable[[], None] | None = None,
+        verified: Callable[[int], bool] = lambda step: True,
     ) -> None:
         self.run, self.plan = run, plan
         self.steps, self.folder = start
         self.every, self.keep, self.stop = every, keep, stop
-        self.wanted, self.best, self.saved = wanted, best, saved
+        self.wanted, self.best, self.saved, self.verified = wanted, best, saved, verified
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, EmbeddingModule)
@@ -118,6 +116,9 @@ class Checkpoints(lightning.Callback):
         if pl_module.stop:
             trainer.should_stop = True
         if step % self.every == 0 or self.wanted(step) or step == self.stop or pl_module.stop:
+            # A collective each time: none waits in the next one for longer than its timeout.
+            while not bool(gather_values(torch.tensor([self.verified(step)], device=pl_module.device)).all()):
+                pass
             weights, moments = gather_state(pl_module.encoder, state_of(trainer.strategy), keep=rank() == 0)
             position = {"step": step, "plan": self.plan, "world_size": trainer.world_size}
             on_rank_zero(lambda: self._write(position, weights, moments))
@@ -132,7 +133,8 @@ class Checkpoints(lightning.Callback):
                 partial.mkdir(parents=True)
                 save_file(weights, partial / WEIGHTS)
                 save_file(moments, partial / OPTIMIZER)
-                files = {name: _describe(partial / name, sync=True) for name in (WEIGHTS, OPTIMIZER)}
+                self._sync_logs()
+                files = {name: describe_file(partial / name, sync=True) for name in (WEIGHTS, OPTIMIZER)}
                 write_json(partial / POSITION, {**position, "files": files})
                 shutil.rmtree(final, ignore_errors=True)
                 partial.rename(final)
@@ -142,6 +144,16 @@ class Checkpoints(lightning.Callback):
         self.prune()
         if self.saved:
             self.saved()
+
+    def _sync_logs(self) -> None:
+        """A checkpoint counts on the lines of its steps: after a power cut they are there if it is."""
+        for path in (self.run.metrics, self.run.samples, self.run.evaluations):
+            with suppress(FileNotFoundError):
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
 
     def prune(self) -> None:
         """Remove the checkpoints that need not be kept."""
@@ -201,40 +213,13 @@ def find_start(run: RunFolder, plan: str) -> tuple[int, Path | None]:
     A damaged one is put aside as `damaged-step-…`, and the one before it is taken. Raises InputError when the
     checkpoint was made with another batch plan: other data, seed, weights or batch size.
     """
-    for step, folder in reversed(run.checkpoints()):
-        try:
-            position = read_position(folder)
-        except InputError as error:
-            aside = folder.rename(folder.with_name(f"damaged-{folder.name}-{time.time_ns()}"))
-            log.warning("%s; put aside as %s, going on from the checkpoint before it", error, aside.name)
-            continue
-        if position["plan"] != plan:
-            raise InputError(
-                f"{folder}: made with batch plan {position['plan'][:16]}…, but these shards, seed, weights and "
-                f"global_batch_size give {plan[:16]}…. Restore them, or start anew with another output"
-            )
-        return step, folder
-    return 0, None
-
-
-def read_position(folder: Path) -> dict[str, Any]:
-    """position.json of a checkpoint whose files are as they were written; InputError naming what is not."""
-    position = read_json(folder / POSITION)
-    if not isinstance(position, dict) or not isinstance(files := position.get("files"), dict) or "plan" not in position:
-        raise InputError(f"{folder / POSITION}: not a readable checkpoint (no record of its files and batch plan)")
-    for name in (WEIGHTS, OPTIMIZER):
-        try:
-            found = _describe(folder / name)
-        except OSError as error:
-            raise InputError(f"{folder / name}: not a readable checkpoint ({error.strerror})") from None
-        if found != files.get(name):
-            raise InputError(f"{folder / name}: not a readable checkpoint (other bytes than were written)")
-    return position
-
-
-def _describe(path: Path, *, sync: bool = False) -> dict[str, Any]:
-    """Size and checksum; with `sync`, safe from a power cut after that."""
-    with path.open("rb") as file:
-        if sync:
-            os.fsync(file.fileno())
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    found = run.newest_checkpoint(put_aside=True)
+    if found is None:
+        return 0, None
+    folder, position = found
+    if position["plan"] != plan:
+        raise InputError(
+            f"{folder}: made with batch plan {position['plan'][:16]}…, but these shards, seed, weights and "
+            f"global_batch_size give {plan[:16]}…. Restore them, or start anew with another output"
+        )
+    return int(folder.name.removeprefix("step-")), folder

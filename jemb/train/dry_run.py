@@ -23,7 +23,7 @@ from jemb.pretokenize import open_tokens
 from jemb.records import Tokens
 from jemb.run_folder import RunFolder
 from jemb.tables.places import to_local
-from jemb.train.build import check_negatives, choose_bf16, count_steps, make_encoder, make_plan, open_shards
+from jemb.train.build import check_negatives, choose_bf16, count_steps, make_encoder, make_plan, open_shards, planned
 from jemb.train.evaluation import Evaluations, EvaluationTools
 from jemb.train.record import check_resumable
 from jemb.train.strategies import choose_strategy
@@ -58,6 +58,7 @@ def dry_run(config: TrainConfig, tools: EvaluationTools | None = None) -> str:
     check_installed(config.trackers)
     readers = open_shards(config)
     plan = make_plan(config, readers, processes)
+    readers = planned(plan, readers)
     check_negatives(config, readers)
     steps = count_steps(config, plan)
     done = steps_done(config)
@@ -114,10 +115,11 @@ def batch_lines(config: TrainConfig, processes: int) -> list[str]:
 
 def plan_lines(plan: BatchPlan, steps: int) -> list[str]:
     """What each data set gives to a run of so many steps."""
-    passes = plan.passes(steps)
+    passes, sizes = plan.passes(steps), plan.batch_sizes
     return [
         f"data set {source.name}: {source.num_samples} samples, {100 * plan.shares[source.name]:.1f} % of the batches, "
         f"{passes[source.name]:.2f} passes"
+        + (f", batches of {size}" if (size := sizes[source.name]) < plan.global_batch_size else "")
         for source in plan.sources
     ]
 

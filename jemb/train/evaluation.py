@@ -73,12 +73,20 @@ class ModelEncode:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The best of `count` evaluations, the first one where several are equal, and how many came after it."""
+    """The best of `count` evaluations, the first one where several are equal, and how many came after it.
+
+    start: the value before the first step, which takes no part in the choice; None where it is not known.
+    """
 
     step: int
     value: float
     count: int
     since: int
+    start: float | None = None
+
+    @property
+    def worse_than_start(self) -> bool:
+        return self.start is not None and self.value < self.start
 
 
 class Evaluations:
@@ -178,15 +186,25 @@ class Evaluations:
         """Of the evaluations so far that have what chooses, the one before the first step left out; None without any.
         steps: those that can be the best; None: all."""
         found: list[tuple[int, float]] = []
+        start = None
         for line in self.run.read_evaluations() if self.options.tasks else []:
             value = self.value(line["scores"])
             if value is not None and line["step"]:
                 found.append((line["step"], value))
+            elif value is not None:
+                start = value
         able = [i for i, (step, _) in enumerate(found) if steps is None or step in steps]
         if not able:
             return None
         best = max(able, key=lambda i: found[i][1])
-        return Standing(*found[best], count=len(found), since=len(found) - 1 - best)
+        return Standing(*found[best], count=len(found), since=len(found) - 1 - best, start=start)
+
+    def describe_choice(self, best: Standing) -> str:
+        """How the step was chosen whose weights become the model, in words."""
+        words = f"the best of {best.count} evaluations: {self.metric} = {best.value:.4f}"
+        if best.worse_than_start:
+            words += f"; all of them are worse than {best.start:.4f}, which it was before the first step"
+        return words
 
     def best_step(self) -> int | None:
         standing = self.standing()
@@ -209,7 +227,8 @@ class Evaluations:
         if standing is None:
             return f"{what} = {line['value']:.2f}"
         best = "the best" if standing.step == step else f"best {standing.value:.2f}, step {standing.step}"
-        return f"{what} = {line['value']:.2f} ({best} of {standing.count})"
+        worse = f", worse than the {standing.start:.2f} before the first step" if standing.worse_than_start else ""
+        return f"{what} = {line['value']:.2f} ({best} of {standing.count}{worse})"
 
 
 class EvaluateInLoop(lightning.Callback):

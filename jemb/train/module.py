@@ -37,6 +37,7 @@ class StepFacts:
     loss: float
     negatives_per_query: float | None
     hidden_candidates: int
+    negatives_short: int
     tokens: int
     padding_share: float
     learning_rate: float
@@ -124,10 +125,12 @@ class EmbeddingModule(lightning.LightningModule):
         hidden_rows = torch.as_tensor(loss.hidden, device=loss.total.device)
         on_device = [loss.total, hidden_rows, counted, *loss.terms.values()]
         on_host = torch.tensor(
-            [slots, self.wants_to_stop(), batch.share_sum], dtype=torch.float64, device=loss.total.device
+            [slots, self.wants_to_stop(), batch.share_sum, batch.negatives_short],
+            dtype=torch.float64,
+            device=loss.total.device,
         )
         local = torch.cat([torch.stack([value.detach().double() for value in on_device]), on_host])
-        total, hidden, tokens, *terms, mean_slots, wish, share_sum = mean_over_ranks(local).tolist()
+        total, hidden, tokens, *terms, mean_slots, wish, share_sum, short = mean_over_ranks(local).tolist()
         self.stop = wish > 0
         self.loss_terms = dict(zip(loss.terms, terms, strict=True))
         self.facts = StepFacts(
@@ -137,6 +140,7 @@ class EmbeddingModule(lightning.LightningModule):
             loss=total,
             negatives_per_query=None if loss.candidates is None else loss.candidates - hidden / len(batch.query_hash),
             hidden_candidates=round(hidden * world_size()),
+            negatives_short=round(short * world_size()),
             tokens=round(tokens * world_size()),
             padding_share=1 - tokens / mean_slots,
             learning_rate=rate,

@@ -101,7 +101,9 @@ def check_resumable(run: RunFolder, config: TrainConfig) -> None:
         return
     if not run.config.is_file():
         raise InputError(f"output={run.path}: has checkpoints but no {run.config.name}; use another output")
-    before, now = _flat(run.read_config()), _flat(each_text(without_secrets, asdict(config)))
+    # An option that the run's jemb did not have yet had the effect of today's default.
+    plain = _flat(asdict(TrainConfig(shards="-", output="-")))
+    before, now = plain | _flat(run.read_config()), _flat(each_text(without_secrets, asdict(config)))
     changed = [
         f"  {name}: {before.get(name)} before, {now.get(name)} now"
         for name in sorted(before.keys() | now.keys())
@@ -142,7 +144,7 @@ def write_start(
                 "num_samples": len(reader),
                 "kind": reader.manifest.kind,
                 "weight": config.weights.get(name, 1.0),
-                "share": plan.shares[name],
+                "share": plan.dataset_shares[name],
                 "fingerprint": reader.manifest.fingerprint,
                 "stages": [asdict(stage) for stage in reader.manifest.stages],
                 "license": reader.manifest.source.get("license"),

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import lightning
 
 from jemb.config import TrainConfig
-from jemb.data import BatchPlan, Collate, ReadAhead, StepDataset, StepLoader
+from jemb.data import BatchPlan, Collate, ReadAhead, StepDataset, StepLoader, Verifier
 from jemb.distributed import max_over_ranks, rank, world_size
 from jemb.errors import InputError
 from jemb.files import whole_folder, writing
@@ -31,6 +32,7 @@ from jemb.train.build import (
     make_plan,
     make_trainer,
     open_shards,
+    planned,
 )
 from jemb.train.checkpoints import Checkpoints, StopRequest, find_start, remove_leftovers, stop_request
 from jemb.train.dry_run import batch_lines, plan_lines
@@ -58,6 +60,7 @@ class Job:
     processes: Processes
     evaluations: Evaluations
     mirror: Mirror | None
+    began: float = field(default_factory=time.perf_counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,8 @@ def train(config: TrainConfig, tools: EvaluationTools | None = None) -> RunFolde
 def _open(config: TrainConfig) -> tuple[dict[str, ShardReader], BatchPlan]:
     choose_strategy(config.strategy, world_size())
     readers = open_shards(config)
-    return readers, make_plan(config, readers, world_size())
+    plan = make_plan(config, readers, world_size())
+    return planned(plan, readers), plan
 
 
 def _prepare_folder(job: Job) -> Start:
@@ -222,6 +226,7 @@ def _fit(job: Job, request: StopRequest, begin: Start) -> int:
         passage_prompt=encoder.prompt("document"),
         pad_id=encoder.tokenize.pad_id,
     )
+    tokens = _open_tokens(job, encoder)
     dataset = StepDataset(
         job.plan,
         job.readers,
@@ -231,9 +236,17 @@ def _fit(job: Job, request: StopRequest, begin: Start) -> int:
         global_keys=config.log_samples and is_first,
         balance=config.balance,
         ahead=_ahead(job),
-        tokens=_open_tokens(job, encoder),
+        tokens=tokens,
     )
-    loader = StepLoader(dataset, start=start, stop=job.max_steps, workers=config.workers)
+    verifier = Verifier(
+        job.plan,
+        job.readers,
+        tokens,
+        start=start,
+        stop=job.max_steps,
+        share=(job.processes.info.local_rank, job.processes.info.local_world_size),
+    )
+    loader = StepLoader(dataset, start=start, stop=job.max_steps, workers=config.workers, verifier=verifier)
     module = EmbeddingModule(
         encoder,
         config,
@@ -248,6 +261,7 @@ def _fit(job: Job, request: StopRequest, begin: Start) -> int:
         log_samples=config.log_samples,
         trackers=config.trackers,
         write=is_first,
+        began=job.began,
     )
     checkpoints = Checkpoints(
         job.run,
@@ -259,6 +273,7 @@ def _fit(job: Job, request: StopRequest, begin: Start) -> int:
         wanted=job.evaluations.due,
         best=job.evaluations.best_step,
         saved=job.mirror.try_push if job.mirror else None,
+        verified=verifier.verified,
     )
     callbacks: list[lightning.Callback] = [run_log, checkpoints]
     if config.evaluation.tasks:
@@ -307,7 +322,9 @@ def _finish(job: Job, done: int, over: str | None, asked: int, *, did_nothing: b
     checkpoints = dict(run.checkpoints())
     best = job.evaluations.standing(checkpoints)
     step = best.step if best else max(checkpoints)
-    chosen = f"the best of {best.count} evaluations: {job.evaluations.metric} = {best.value:.4f}" if best else None
+    chosen = job.evaluations.describe_choice(best) if best else None
+    if best and best.worse_than_start:
+        log.warning("evaluation.tasks: %s. Training has not helped here: is it the right data, learning_rate?", chosen)
     if not (did_nothing and run.model.is_dir() and run.read_record().get("model_step") == step):
         _write_model(run, checkpoints[step])
     write_end(run, steps=done, status="finished", model_step=step, chosen=chosen, stopped_early=over)

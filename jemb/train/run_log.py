@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -28,7 +29,10 @@ log = logging.getLogger(__name__)
 
 
 class RunLog(lightning.Callback):
-    """start: steps already done. Times the loader and the step, and writes what the module measured."""
+    """start: steps already done. began: `time.perf_counter()` when this start of the run began; None: now.
+
+    Times the loader and the step, and writes what the module measured.
+    """
 
     def __init__(
         self,
@@ -38,17 +42,19 @@ class RunLog(lightning.Callback):
         stop: int,
         log_samples: bool,
         write: bool,
+        began: float | None = None,
         trackers: Sequence[str] = ("tensorboard", "csv"),
     ) -> None:
         self.run, self.start, self.stop = run, start, stop
         self.log_samples, self.write = log_samples, write
         self.tracker_names = trackers
         self.waiting_since = self.loader_wait = 0.0
+        self.last_line = time.perf_counter() if began is None else began
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self.write:
-            for path in (self.run.metrics, self.run.samples):
-                keep_steps(path, self.start)
+            keep_steps(self.run.metrics, self.start, every=True)
+            keep_steps(self.run.samples, self.start, every=self.log_samples and self.run.samples.exists())
             # Line buffering: a killed process leaves whole lines.
             self.metrics = self.run.metrics.open("a", buffering=1)
             self.samples = self.run.samples.open("a", buffering=1) if self.log_samples else None
@@ -83,6 +89,8 @@ class RunLog(lightning.Callback):
         line["grad_norm"] = module.grad_norm if math.isfinite(module.grad_norm) else None
         line["tokens_per_second"] = facts.tokens / seconds
         line["loader_wait_seconds"] = self.loader_wait
+        now = time.perf_counter()
+        line["seconds"], self.last_line = now - self.last_line, now
         line["loss_terms"] = module.loss_terms
         line = {"step": facts.step, "time": time.time(), **line}
         self.metrics.write(json.dumps(line) + "\n")
@@ -116,11 +124,43 @@ class RunLog(lightning.Callback):
                 file.close()
 
 
-def keep_steps(path: Path, last: int) -> None:
-    """Leave only the whole lines of steps 1 to `last` in a JSON-lines file; one that does not exist stays away."""
+def keep_steps(path: Path, last: int, *, every: bool = False) -> None:
+    """Leave only the whole lines of steps up to `last` in a JSON-lines file; one that does not exist stays away.
+
+    Where it has lines that cannot be read, they stay beside it in a file `damaged-…`. every: it is to have all of the
+    steps 1 to `last`; what is missing is warned of.
+    """
+    lines, bad = _read_log(path)
+    if bad:
+        aside = path.with_name(f"damaged-{path.name}-{time.time_ns()}")
+        shutil.copyfile(path, aside)
+        log.warning("%s: line %d cannot be read, %d in all; left out, and kept in %s", path, bad[0], len(bad), aside)
+    kept = {found["step"]: line for line, found in lines if found["step"] <= last}
+    if path.exists() and len(text := "".join(kept.values()).encode()) < path.stat().st_size:
+        write_atomic(path, text)
+    if every and (missing := sorted(set(range(1, last + 1)) - kept.keys())):
+        log.warning(
+            "%s: has no lines of %d of the steps up to the checkpoint's, %d (the first is step %d): lost, perhaps when "
+            "the power went. The run goes on exactly; its log stays without them",
+            path, len(missing), last, missing[0],
+        )  # fmt: skip
+
+
+def _read_log(path: Path) -> tuple[list[tuple[str, dict[str, Any]]], list[int]]:
+    """(the whole lines of a JSON-lines log, as text and as the object in it; the numbers of those that are none).
+
+    A line has its `step`. What stands after the last line end was cut off by a kill, and is left out.
+    """
     if not path.exists():
-        return
-    lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= last]
-    if len(kept) < len(lines):
-        write_atomic(path, "".join(kept))
+        return [], []
+    good: list[tuple[str, dict[str, Any]]] = []
+    bad: list[int] = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            found = json.loads(line)
+            if not isinstance(found["step"], int):
+                raise TypeError
+            good.append((f"{line.decode()}\n", found))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            bad.append(number)
+    return good, bad

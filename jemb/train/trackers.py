@@ -38,10 +38,12 @@ COLUMNS = [
     "grad_norm",
     "negatives_per_query",
     "hidden_candidates",
+    "negatives_short",
     "tokens",
     "tokens_per_second",
     "padding_share",
     "loader_wait_seconds",
+    "seconds",
     "loss_terms",
 ]
 """Of metrics.csv; `loss_terms` is JSON."""

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from jemb.data import Collate
-from jemb.errors import InputError
 from jemb.records import Sample, Tokens
 from jemb.text import content_hash
 
@@ -94,10 +93,18 @@ def test_every_negative_gets_its_turn() -> None:
 
 
 def test_too_few_negatives() -> None:
-    with pytest.raises(InputError, match=r"set, sample k0: 5 negatives, num_negatives=6"):
-        Collate(letters, 6, seed=0)(0, "set", SAMPLES, [])
-    with pytest.raises(InputError, match="0 negatives"):
-        Collate(letters, 1, seed=0)(0, "set", [Sample("k", "q", "p")], [])
+    """They are taken again, each as often as the others or once more; where there are none, the positive is, which the
+    loss does not count as a negative."""
+    few = [Sample("two", "q", "p", ("a", "b")), Sample("none", "q", "p"), Sample("seven", "q", "p", tuple("cdefghi"))]
+    batch = Collate(letters, 5, seed=0)(0, "set", few, [])
+    assert batch.negatives is not None
+    assert batch.negatives_short == 2
+    taken = [text_of(batch.negatives, row) for row in range(15)]
+    assert sorted(Counter(taken[:5]).values()) == [2, 3]
+    assert set(taken[:5]) == {"a", "b"}
+    assert taken[5:10] == ["p"] * 5
+    assert len(set(taken[10:])) == 5
+    assert Collate(letters, 5, seed=0)(0, "set", SAMPLES, []).negatives_short == 0
 
 
 GOLDEN_HASH = -147656684861043812

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jemb.data import BatchPlan, PlanSource
+from jemb.data.small import SmallDatasets, own_batch
 from jemb.errors import InputError
 
 
@@ -220,6 +221,99 @@ def test_too_small_data_sets_are_named_with_their_sizes() -> None:
     with pytest.raises(InputError):
         BatchPlan([], seed=0, global_batch_size=8)
     plan_of({"just": 8}, batch=8).batch(0)
+
+
+SMALL = {"large": 5_000, "own": 300, "tiny": 20, "small.1": 45, "small.2": 70, "same": 256}
+
+
+def plan_of_small(how: SmallDatasets, sizes: dict[str, int] = SMALL, batch: int = 512, seed: int = 3) -> BatchPlan:
+    sources = [PlanSource(name, size, f"print of {name}", shard_sizes=(size,)) for name, size in sizes.items()]
+    return BatchPlan(sources, seed=seed, global_batch_size=batch, small_datasets=how)
+
+
+def test_small_data_sets_by_their_own_size() -> None:
+    plan = plan_of_small("own_size")
+    assert plan.batch_sizes == {"large": 512, "own": 288, "same": 256, "small.1": 32, "small.2": 64}
+    assert plan.notes == ["left out, having fewer than the 32 rows of a batch: data set tiny (20)"]
+    assert plan.shares == pytest.approx({name: SMALL[name] / (sum(SMALL.values()) - 20) for name in plan.shares})
+    rows: dict[str, list[np.ndarray]] = defaultdict(list)
+    for step in range(3_000):
+        name, batch = plan.batch(step)
+        assert len(batch) == plan.batch_sizes[name] == len(np.unique(batch))
+        rows[name].append(batch)
+    for source in plan.sources:
+        stream = np.concatenate(rows[source.name])
+        assert plan.passes(3_000)[source.name] == len(stream) / source.num_samples
+        passes = stream[: len(stream) // source.num_samples * source.num_samples].reshape(-1, source.num_samples)
+        assert len(passes) > 2
+        assert (np.sort(passes) == np.arange(source.num_samples)).all(), source.name
+    taken = sum(len(plan.batch(step)[1]) for step in range(plan.steps_of_a_pass))
+    assert taken == pytest.approx(plan.num_samples, rel=0.1)
+
+
+@pytest.mark.parametrize("how", ["own_size", "join"])
+def test_small_data_sets_are_planned_purely(how: SmallDatasets) -> None:
+    plan = plan_of_small(how)
+    other = pickle.loads(pickle.dumps(plan))
+    assert other.fingerprint == plan.fingerprint
+    for step in [2_000, *range(50)]:
+        name, batch = plan.batch(step)
+        assert (name, batch.tolist()) == (other.batch(step)[0], other.batch(step)[1].tolist())
+        for processes in (1, 4, 32):
+            parts = [plan.share(step, rank, processes)[1] for rank in range(processes)]
+            assert np.concatenate(parts).tolist() == batch.tolist()
+
+
+def test_small_data_sets_joined() -> None:
+    plan = plan_of_small("join")
+    assert plan.batch_sizes == {"joined-pairs": 512, "large": 512}
+    assert [(one.name, one.num_samples) for one in plan.sources[0].members] == [
+        ("own", 300), ("same", 256), ("small.1", 45), ("small.2", 70), ("tiny", 20),
+    ]  # fmt: skip
+    assert sum(plan.dataset_shares.values()) == pytest.approx(1)
+    assert plan.dataset_shares["own"] == pytest.approx(300 / sum(SMALL.values()))
+    assert plan_of_small("join", {"large": 600, "own": 300}).batch_sizes == {"large": 512, "own": 288}, "a single one"
+    kinds = [PlanSource(f"{kind}{i}", 20, "", kind=kind) for i in range(2) for kind in ("pairs", "triplets")]
+    both = BatchPlan(kinds, seed=0, global_batch_size=64, small_datasets="join")
+    assert both.batch_sizes == {"joined-pairs": 32, "joined-triplets": 32}
+
+
+def test_small_data_sets_left_out_or_refused() -> None:
+    alone = plan_of({"large": 5_000}, batch=512, seed=3)
+    assert plan_of_small("leave_out").fingerprint == alone.fingerprint, "as if they were not there"
+    with pytest.raises(InputError, match=r"own \(300\), tiny \(20\).*small_datasets=own_size"):
+        plan_of_small("refuse")
+    with pytest.raises(InputError, match=r"no data set is large enough to train on: left out.*a \(31\)"):
+        plan_of_small("own_size", {"a": 31})
+    assert (
+        plan_of_small("own_size", {"a": 600, "b": 512}).fingerprint
+        == plan_of({"a": 600, "b": 512}, batch=512, seed=3).fingerprint
+    ), "plans without small data sets are what they were"
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "own"),
+    [
+        (300, 16_384, 288),
+        (5_000, 16_384, 4_608),
+        (63, 256, 32),
+        (40, 100, 40),
+        (40, 50, 40),
+        (1_000, 6_144, 960),
+        (40, 97, 40),
+    ],
+)
+def test_own_sizes(rows: int, batch: int, own: int) -> None:
+    assert own_batch(rows, batch) == own
+
+
+def test_processes_that_cannot_share_a_small_batch() -> None:
+    plan = plan_of_small("own_size")
+    plan.check_processes(32)
+    with pytest.raises(InputError, match=r"own .*batches of 288 .*among 64 processes: use 1, 2, 4, 8, 16 or 32 of"):
+        plan.check_processes(64)
+    with pytest.raises(InputError, match="global_batch_size=512 cannot be divided among 3"):
+        plan.check_processes(3)
 
 
 def test_a_billion_samples_cost_no_memory() -> None:

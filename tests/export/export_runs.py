@@ -13,8 +13,7 @@ from jemb.config import ExportConfig, ModelConfig
 from jemb.export import export
 from jemb.model import Encoder, make_tiny
 from jemb.model.tiny import encoder_of
-from jemb.model.weights import WEIGHTS
-from jemb.run_folder import RunFolder
+from jemb.run_folder import OPTIMIZER, POSITION, WEIGHTS, RunFolder, describe_file
 
 TEXTS = ["how to read a file", "Open file and return a stream.", "", "Ünïcode ∑ 図書館 🙂", "long " * 100]
 SETTINGS = "objective: pairs\nmodel:\n  path: null\n  dropout: 0.0\n"
@@ -66,6 +65,9 @@ def add_checkpoint(run: RunFolder, step: int, encoder: Encoder) -> Path:
     folder = run.checkpoint_folder / f"step-{step:08d}"
     folder.mkdir(parents=True)
     save_file(encoder.state_dict(), folder / WEIGHTS)
+    save_file({}, folder / OPTIMIZER)
+    files = {name: describe_file(folder / name) for name in (WEIGHTS, OPTIMIZER)}
+    (folder / POSITION).write_text(json.dumps({"step": step, "plan": "f" * 64, "files": files}))
     return folder
 
 

@@ -20,7 +20,7 @@ from jemb.config import ExportConfig
 from jemb.errors import Failure, InputError
 from jemb.export import export
 from jemb.model import Encoder, encode
-from jemb.model.weights import WEIGHTS
+from jemb.run_folder import OPTIMIZER, WEIGHTS
 
 
 def test_bert_for_sentence_transformers_and_transformers(tmp_path: Path) -> None:
@@ -58,6 +58,23 @@ def test_unfinished_run_gives_its_last_checkpoint(tmp_path: Path) -> None:
     theirs = SentenceTransformer(str(output), device="cpu").encode(TEXTS, show_progress_bar=False)
     np.testing.assert_allclose(theirs, encode(bert(seed=10), TEXTS), atol=1e-5)
     assert "checkpoint at step 10" in (output / "README.md").read_text()
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As by `jemb train`, but left where it is: a trainer may be at work."""
+    run = make_run(tmp_path / "run", status="stopped")
+    add_checkpoint(run, 5, bert(seed=5))
+    weights = add_checkpoint(run, 10, bert(seed=10)) / WEIGHTS
+    data = bytearray(weights.read_bytes())
+    data[-3] ^= 1
+    weights.write_bytes(data)
+    output = run_export(run, tmp_path / "out")
+    assert "checkpoint at step 5" in (output / "README.md").read_text()
+    assert f"{weights}: not a readable checkpoint (other bytes than were written)" in caplog.text
+    assert [step for step, _ in run.checkpoints()] == [5, 10]
+    (run.checkpoints()[0][1] / OPTIMIZER).unlink()
+    with pytest.raises(InputError, match=r"step-00000005/optimizer\.safetensors: not a readable checkpoint"):
+        run_export(run, tmp_path / "none")
 
 
 def test_finished_run_gives_its_model_and_a_continued_one_its_checkpoint(tmp_path: Path) -> None:

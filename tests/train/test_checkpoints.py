@@ -21,9 +21,8 @@ from jemb.app.cli import run_command
 from jemb.errors import InputError
 from jemb.model import load_encoder, read_weights
 from jemb.records import Batch
-from jemb.run_folder import RunFolder
+from jemb.run_folder import OPTIMIZER, RunFolder, read_position
 from jemb.train import fsdp
-from jemb.train.checkpoints import OPTIMIZER, read_position
 from jemb.train.module import EmbeddingModule
 
 Start = Callable[..., Training]

@@ -9,20 +9,22 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import Training, losses, read_lines, weights
 
+from jemb.config import EvaluationConfig
 from jemb.evaluate import load_task
 from jemb.model import encode, load_encoder, read_weights
-from jemb.model.weights import WEIGHTS
-from jemb.run_folder import RunFolder
+from jemb.run_folder import OPTIMIZER, WEIGHTS, RunFolder
 from jemb.shards import open_datasets
 from jemb.train import evaluation as module
 from jemb.train import fsdp
-from jemb.train.checkpoints import OPTIMIZER, Checkpoints
+from jemb.train.checkpoints import Checkpoints
+from jemb.train.evaluation import Evaluations, EvaluationTools
 
 Start = Callable[..., Training]
 
@@ -146,6 +148,24 @@ def test_the_model_is_that_of_the_best_step(start: Start, undisturbed: RunFolder
     again = start(undisturbed.path, options)
     assert "already finished" in (again.succeed() and again.output)
     assert (weights(undisturbed), undisturbed.model.stat().st_mtime_ns) == before
+
+
+@pytest.mark.parametrize("before", [50.0, 30.0])
+def test_training_that_does_not_help_is_said(tmp_path: Path, before: float) -> None:
+    task = SimpleNamespace(name="sts:dev", main="spearman")
+    tools = EvaluationTools(load_tasks=lambda names: [task], prompts=lambda texts, default: None)  # type: ignore[list-item]
+    evaluations = Evaluations(RunFolder(tmp_path), EvaluationConfig(tasks=["sts:dev"]), tools, every=1, stop=3)
+    evaluations.read_tasks()
+    lines = [
+        {"step": i, "value": v, "scores": {"sts:dev": {"spearman": v}}} for i, v in enumerate([before, 41.0, 43.0])
+    ]
+    RunFolder(tmp_path).evaluations.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    best = evaluations.standing()
+    assert best is not None
+    worse = "; all of them are worse than 50.0000, which it was before the first step" if before == 50 else ""
+    assert evaluations.describe_choice(best) == f"the best of 2 evaluations: sts:dev/spearman = 43.0000{worse}"
+    worse = ", worse than the 50.00 before the first step" if before == 50 else ""
+    assert evaluations.describe(lines[2]).endswith(f"= 43.00 (the best of 2{worse})")
 
 
 def test_what_is_said(tmp_path: Path, start: Start, options: list[str], worse: str) -> None:

@@ -222,11 +222,25 @@ def test_lines_after_a_checkpoint_are_cut(tmp_path: Path) -> None:
         ("".join(whole), 2, whole[:2]),
         ("".join(whole), 0, []),
         ("".join(whole) + '{"step": 4, "lo', 9, whole),
+        ("".join(whole) + '{"step": 4, "lo', 3, whole),
         ("", 5, []),
     ):
         file.write_text(text)
         keep_steps(file, last)
         assert file.read_text() == "".join(kept)
+
+
+def test_lines_that_are_none_are_kept_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "lines.jsonl"
+    none = [b"\0\0\0", b"[1]", b'{"step": "2"}', b'{"x": 1}', b"\xff", b"[" * 99_999]
+    file.write_bytes(b"\n".join([b'{"step": 1, "x": "\xc3\xbc"}', *none, b'{"step": 8}', b'{"step": 9']))
+    before = file.read_bytes()
+    keep_steps(file, 9, every=True)
+    assert file.read_text() == '{"step": 1, "x": "ü"}\n{"step": 8}\n'
+    (aside,) = tmp_path.glob("damaged-*")
+    assert aside.read_bytes() == before
+    assert "line 2 cannot be read, 6 in all" in caplog.text
+    assert "has no lines of 7 of the steps up to the checkpoint's, 9 (the first is step 2)" in caplog.text
 
 
 def test_the_triplet_phase_starts_from_a_run(

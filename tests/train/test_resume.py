@@ -16,10 +16,10 @@ import pytest
 import torch
 from training_runs import Training, losses, read_lines, slowly, weights
 
+from jemb.errors import InputError
 from jemb.model import Encoder, load_encoder, read_weights
-from jemb.model.weights import WEIGHTS
-from jemb.run_folder import RunFolder
-from jemb.train.checkpoints import OPTIMIZER, Checkpoints
+from jemb.run_folder import OPTIMIZER, WEIGHTS, RunFolder
+from jemb.train.checkpoints import Checkpoints
 
 Start = Callable[..., Training]
 
@@ -128,6 +128,29 @@ def test_a_damaged_checkpoint_is_put_aside(
     assert f"{file}: not " in again.output
     assert "going on from the checkpoint before it" in again.output
     assert len(list(damaged.parent.glob("damaged-*"))) == 1
+
+
+def test_logs_that_a_power_cut_has_damaged(tmp_path: Path, start: Start, often: list[str], pair_run: RunFolder) -> None:
+    """A line of NULs and lost lines behind the checkpoint: said and kept; the training is the undisturbed one."""
+    training = start(tmp_path / "run", often, prelude=slowly)
+    training.wait_for_step(8)
+    training.kill()
+    run = training.run
+    for log in (run.metrics, run.samples):
+        lines = log.read_bytes().splitlines(keepends=True)
+        log.write_bytes(b"".join([lines[0], bytes(len(lines[1])) + b"\n", lines[2], lines[3][:20]]))
+    damaged = run.metrics.read_bytes()
+    with pytest.raises(InputError, match=r"metrics\.jsonl, line 2"):
+        run.read_metrics()
+    last = run.checkpoints()[-1][0]
+    again = start(tmp_path / "run", often)
+    assert weights(again.succeed()) == weights(pair_run)
+    assert f"{run.metrics}: line 2 cannot be read, 1 in all" in again.output
+    lost = f"has no lines of {last - 2} of the steps up to the checkpoint's, {last} (the first is step 2)"
+    assert f"{run.metrics}: {lost}" in again.output
+    assert [line["step"] for line in read_lines(run.metrics)] == [1, 3, *range(last + 1, 21)]
+    (kept,) = run.path.glob("damaged-metrics.jsonl-*")
+    assert kept.read_bytes() == damaged
 
 
 def test_only_the_newest_checkpoints_stay(tmp_path: Path, start: Start, often: list[str]) -> None:

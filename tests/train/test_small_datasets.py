@@ -1,0 +1,71 @@
+"""Data sets smaller than the global batch train, by their own size; neither processes nor a restart change that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from training_runs import SMALL, Training, losses, read_lines
+
+from jemb.app.cli import main
+from jemb.shards import open_datasets
+
+Start = Callable[..., Training]
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory, make_dataset: Callable[..., Path]) -> list[str]:
+    """A data set that is large enough, one of 40 samples, whose batches have 32, and one that is too small for any."""
+    folder = tmp_path_factory.mktemp("small")
+    for name, size in (("large", 90), ("small", 40), ("tiny", 31)):
+        make_dataset(folder, name, size)
+    own = [f"shards={folder}", "global_batch_size=64", "weights.small=3", "max_steps=6", "schedule=constant"]
+    return [*SMALL, *own, "log_samples=true", "warmup_steps=0"]
+
+
+def test_by_their_own_size(
+    tmp_path: Path, start: Start, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = start(tmp_path / "alone", options)
+    alone = training.succeed()
+    warning = "small_datasets=own_size: left out, having fewer than the 32 rows of a batch: data set tiny (31)"
+    assert warning in training.output
+    samples = read_lines(alone.samples)
+    sizes = {"large": 64, "small": 32}
+    assert {line["dataset"]: len(set(line["ids"])) for line in samples} == sizes
+    assert all(len(line["ids"]) == sizes[line["dataset"]] for line in samples)
+    for line in alone.read_metrics():
+        assert line["negatives_per_query"] + line["hidden_candidates"] / sizes[line["dataset"]] == pytest.approx(
+            sizes[line["dataset"]] - 1
+        )
+    assert sorted(alone.read_record()["datasets"]) == ["large", "small"], "what was left out has taught it nothing"
+
+    start(tmp_path / "two", [*options, "max_steps=3"]).succeed()
+    two = start(tmp_path / "two", options, processes=2).succeed()
+    assert read_lines(two.samples) == samples
+    assert losses(two) == pytest.approx(losses(alone), rel=1e-5)
+
+    assert main(["train", f"output={tmp_path}/dry", *options, "dry_run=true"]) == 0
+    shown = capsys.readouterr()
+    assert "data set small: 40 samples, 57.1 % of the batches, " in shown.out
+    assert " passes, batches of 32\n" in shown.out
+    assert "tiny" not in shown.out
+    assert warning in shown.err
+
+
+def test_joined_and_refused(tmp_path: Path, start: Start, options: list[str]) -> None:
+    run = start(tmp_path / "joined", [*options, "small_datasets=join", "max_steps=3"], processes=2).succeed()
+    record = run.read_record()["datasets"]
+    assert record["small"]["share"] / record["tiny"]["share"] == pytest.approx(40 / 31)
+    keys = {f"{name}/{sample.key}" for name, reader in open_datasets(run_shards(options)).items() for sample in reader}
+    joined = [line for line in read_lines(run.samples) if line["dataset"] == "joined-pairs"]
+    assert joined
+    assert all(len(line["ids"]) == 64 and set(line["ids"]) <= keys for line in joined)
+    refused = start(tmp_path / "refused", [*options, "small_datasets=refuse"])
+    assert refused.wait() == [2]
+    assert "global_batch_size=64 is larger than data set small (40), tiny (31)" in refused.output
+
+
+def run_shards(options: list[str]) -> Path:
+    return Path(next(option for option in options if option.startswith("shards=")).removeprefix("shards="))
