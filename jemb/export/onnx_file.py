@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -67,6 +68,7 @@ def write_onnx(encoder: Encoder, folder: Path) -> Path:
                 f"onnx=true: torch cannot write {kind} as ONNX ({first_line(error)}); leave onnx out"
             ) from error
         assert program is not None  # as always with dynamo=True
+        _forget_where_it_was_made(program.model)
         size = sum(weights.nbytes for weights in model.parameters())
         program.save(path, external_data=size > ONE_FILE)
     return path
@@ -80,6 +82,20 @@ def check_onnx_possible(encoder: Encoder) -> None:
         raise InputError(
             "onnx=true: this model leaves prompts out of pooling, which the file is not told; leave onnx out"
         )
+
+
+def _forget_where_it_was_made(model: Any) -> None:
+    """Take out the exporter's notes, among them the lines and paths of the code here that made each node."""
+    from onnx_ir.traversal import RecursiveGraphIterator  # of an extra
+
+    graphs = [model.graph, *(function.graph for function in model.functions.values())]
+    for noted in (model, *graphs, *model.functions.values()):
+        noted.metadata_props.clear()
+    for graph in graphs:
+        for node in RecursiveGraphIterator(graph):
+            for noted in (node, *node.outputs):
+                noted.metadata_props.clear()
+                noted.doc_string = None
 
 
 class _WithVector(nn.Module):

@@ -57,6 +57,9 @@ def test_weights_beside_the_file_where_it_would_be_too_large(tmp_path: Path, mon
     output = run_export(make_run(tmp_path / "run", model=bert()), tmp_path / "out", onnx=True)
     assert {path.name for path in (output / "onnx").iterdir()} == {"model.onnx", "model.onnx.data"}
     session_of(output)
+    data = (output / "onnx" / "model.onnx").read_bytes()
+    for private in (str(tmp_path), str(Path(onnx_file.__file__).parent), "site-packages", str(Path.home())):
+        assert private.encode() not in data, "the exporter notes where the code lies that made each node"
 
 
 def test_a_file_that_gives_other_vectors_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
