@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -160,6 +160,18 @@ def new_axes(width: float = 5.0, height: float = 2.9) -> tuple[Figure, Axes]:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.add_subplot()
+
+
+def line_figure(lines: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -> Figure:
+    """A line through the points (x, y) of each name, with the axes' names and a legend."""
+    figure, axes = new_axes()
+    for name, points in lines.items():
+        axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    for text in axes.legend(fontsize=8, ncols=2).get_texts():
+        text.set_parse_math(False)
+    return figure
 
 
 def draw(figure: Figure) -> tuple[str, bytes]:

@@ -9,8 +9,8 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from jemb.config import (
@@ -23,7 +23,7 @@ from jemb.config import (
     StageName,
     TrainConfig,
 )
-from jemb.demo.corpus import CorpusCounts, build_corpus
+from jemb.demo.corpus import build_corpus
 from jemb.demo.summary import scores_table, write_report
 from jemb.errors import Failure, InputError
 from jemb.evaluate import evaluate
@@ -42,26 +42,11 @@ MAX_LENGTH = 96
 CONSISTENCY = ConsistencyConfig(max_length=64)
 
 MakeTools = Callable[[PrepareConfig], Tools]
+Results = dict[str, dict[str, float]]
+"""Of results.json: {`untrained`, `pairs`, `triplets`, `bm25`: {score: percent}}."""
 
 
-@dataclass(slots=True)
-class Journey:
-    """What the demo has found so far; everything in the table and the report comes from here."""
-
-    folder: Path
-    corpus: CorpusCounts
-    pairs: list[Manifest] = field(default_factory=list)
-    triplets: list[Manifest] = field(default_factory=list)
-    results: dict[str, dict[str, float]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def runs(self) -> dict[str, RunFolder]:
-        return {name: RunFolder(self.folder / "runs" / name) for name in ("pairs", "triplets")}
-
-
-def demo(config: DemoConfig, make_tools: MakeTools) -> Journey:
+def demo(config: DemoConfig, make_tools: MakeTools) -> Results:
     """Run the whole journey in `config.output`; prints its table and writes report.html, model/ and results.json.
 
     make_tools: settings -> the models that `prepare` takes.
@@ -69,77 +54,75 @@ def demo(config: DemoConfig, make_tools: MakeTools) -> Journey:
     """
     folder = Path(config.output)
     _claim(folder)
-    began = time.monotonic()
-    clock = _Clock()
+    times = {"": time.monotonic()}
     log.info("1/6 corpus: docstrings of the installed packages")
     corpus = build_corpus(folder / "corpus", max_pairs=config.max_pairs, seed=config.seed)
-    journey = Journey(folder, corpus, seconds=clock.seconds)
-    clock.lap("corpus")
+    times["corpus"] = time.monotonic()
 
     log.info("2/6 prepare: from %d raw pairs to shards", sum(corpus.pairs.values()))
-    stages = _stages(journey, make_tools)
-    for_pairs = _prepare_config(journey, config, "raw", "pairs", stages)
-    journey.pairs = prepare(for_pairs, make_tools(for_pairs))
-    for_triplets = _prepare_config(journey, config, "raw_triplets", "triplets", ["exact", "near_duplicates"])
-    journey.triplets = prepare(for_triplets, make_tools(for_triplets))
-    _forget_other_runs(journey, config)
-    clock.lap("prepare")
+    stages, notes = _stages(make_tools)
+    prepared: dict[str, list[Manifest]] = {}
+    for name, raw, chosen in (("pairs", "raw", stages), ("triplets", "raw_triplets", stages[:2])):
+        options = PrepareConfig(
+            input=str(folder / "corpus" / raw),
+            output=str(folder / "shards" / name),
+            stages=chosen,
+            consistency=CONSISTENCY,
+            seed=config.seed,
+            overwrite=True,
+        )
+        prepared[name] = prepare(options, make_tools(options))
+    manifests = [manifest for found in prepared.values() for manifest in found]
+    _forget_other_runs(folder, manifests, config)
+    times["prepare"] = time.monotonic()
 
-    log.info("3/6 train on pairs")
-    runs = journey.runs
-    _train(
-        TrainConfig(
-            shards=str(folder / "shards" / "pairs"),
-            output=str(runs["pairs"].path),
-            objective="pairs",
-            model=MODEL,
+    runs = {name: RunFolder(folder / "runs" / name) for name in prepared}
+    for number, (name, run) in enumerate(runs.items()):
+        log.info("%d/6 train on %s", 3 + number, name)
+        first = name == "pairs"
+        training = TrainConfig(
+            shards=str(folder / "shards" / name),
+            output=str(run.path),
+            objective="pairs" if first else "triplets",
+            model=MODEL if first else ModelConfig(),
+            init=None if first else str(runs["pairs"].path),
             max_length=MAX_LENGTH,
-            global_batch_size=_batch_size(256, journey.pairs),
-            max_steps=config.pair_steps,
+            global_batch_size=_batch_size(256 if first else 64, prepared[name]),
+            max_steps=config.pair_steps if first else config.triplet_steps,
             learning_rate=5e-4,
             checkpoint_every=100,
             seed=config.seed,
         )
-    )
-    clock.lap("train on pairs")
-
-    log.info("4/6 train on triplets")
-    _train(
-        TrainConfig(
-            shards=str(folder / "shards" / "triplets"),
-            output=str(runs["triplets"].path),
-            objective="triplets",
-            init=str(runs["pairs"].path),
-            max_length=MAX_LENGTH,
-            global_batch_size=_batch_size(64, journey.triplets),
-            max_steps=config.triplet_steps,
-            learning_rate=5e-4,
-            checkpoint_every=100,
-            seed=config.seed,
-        )
-    )
-    clock.lap("train on triplets")
+        if train(training).read_record("status")["status"] != "finished":
+            raise Failure(f"{run.path}: training was asked to stop; the same command continues there")
+        times[f"train on {name}"] = time.monotonic()
 
     log.info("5/6 evaluate on held-out objects")
-    models = {"untrained": runs["pairs"].start, "pairs": runs["pairs"].path, "triplets": runs["triplets"].path}
+    models = {"untrained": runs["pairs"].start, **{name: run.path for name, run in runs.items()}, "bm25": "bm25"}
+    retrieval, negation = f"retrieval:{folder}/corpus/retrieval", f"negation:{folder}/corpus/negation.jsonl"
+    output = str(folder / "scores" / "scores.json")
+    comparison = evaluate(
+        EvaluateConfig(model=list(map(str, models.values())), tasks=[retrieval, negation], output=output)
+    )
+    results = {}
     for name, model in models.items():
-        journey.results[name] = _evaluate(journey, str(model), name)
-    journey.results["bm25"] = _evaluate(journey, "bm25", "bm25")
-    clock.lap("evaluate")
+        scores = comparison.scores[str(model)]
+        results[name] = {"retrieval_ndcg_at_10": scores[retrieval]["ndcg_at_10"], **scores.get(negation, {})}
+    times["evaluate"] = time.monotonic()
 
     log.info("6/6 export")
     shutil.rmtree(folder / "model", ignore_errors=True)
     export(ExportConfig(run=str(runs["triplets"].path), output=str(folder / "model")))
-    clock.lap("export")
+    times["export"] = time.monotonic()
 
-    write_json(folder / "results.json", journey.results)
-    write_report(journey, folder / "report.html")
-    print(summary_table(journey.pairs + journey.triplets), end="\n\n")
-    print(scores_table(journey.results))
-    for note in journey.notes:
-        print(f"note: {note}")
-    print(f"\n{time.monotonic() - began:.0f} s; report: {folder / 'report.html'}, model: {folder / 'model'}")
-    return journey
+    write_json(folder / "results.json", results)
+    seconds = {name: end - begin for begin, (name, end) in zip(times.values(), list(times.items())[1:], strict=False)}
+    write_report(folder / "report.html", comparison, corpus, manifests, runs, notes, seconds)
+    print(summary_table(manifests), end="\n\n")
+    print(scores_table(results))
+    print(*(f"note: {note}\n" for note in notes), sep="", end="")
+    print(f"\n{sum(seconds.values()):.0f} s; report: {folder / 'report.html'}, model: {folder / 'model'}")
+    return results
 
 
 def _claim(folder: Path) -> None:
@@ -150,73 +133,31 @@ def _claim(folder: Path) -> None:
     (folder / MARK).touch()
 
 
-def _forget_other_runs(journey: Journey, config: DemoConfig) -> None:
+def _forget_other_runs(folder: Path, manifests: Sequence[Manifest], config: DemoConfig) -> None:
     """Runs on other data or settings than these are begun anew: other packages make another corpus."""
     facts = {
-        "data": {m.name: m.fingerprint for m in [*journey.pairs, *journey.triplets]},
+        "data": {manifest.name: manifest.fingerprint for manifest in manifests},
         "config": {name: value for name, value in asdict(config).items() if name != "output"},
         "model": asdict(MODEL),
     }
-    mark, made = journey.folder / MARK, json.dumps(facts, sort_keys=True)
+    mark, made = folder / MARK, json.dumps(facts, sort_keys=True)
     if mark.read_text() != made:
-        shutil.rmtree(journey.folder / "runs", ignore_errors=True)
+        shutil.rmtree(folder / "runs", ignore_errors=True)
         write_atomic(mark, made)
 
 
-def _stages(journey: Journey, make_tools: MakeTools) -> list[StageName]:
-    """All stages; without the consistency filter, and with a note in the table, where its model is missing."""
+def _stages(make_tools: MakeTools) -> tuple[list[StageName], list[str]]:
+    """(stages, notes): all of them; without the consistency filter, and with a note, where its model is missing."""
+    stages: list[StageName] = ["exact", "near_duplicates", "language", "consistency"]
     try:
         config = PrepareConfig(input="none", output="none", consistency=CONSISTENCY)
         make_tools(config).encoder(CONSISTENCY.encoder)(["a test"])
     except InputError as error:
-        journey.notes.append(f"the consistency filter did not run: {error}")
-        return ["exact", "near_duplicates", "language"]
-    return ["exact", "near_duplicates", "language", "consistency"]
+        return stages[:-1], [f"the consistency filter did not run: {error}"]
+    return stages, []
 
 
-def _prepare_config(
-    journey: Journey, config: DemoConfig, raw: str, shards: str, stages: list[StageName]
-) -> PrepareConfig:
-    return PrepareConfig(
-        input=str(journey.folder / "corpus" / raw),
-        output=str(journey.folder / "shards" / shards),
-        stages=stages,
-        consistency=CONSISTENCY,
-        seed=config.seed,
-        overwrite=True,
-    )
-
-
-def _batch_size(wanted: int, manifests: list[Manifest]) -> int:
+def _batch_size(wanted: int, manifests: Sequence[Manifest]) -> int:
     """`wanted`, or the largest power of two that the smallest data set fills."""
     smallest = min(manifest.num_samples for manifest in manifests if manifest.num_samples)
     return min(wanted, 1 << (smallest.bit_length() - 1))
-
-
-def _train(config: TrainConfig) -> None:
-    run = train(config)
-    if run.read_record()["status"] != "finished":
-        raise Failure(f"{run.path}: training was asked to stop; the same command continues there")
-
-
-def _evaluate(journey: Journey, model: str, name: str) -> dict[str, float]:
-    """results.json's entry of one model."""
-    retrieval = f"retrieval:{journey.folder / 'corpus' / 'retrieval'}"
-    negation = f"negation:{journey.folder / 'corpus' / 'negation.jsonl'}"
-    tasks = [retrieval] if model == "bm25" else [retrieval, negation]
-    output = journey.folder / "scores" / f"{name}.json"
-    scores = evaluate(EvaluateConfig(model=[model], tasks=tasks, output=str(output))).scores[model]
-    return {"retrieval_ndcg_at_10": scores[retrieval]["ndcg_at_10"], **scores.get(negation, {})}
-
-
-class _Clock:
-    """Seconds of each part."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self.seconds[name] = now - self._last
-        self._last = now

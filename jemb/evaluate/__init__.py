@@ -5,6 +5,7 @@ import sys
 from jemb import Command
 from jemb.evaluate.comparison import Comparison, Results, table
 from jemb.evaluate.measure import Measured, Score, Task
+from jemb.evaluate.report import add_scores
 from jemb.evaluate.retrieval import RetrievalTask
 from jemb.evaluate.run import evaluate, score
 from jemb.evaluate.tasks import load_task, load_tasks
@@ -18,6 +19,7 @@ __all__ = [
     "RetrievalTask",
     "Score",
     "Task",
+    "add_scores",
     "evaluate",
     "load_task",
     "load_tasks",

@@ -49,16 +49,7 @@ def write_report(comparison: Comparison, config: EvaluateConfig, path: Path) -> 
     models, tasks = short_names(comparison.models), short_names(comparison.tasks)
     what = models[comparison.models[0]] if len(models) == 1 else f"{len(models)} models"
     report = Report(TITLE, f"{what} on {len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}")
-    report.heading("Scores")
-    report.table(
-        ["task and metric", *models.values()], _main_rows(comparison, models, tasks), "Percent; higher is better."
-    )
-    _pictures(report, comparison, models, tasks, differences=False)
-    if len(models) > 1:
-        first = models[comparison.models[0]]
-        report.heading(f"Differences to {first}")
-        report.text(f"Points that a model has more than {first} on the same items. Beyond the line at 0 it is better.")
-        _pictures(report, comparison, models, tasks, differences=True)
+    add_scores(report, comparison)
     if any("@" in metric for task in tasks for metric in comparison.metrics(task)):
         report.heading("Widths")
         report.text("What is left when only the first numbers of each vector are kept, as vectors of length 1.")
@@ -72,6 +63,21 @@ def write_report(comparison: Comparison, config: EvaluateConfig, path: Path) -> 
     report.text(explain(comparison))
     report.table(["", ""], _facts(comparison, config))
     report.write(path)
+
+
+def add_scores(report: Report, comparison: Comparison) -> None:
+    """The main metric of each task, as a table and as pictures, and the differences to the first model."""
+    models, tasks = short_names(comparison.models), short_names(comparison.tasks)
+    report.heading("Scores")
+    report.table(
+        ["task and metric", *models.values()], _main_rows(comparison, models, tasks), "Percent; higher is better."
+    )
+    _pictures(report, comparison, models, tasks, differences=False)
+    if len(models) > 1:
+        first = models[comparison.models[0]]
+        report.heading(f"Differences to {first}")
+        report.text(f"Points that a model has more than {first} on the same items. Beyond the line at 0 it is better.")
+        _pictures(report, comparison, models, tasks, differences=True)
 
 
 def _main_rows(comparison: Comparison, models: dict[str, str], tasks: dict[str, str]) -> list[list[Any]]:

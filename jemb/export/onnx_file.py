@@ -88,6 +88,7 @@ def _forget_where_it_was_made(model: Any) -> None:
     """Take out the exporter's notes, among them the lines and paths of the code here that made each node."""
     from onnx_ir.traversal import RecursiveGraphIterator  # of an extra
 
+    noted: Any
     graphs = [model.graph, *(function.graph for function in model.functions.values())]
     for noted in (model, *graphs, *model.functions.values()):
         noted.metadata_props.clear()

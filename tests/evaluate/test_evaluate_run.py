@@ -160,7 +160,8 @@ def test_outputs_that_cannot_be(data: Path, tmp_path: Path) -> None:
 def test_several_processes_take_no_url(monkeypatch: pytest.MonkeyPatch, option: str) -> None:
     given = {"model": ["runs/pairs"], "tasks": ["sts:dev.jsonl"], "output": "scores.json"}
     given[option] = ["s3://b/run"] if option == "model" else "s3://b/scores.json"
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=f"{option}=s3://b/.*: several processes share a folder"):
         run_command(EvaluateConfig(**given))  # type: ignore[arg-type]
 
