@@ -14,7 +14,7 @@ from typing import Any
 
 from jemb.config import suggest
 from jemb.errors import InputError
-from jemb.tables import Bad, Damaged, Lines, kind_of, open_data, read_table, refuse_utf16, separator_hint
+from jemb.tables import Bad, Damaged, Lines, kind_of, open_data, read_table, refuse_foreign, separator_hint, text_of
 
 FORMATS = ".jsonl, .tsv, .csv (each also .gz or .zst) or .parquet"
 
@@ -104,12 +104,12 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     number = 0
     with open_data(str(path)) as file:
         try:
-            refuse_utf16(str(path), file)
+            refuse_foreign(str(path), file)
             for number, line in enumerate(Lines(file), start=1):
                 try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r")
-                except UnicodeDecodeError as error:
-                    raise InputError(f"{path}, line {number}: not UTF-8 ({error})") from None
+                    text = text_of(line).rstrip("\r")
+                except ValueError as error:
+                    raise InputError(f"{path}, line {number}: {error}") from None
                 if text.strip():
                     yield number, text
         except Damaged as error:

@@ -12,9 +12,8 @@ from dataclasses import asdict
 from typing import Any, get_args
 
 from jemb.config import PrepareConfig, StageName
-from jemb.prepare.source.formats import hub_name
 from jemb.prepare.source.sources import Source
-from jemb.tables import base_name, each, hub_state, is_url, look, open_bytes
+from jemb.tables import base_name, each, hub_name, hub_state, is_url, look, open_bytes
 
 RULES = 3
 """Raised whenever a stage comes to keep other rows for the same settings."""

@@ -1,6 +1,6 @@
 """The source into pieces: each part of it (a file, or a stretch of one) is read once, by any worker.
 
-Before: `parts.py` cuts the source, `formats.py` makes rows of it. After: `table.py` gives the rows to the stages. A
+Before: `parts.py` cuts the source and makes rows of it. After: `table.py` gives the rows to the stages. A
 part does not know how many records come before it, so it counts from 0, and the sums are added here.
 """
 
@@ -19,8 +19,8 @@ import pyarrow as pa
 from jemb.files import write_atomic
 from jemb.prepare.job import Job
 from jemb.prepare.source.check import check_names
-from jemb.prepare.source.formats import Part, Row, Summary, Unreadable, read_part
-from jemb.prepare.source.parts import parts
+from jemb.prepare.source.parts import Part, Summary, Unreadable, parts, read_part
+from jemb.prepare.source.record_fields import Row
 from jemb.prepare.source.sources import Source
 from jemb.prepare.table import PIECE_BYTES, PIECE_ROWS, PIECE_SCHEMA, Piece, Table, write_table
 
@@ -106,7 +106,7 @@ def _pieces(rows: Iterator[Row], most: int) -> Iterator[list[Row]]:
     size = 0
     for row in rows:
         piece.append(row)
-        size += len(row.query) + len(row.positive) + sum(map(len, row.negatives))
+        size += len(row.query) + len(row.positive) + sum(map(len, row.negatives)) + len(row.extra)
         if len(piece) == most or size >= PIECE_BYTES:
             yield piece
             piece, size = [], 0
@@ -115,13 +115,12 @@ def _pieces(rows: Iterator[Row], most: int) -> Iterator[list[Row]]:
 
 
 def _columns(rows: list[Row], first: int) -> pa.Table:
-    extra = [json.dumps(row.extra, ensure_ascii=False, separators=(",", ":")) if row.extra else "" for row in rows]
     columns = [
         [row.number - first for row in rows],
         [row.query for row in rows],
         [row.positive for row in rows],
         [list(row.negatives) for row in rows],
-        extra,
+        [row.extra for row in rows],
     ]
     return pa.table(columns, schema=PIECE_SCHEMA)
 

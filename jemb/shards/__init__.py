@@ -10,7 +10,6 @@ from jemb.shards.manifest import Manifest, ShardInfo, StageCount, read_manifest,
 from jemb.shards.member import encode_payload
 from jemb.shards.reader import ShardReader, open_datasets
 from jemb.shards.remote import RemoteTars
-from jemb.shards.tar import UnreadableSample, read_tar_samples
 from jemb.shards.tokens import TokenReader
 from jemb.shards.writer import ShardWriter, write_shard
 
@@ -23,13 +22,11 @@ __all__ = [
     "ShardWriter",
     "StageCount",
     "TokenReader",
-    "UnreadableSample",
     "adopt",
     "cache_home",
     "encode_payload",
     "open_datasets",
     "read_manifest",
-    "read_tar_samples",
     "write_atomic",
     "write_manifest",
     "write_shard",

@@ -6,6 +6,7 @@ After: `reader.py` reads them like jemb's own. Tars of another layout go through
 from __future__ import annotations
 
 import hashlib
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,10 +16,10 @@ from tqdm.auto import tqdm
 from jemb.errors import InputError
 from jemb.files import write_atomic
 from jemb.records import Kind, Sample
-from jemb.shards.index import MAX_SIZE, encode_index
+from jemb.shards.index import encode_index
 from jemb.shards.manifest import MANIFEST, UNFINISHED, Manifest, ShardInfo, write_manifest
 from jemb.shards.member import BLOCK, decode_header, decode_payload, plain_name
-from jemb.shards.tar import Member, iter_members
+from jemb.tables import MAX_RECORD, Member, iter_members, open_bytes, refuse_foreign
 
 PREPARE = "use `jemb prepare`, which reads any WebDataset tars and writes shards"
 
@@ -70,12 +71,14 @@ def _scan(tar: Path, seen: set[str], kinds: dict[Kind, str]) -> tuple[ShardInfo,
 
 
 def _samples(tar: Path, file: BinaryIO) -> Iterator[tuple[Member, Sample]]:
-    for member in iter_members(tar):
+    for member in _members(tar):
         place = f"{tar}: member {member.name!r} at byte {member.offset}"
-        if member.extension != "json" or member.sparse or member.size > MAX_SIZE:
-            raise InputError(f"{place}: wanted plain KEY.json members only; {PREPARE}")
+        if member.extension != "json" or member.sparse or member.size > MAX_RECORD:
+            raise InputError(f"{place}: wanted plain KEY.json members of at most {MAX_RECORD >> 20} MiB; {PREPARE}")
         file.seek(member.offset - BLOCK)
         data = file.read(BLOCK + member.size)
+        if len(data) < BLOCK + member.size:
+            raise InputError(f"{tar}: cut off at byte {member.offset - BLOCK + len(data)} in member {member.name!r}")
         try:
             # pax and GNU tars keep a long name elsewhere, and the reader sees the plain header only.
             if (plain := plain_name(data[:BLOCK])) != member.name:
@@ -85,6 +88,15 @@ def _samples(tar: Path, file: BinaryIO) -> Iterator[tuple[Member, Sample]]:
         except ValueError as error:
             raise InputError(f"{place}: {error}; {PREPARE}") from None
         yield member, sample
+
+
+def _members(tar: Path) -> Iterator[Member]:
+    try:
+        with open_bytes(str(tar)) as file:
+            refuse_foreign(str(tar), file)
+            yield from iter_members(file)
+    except tarfile.TarError as error:
+        raise InputError(f"{tar}: {error}") from None
 
 
 def _check_text(sample: Sample) -> None:

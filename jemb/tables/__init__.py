@@ -1,36 +1,44 @@
-"""Tables of rows as other people keep them: JSON lines, CSV, TSV, Parquet, Hugging Face data sets; local or remote.
+"""Tables of rows as other people keep them: JSON lines, CSV, TSV, Parquet, tars, Hugging Face data sets; near or far.
 
 After: `prepare/` makes samples of the rows, `evaluate/` tasks. Every reader gives `Record` or `Bad` in the order of the
-file, so that each row has a place in messages; what is wrong with a whole file is an `InputError` that names it.
+file, so that each row has a place in messages; what is wrong with a whole file is an `InputError` that names it. No
+record takes more than `records.MAX_RECORD` bytes, whatever the file says.
 """
 
-from jemb.tables.columns import group_rows, open_parquet, read_parquet
-from jemb.tables.delimited import DELIMITERS, read_delimited, read_header, separator_hint
-from jemb.tables.hub import HubName, hub_state, load_hub, read_hub
-from jemb.tables.jsonl import Tally, read_json_lines
+from jemb.tables.columns import group_rows
+from jemb.tables.delimited import separator_hint
+from jemb.tables.hub import HubName, hub_name, hub_state, is_saved, load_hub
+from jemb.tables.jsonl import Tally
 from jemb.tables.places import Found, base_name, each, is_url, is_web, join, list_folder, look, open_bytes, to_local
-from jemb.tables.records import Bad, Record, excerpt
-from jemb.tables.streams import Damaged, Lines, is_compressed, open_data, refuse_utf16
-from jemb.tables.whole import TABLE_ENDINGS, kind_of, read_table
+from jemb.tables.records import BOM, MAX_RECORD, Bad, NotText, Record, excerpt, text_of
+from jemb.tables.streams import Damaged, Lines, open_data, packing, refuse_foreign
+from jemb.tables.tars import Member, iter_members
+from jemb.tables.whole import TABLE_ENDINGS, TAR_ENDINGS, kind_of, read_table
 
 __all__ = [
-    "DELIMITERS",
+    "BOM",
+    "MAX_RECORD",
     "TABLE_ENDINGS",
+    "TAR_ENDINGS",
     "Bad",
     "Damaged",
     "Found",
     "HubName",
     "Lines",
+    "Member",
+    "NotText",
     "Record",
     "Tally",
     "base_name",
     "each",
     "excerpt",
     "group_rows",
+    "hub_name",
     "hub_state",
-    "is_compressed",
+    "is_saved",
     "is_url",
     "is_web",
+    "iter_members",
     "join",
     "kind_of",
     "list_folder",
@@ -38,14 +46,10 @@ __all__ = [
     "look",
     "open_bytes",
     "open_data",
-    "open_parquet",
-    "read_delimited",
-    "read_header",
-    "read_hub",
-    "read_json_lines",
-    "read_parquet",
+    "packing",
     "read_table",
-    "refuse_utf16",
+    "refuse_foreign",
     "separator_hint",
+    "text_of",
     "to_local",
 ]

@@ -1,64 +1,56 @@
-"""CSV and TSV: a header, then rows quoted as RFC 4180 says; plain, `.gz` or `.zst`."""
+"""CSV and TSV: a header, then rows; plain, `.gz` or `.zst`.
+
+CSV is quoted as RFC 4180 says, and a quoted cell may hold commas and line ends. TSV knows no quoting: a tab ends a
+cell, a line end ends a row, and a quote is a character.
+"""
 
 from __future__ import annotations
 
 import csv
-import io
+import logging
+import re
 from collections.abc import Iterator, Sequence
 
 from jemb.errors import InputError
-from jemb.tables.records import Bad, Record, excerpt
-from jemb.tables.streams import Damaged, open_data, refuse_utf16
+from jemb.tables.records import MAX_RECORD, TOO_LONG, Bad, Record, excerpt
+from jemb.tables.streams import Damaged, Lines, open_data, refuse_foreign
 
-DELIMITERS = {"csv": ",", "tsv": "\t"}
-MAX_CELL = 1 << 24
-"""Characters in one cell; more is an unclosed quote. Python's own limit, 131,072, cuts long passages."""
-csv.field_size_limit(MAX_CELL)
+log = logging.getLogger(__name__)
+
+BOM = "\ufeff"
+MAX_SWALLOWED = 100_000
+"""Lines that an unclosed quote may swallow; more, and nobody knows what the file holds."""
+csv.field_size_limit(MAX_RECORD)  # Python's own limit, 131,072, cuts long passages
 
 
-def read_delimited(place: str, delimiter: str) -> Iterator[Record | Bad]:
-    """The rows below the header, each with the line it begins at. Raises `InputError` for a header that cannot be."""
-    start = 1
+def read_delimited(place: str, kind: str) -> Iterator[Record | Bad]:
+    """The rows below the header, each with the line it begins at. kind: csv or tsv.
+
+    Raises `InputError` for a header that cannot be.
+    """
+    rows = _tsv_rows if kind == "tsv" else _csv_rows
+    header: list[str] = []
+    line = quoted = 0
     with open_data(place) as file:
-        rows = csv.reader(_text(file), delimiter=delimiter, strict=True)
         try:
-            refuse_utf16(place, file)
-            header = _header(place, rows)
-            while True:
-                start = rows.line_num + 1
-                try:
-                    cells = next(rows)
-                except StopIteration:
-                    return
-                except csv.Error as error:
-                    reason = (
-                        f'bad quoting after line {start - 1} ({error}); a quote in a quoted text is doubled: "a ""b"""'
-                    )
-                    # An unclosed quote swallows lines: each of them is a lost row, and counts as one.
-                    for line in range(start, max(start, rows.line_num) + 1):
-                        yield Bad(line, reason)
-                    continue
-                text = delimiter.join(cells)
-                if not cells:
-                    continue
-                if not _is_utf8(text):
-                    yield Bad(start, "not UTF-8", excerpt(text))
-                elif len(cells) != len(header):
-                    yield Bad(start, f"{len(cells)} fields; the header has {len(header)}", excerpt(text))
+            refuse_foreign(place, file)
+            for line, cells in rows(Lines(file)):
+                if not header:
+                    header = _header(f"{place}: line {line}", cells)
+                elif isinstance(cells, Bad):
+                    yield cells
+                elif wrong := _fault(cells, header, kind):
+                    yield Bad(line, wrong, excerpt("\t".join(cells)))
                 else:
-                    yield start, dict(zip(header, cells, strict=True))
+                    quoted += kind == "tsv" and any(map(_looks_quoted, cells))
+                    yield line, dict(zip(header, cells, strict=True))
         except Damaged as error:
-            yield Bad(start, str(error), rest_lost=True)
-
-
-def read_header(place: str, delimiter: str) -> list[str]:
-    """The names in the first line; none for an empty file. Raises `InputError`, also when the file is damaged there."""
-    with open_data(place) as file:
-        try:
-            refuse_utf16(place, file)
-            return _header(place, csv.reader(_text(file), delimiter=delimiter, strict=True))
-        except Damaged as error:
-            raise InputError(f"{place}: {error}") from None
+            yield Bad(line + 1, str(error), rest_lost=True)
+    if quoted:
+        log.warning(
+            "%s: %d rows have cells quoted as in CSV; a .tsv knows no quoting, so the quotes are part of the texts",
+            place, quoted,
+        )  # fmt: skip
 
 
 def separator_hint(header: Sequence[str]) -> str:
@@ -67,26 +59,107 @@ def separator_hint(header: Sequence[str]) -> str:
     return f"; it has {found!r} between its names: wanted ',' in .csv, a tab in .tsv" if found else ""
 
 
-def _text(file: io.BufferedReader) -> io.TextIOWrapper:
-    # Bytes that are not UTF-8 come through as lone surrogates, so that they spoil their own row only.
-    return io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
-
-
-def _header(place: str, rows: Iterator[list[str]]) -> list[str]:
-    try:
-        header = next(rows, [])
-    except csv.Error as error:
-        raise InputError(f"{place}: line 1: the header cannot be read ({error})") from None
-    if not _is_utf8("".join(header)):
-        raise InputError(f"{place}: line 1: the header is not UTF-8")
-    refuse_equal_names(f"{place}: line 1", header)
-    return header
-
-
 def refuse_equal_names(where: str, names: Sequence[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"{where}: column {twice[0]!r} comes twice; wanted names that differ")
+
+
+def _header(where: str, cells: list[str] | Bad) -> list[str]:
+    if isinstance(cells, Bad):
+        raise InputError(f"{where}: the header cannot be read ({cells.reason})")
+    if not _is_utf8("".join(cells)):
+        raise InputError(f"{where}: the header is not UTF-8")
+    refuse_equal_names(where, cells)
+    return cells
+
+
+def _fault(cells: list[str], header: list[str], kind: str) -> str:
+    """What is wrong with a row, if anything."""
+    text = "".join(cells)
+    if not _is_utf8(text):
+        return "not UTF-8"
+    if "\0" in text:
+        return "holds NUL bytes"
+    if len(cells) != len(header):
+        hint = "; in a .tsv no cell holds a tab or a line end, quoted or not" if kind == "tsv" and '"' in text else ""
+        return f"{len(cells)} fields; the header has {len(header)}{hint}"
+    if cells == header:
+        return "the header once more, as in files joined"
+    return ""
+
+
+def _tsv_rows(lines: Lines) -> Iterator[tuple[int, list[str] | Bad]]:
+    for number, line in enumerate(lines, 1):
+        if len(line) > MAX_RECORD:
+            yield number, Bad(number, f"row of {TOO_LONG}", excerpt(line))
+        elif line.strip(b" \r"):
+            # Bytes that are not UTF-8 come through as lone surrogates, so that they spoil their own row only.
+            text = line.decode(errors="surrogateescape").removesuffix("\r")
+            yield number, _without_marks(text.split("\t"))
+
+
+def _csv_rows(lines: Lines) -> Iterator[tuple[int, list[str] | Bad]]:
+    feed = _Feed(lines)
+    rows = csv.reader(feed, strict=True)
+    while True:
+        start, feed.size, feed.most = feed.number + 1, 0, feed.number + MAX_SWALLOWED
+        try:
+            cells = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            reason = f'bad quoting after line {start - 1} ({error}); a quote in a quoted text is doubled: "a ""b"""'
+            if feed.size > MAX_RECORD and feed.number == start:
+                reason = f"row of {TOO_LONG}"
+            elif feed.size > MAX_RECORD or feed.number > feed.most:
+                yield start, Bad(start, f"{reason}; a row without an end", rest_lost=True)
+                return
+            # An unclosed quote swallows lines: each of them is a lost row, and counts as one.
+            for line in range(start, max(start, feed.number) + 1):
+                yield line, Bad(line, reason)
+            continue
+        if cells:
+            yield start, _without_marks(cells)
+
+
+class _Feed:
+    """Lines as Python's csv wants them. number: of those given. Set where a row begins: size, of it so far, to 0; most,
+    the number of its last line."""
+
+    def __init__(self, lines: Lines) -> None:
+        self._texts = (text for line in lines for text in _old_lines(line))
+        self.number = 0
+        self.size = 0
+        self.most = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        text = next(self._texts)
+        self.number += 1
+        self.size += len(text)
+        if self.size > MAX_RECORD:
+            raise csv.Error(TOO_LONG)
+        if self.number > self.most:
+            raise csv.Error(f"more than {MAX_SWALLOWED} lines")
+        return text
+
+
+def _old_lines(line: bytes) -> list[str]:
+    """A line with its end; several where single carriage returns end them, as on old Macs."""
+    text = line.decode(errors="surrogateescape").removeprefix(BOM) + "\n"
+    return re.split(r"(?<=\r)(?!\n)", text) if "\r" in text else [text]
+
+
+def _without_marks(cells: list[str]) -> list[str]:
+    """Without the byte order marks that files joined or pasted leave behind."""
+    return [cell.removeprefix(BOM) for cell in cells] if any(BOM in cell for cell in cells) else cells
+
+
+def _looks_quoted(cell: str) -> bool:
+    return len(cell) > 3 and cell[0] == cell[-1] == '"' and '""' in cell[1:-1]
 
 
 def _is_utf8(text: str) -> bool:

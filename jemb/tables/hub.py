@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from jemb.errors import InputError
-from jemb.tables.columns import BATCH, batch_rows
-from jemb.tables.records import Record
+from jemb.tables.columns import BATCH, BATCH_BYTES, rows_of
+from jemb.tables.records import Bad, Record
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +36,29 @@ class HubName:
         """What `hf:…` names; None for a place of another kind. Raises `InputError`."""
         if not place.startswith(PREFIX) or place.startswith(f"{PREFIX}//"):
             return None
-        name, config, split = ([*place.removeprefix(PREFIX).split(":", 2), "", ""])[:3]
+        rest = place.removeprefix(PREFIX)
+        cuts = [*(rest.rsplit(":", count) for count in range(3)), rest.split(":", 2)]  # a folder may have a colon
+        cut = next((cut for cut in cuts if Path(cut[0]).expanduser().is_dir()), cuts[-1])
+        name, config, split = ([*cut, "", ""])[:3]
         if not name:
             raise InputError(f"{place}: wanted hf:NAME, hf:NAME:CONFIG or hf:NAME:CONFIG:SPLIT")
         return cls(name, config or None, split or "train")
 
     def __str__(self) -> str:
         return f"{PREFIX}{self.name}:{self.config or ''}:{self.split}"
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` of the library datasets wrote that folder."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def hub_name(place: str) -> HubName:
+    """The data set that `hf:…` names."""
+    hub = HubName.parse(place)
+    if hub is None:
+        raise InputError(f"{place}: wanted hf:NAME")
+    return hub
 
 
 @lru_cache(maxsize=8)
@@ -58,7 +74,7 @@ def load_hub(hub: HubName) -> Any:
         raise InputError(f"{hub}: reading it needs the library datasets: pip install 'jemb[hf]'") from None
     folder = Path(hub.name).expanduser()
     try:
-        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        if is_saved(folder):
             found = datasets.load_from_disk(str(folder))
             if isinstance(found, datasets.DatasetDict):
                 if hub.split not in found:
@@ -88,14 +104,12 @@ def hub_state(hub: HubName) -> dict[str, Any]:
     }
 
 
-def read_hub(hub: HubName, start: int = 0, end: int | None = None) -> Iterator[Record]:
+def read_hub(hub: HubName, start: int = 0, end: int | None = None) -> Iterator[Record | Bad]:
     """The rows start ≤ n < end, numbered from 1 within them."""
     found = load_hub(hub)
-    number = 0
-    for batch in found.select(range(start, found.num_rows if end is None else end)).iter(BATCH):
-        for fields in batch_rows(batch):
-            number += 1
-            yield number, fields
+    rows = max(1, min(BATCH, BATCH_BYTES * found.num_rows // max(found.data.nbytes, 1)))
+    tables = found.select(range(start, found.num_rows if end is None else end)).iter(rows)
+    return rows_of(batch for table in tables for batch in table.to_batches())
 
 
 def _check_hub(hub: HubName, datasets: Any) -> None:

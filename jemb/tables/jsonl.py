@@ -1,22 +1,14 @@
-"""JSON lines: an object a line. The lines of a file can be read in ranges, by several processes.
-
-pydantic's parser is five times as fast as Python's. It accepts nothing that Python's refuses and gives the same values
-(NaN, integers of any size, the last of equal keys), so what it refuses is asked of Python's: that knows the reason, or
-finds it legal after all (half a surrogate pair, deep nesting).
-"""
+"""JSON lines: an object a line. The lines of a file can be read in ranges, by several processes."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from pydantic_core import from_json
-
+from jemb.errors import InputError
 from jemb.tables.places import open_bytes
-from jemb.tables.records import Bad, Record, excerpt
-from jemb.tables.streams import BLOCK, MAX_LINE, PACKED_BLOCK, Damaged, Lines, is_compressed, open_data, refuse_utf16
+from jemb.tables.records import BOM, Bad, Record, excerpt, json_of
+from jemb.tables.streams import BLOCK, PACKED_BLOCK, Damaged, Lines, open_data, packing, refuse_foreign
 
 
 @dataclass(slots=True)
@@ -35,23 +27,25 @@ def read_json_lines(
     """
     number = 0
     with open_bytes(place) if start else open_data(place) as file:
-        lines = Lines(file, start, end, PACKED_BLOCK if is_compressed(place) else BLOCK)
+        lines = Lines(file, start, end, PACKED_BLOCK if packing(place) else BLOCK)
         try:
             if not start:
-                refuse_utf16(place, file)
+                refuse_foreign(place, file)
             for number, line in enumerate(lines, 1):
                 try:
-                    value = from_json(line)
-                except ValueError:
-                    if not line.strip():
+                    value = json_of(line)
+                except ValueError as error:
+                    if not line.removeprefix(BOM).strip():
                         continue
-                    value = _json_value(line.removeprefix(b"\xef\xbb\xbf") if number == 1 and not start else line)
-                    if isinstance(value, Bad):
-                        yield Bad(number, value.reason, value.text)
-                        continue
+                    if number == 1 and not start:
+                        _refuse_one_value(place, line)
+                    yield Bad(number, str(error), excerpt(line))
+                    continue
                 if type(value) is dict:
                     yield number, value
                 else:
+                    if number == 1 and not start:
+                        _refuse_one_value(place, line)
                     yield Bad(number, f"is a JSON {type(value).__name__}; wanted a JSON object", excerpt(line))
         except Damaged as error:
             yield Bad(number + 1, str(error), rest_lost=True)
@@ -60,13 +54,10 @@ def read_json_lines(
                 tally.lines = lines.count
 
 
-def _json_value(line: bytes) -> Any:
-    """The value in a line, or why there is none as `Bad` (of line 0)."""
-    if len(line) > MAX_LINE:
-        return Bad(0, f"line of more than {MAX_LINE >> 20} MiB", excerpt(line))
-    try:
-        return json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        return Bad(0, f"not UTF-8: byte {error.start}", excerpt(line))
-    except (ValueError, RecursionError) as error:
-        return Bad(0, f"not JSON: {error}", excerpt(line))
+def _refuse_one_value(place: str, line: bytes) -> None:
+    """`InputError` when the first line shows that the file is one JSON value."""
+    start = b"".join(line[:1000].removeprefix(BOM).split())
+    if start == b"[" or start.startswith(b"[{"):
+        raise InputError(f"{place}: is one JSON array; wanted an object a line: jq -c '.[]' FILE > NEW_FILE")
+    if start == b"{":
+        raise InputError(f"{place}: a JSON object goes over several lines; wanted one a line: jq -c . FILE > NEW_FILE")

@@ -25,8 +25,7 @@ from jemb.config.prepare import SourceConfig, SourceFieldsConfig
 from jemb.errors import InputError
 from jemb.prepare.identity import STAGE_NAMES, changes, is_origin, origin, stage_settings
 from jemb.prepare.source.check import check, check_names
-from jemb.prepare.source.formats import read_part
-from jemb.prepare.source.parts import parts
+from jemb.prepare.source.parts import parts, read_part
 from jemb.prepare.source.record_fields import Row
 from jemb.prepare.source.sources import Source, find_sources
 from jemb.records import Sample
@@ -187,7 +186,7 @@ def test_a_hugging_face_data_set(tmp_path):
     datasets.Dataset.from_dict({"query": ["a"], "positive": ["b"], "n": [1]}).save_to_disk(str(tmp_path / "saved"))
     found = find(f"hf:{tmp_path}/saved")
     check(list(found.values()))
-    assert [(row.query, row.positive, row.extra) for row in rows(found["saved"])] == [("a", "b", {"n": 1})]
+    assert [(row.query, row.positive, row.extra) for row in rows(found["saved"])] == [("a", "b", '{"n":1}')]
     (made_from,) = origin(found["saved"], PrepareConfig(input="x", output="y"))["files"]
     assert made_from["file"] == "hf:saved"
     assert made_from.keys() == {"file", "config", "split", "fingerprint", "rows"}
@@ -285,10 +284,10 @@ def test_options_of_one_source_and_of_all(tmp_path, write_jsonl):
     )
     assert {name: len(rows(source)) for name, source in found.items()} == {"a": 3, "b": 2, "c": 4, "d": 3}
     assert {name: rows(source)[0][1:] for name, source in found.items()} == {
-        "a": ("t", "b", (), {"text": "x", "id": 1}),
-        "b": ("t", "x", (), {"body": "b", "id": 1, "domain": "news"}),
-        "c": ("t", "b", (), {"text": "x", "id": 1}),
-        "d": ("t", "b", (), {"text": "x", "id": 1}),
+        "a": ("t", "b", (), '{"text":"x","id":1}'),
+        "b": ("t", "x", (), '{"body":"b","id":1,"domain":"news"}'),
+        "c": ("t", "b", (), '{"text":"x","id":1}'),
+        "d": ("t", "b", (), '{"text":"x","id":1}'),
     }
 
 
@@ -493,3 +492,60 @@ def test_settings_of_any_stage():
     assert stage_settings("language", config)["allowed"] == ["en"]
     assert stage_settings("consistency", config)["top_k"] == 2
     assert stage_settings("a stage without options", config) == {}
+
+
+# ---- what is not a plain table -------------------------------------------------------------------------------------
+
+
+def test_folders_of_save_to_disk(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    one = datasets.Dataset.from_dict({"query": ["a"], "positive": ["b"]})
+    one.save_to_disk(str(tmp_path / "raw" / "one"))
+    datasets.DatasetDict(train=one, test=one).save_to_disk(str(tmp_path / "raw" / "two:parts"))
+    for place in (tmp_path / "raw", tmp_path / "raw" / "one"):
+        found = find(place)
+        check(list(found.values()))
+        assert {name: [row.query for row in rows(source)] for name, source in found.items()} == {
+            name: ["a"] for name in found
+        }
+    assert list(find(tmp_path / "raw")) == ["one", "two:parts"]
+
+
+def test_a_manifest_nested_deeply_is_somebody_elses(tmp_path):
+    write_files(tmp_path, "a.jsonl", "set/b.jsonl")
+    (tmp_path / "set" / "manifest.json").write_text("[" * 100_000)
+    assert list(find(tmp_path)) == ["a", "set"]
+
+
+def test_many_files_in_one_name(tmp_path):
+    write_files(tmp_path, "train-000.jsonl", "train-001.jsonl", "train-002.jsonl", "{odd}.jsonl")
+    (source,) = find(tmp_path / "train-{000..001}.jsonl").values()
+    assert (source.name, [Path(path).name for path in source.paths]) == (
+        "train",
+        ["train-000.jsonl", "train-001.jsonl"],
+    )
+    assert len(rows(source)) == 2
+    assert list(find(tmp_path / "{odd}.jsonl")) == ["{odd}"]
+    with pytest.raises(InputError, match=r"train-003\.jsonl: no such file"):
+        find(tmp_path / "train-{002..003}.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("a.json", "JSON lines are named .jsonl"),
+        ("a.xlsx", "save a sheet as CSV"),
+        ("a.tar.bz2", "unpack archives first"),
+        ("a.pkl", "pickles are code and never read"),
+    ],
+)
+def test_advice_for_other_kinds(tmp_path, caplog, name, wanted):
+    write_files(tmp_path, name)
+    for place in (tmp_path / name, tmp_path):
+        with pytest.raises(InputError, match=wanted):
+            find(place)
+    write_files(tmp_path, "b.jsonl")
+    find(tmp_path)
+    assert wanted in caplog.text
+    with pytest.raises(InputError, match="pipe:cat x: would run a command"):
+        find("pipe:cat x")

@@ -1,34 +1,107 @@
-"""A source cut into parts that different processes can read.
+"""A source cut into parts that different processes can read, and a part as rows.
 
-Before: `sources.py`. After: `formats.py` reads a part. Cutting is invisible: whatever the size of the parts, once the
-records and lines of the parts before are added to their numbers, all rows are as if one process had read them in order.
+Before: `sources.py`. After: `prepare/read.py`. Cutting is invisible: whatever the size of the parts, once the records
+and lines of the parts before are added to their numbers, all rows are as if one process had read them in order. Bad
+rows never raise: they are part of what a file holds. A file that breaks off (truncated gzip, damaged tar or Parquet)
+ends with an `Unreadable` that says the rest is lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
+from typing import Any
 
-from jemb.prepare.source.formats import Part, hub_name, read_records
+from jemb.config import FieldsConfig
+from jemb.errors import InputError
+from jemb.prepare.source.record_fields import Converter, Row, reason, shown
 from jemb.prepare.source.sources import Source
 from jemb.tables import (
+    BOM,
+    Bad,
     Damaged,
     Found,
     Lines,
+    Record,
+    Tally,
+    base_name,
     each,
+    excerpt,
     group_rows,
+    hub_name,
     hub_state,
-    is_compressed,
     is_web,
     load_hub,
     look,
     open_bytes,
+    packing,
+    read_table,
 )
 
 PART_BYTES = 64 << 20
 PART_ROWS = 100_000
+MAX_NAMES = 1000
+"""Different field names that are counted; in data with names made on the spot there would be no end of them."""
+UNCHANGED = "it has changed since the job began; wanted input that stays as it is until the job is done"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of a source that is read at once. Picklable; holds no data.
+
+    number: its place among the source's parts. path: file, URL or hf name. start, end: as `read_table` has them; end
+    None is the end. limit: records to read; None: all. size: bytes, about, for progress. whole_size, tag: what the file
+    was when it was cut, `None` where nobody knows.
+    """
+
+    source: str
+    number: int
+    format: str
+    path: str
+    start: int = 0
+    end: int | None = None
+    limit: int | None = None
+    size: int = 0
+    whole_size: int | None = None
+    tag: str = ""
+
+    def records(self, tally: Tally | None = None) -> Iterator[Record | Bad]:
+        """As they are, `limit` at most. tally: counts the lines of JSON lines."""
+        return islice(read_table(self.path, self.format, self.start, self.end, tally), self.limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A record that cannot be used. line: in a text file, else its number in the file; from 1, counted in the part.
+
+    text: its start. rest_lost: the file breaks off here, with unknown loss.
+    """
+
+    file: str
+    line: int
+    reason: str
+    text: str = ""
+    rest_lost: bool = False
+
+    def shift(self, lines: int) -> Unreadable:
+        """With its line counted in the whole file. lines: of the parts of the file before this one."""
+        return replace(self, line=self.line + lines)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"file": base_name(self.file), "line": self.line, "reason": self.reason, "text": self.text}
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a part held. records: unreadable ones included; lines: what the lines of the next part are shifted by;
+    names: field name -> records that have it."""
+
+    records: int = 0
+    lines: int = 0
+    names: Counter[str] = field(default_factory=Counter)
 
 
 def parts(source: Source, part_bytes: int = PART_BYTES, part_rows: int = PART_ROWS) -> list[Part]:
@@ -50,6 +123,57 @@ def parts(source: Source, part_bytes: int = PART_BYTES, part_rows: int = PART_RO
     return [replace(part, number=number) for number, part in enumerate(found)]
 
 
+def read_part(
+    part: Part, fields: FieldsConfig, constants: Mapping[str, str] | None = None
+) -> Iterator[Row | Unreadable | Summary]:
+    """Every record of a part in order, as a row or as unreadable; the last item is the `Summary`.
+
+    fields: names in the records; constants: extra fields that each row gets. Extra fields named like a sample's own are
+    left out. Raises `InputError` when the file is gone or has changed since the parts were made, or does so meanwhile.
+    """
+    _check_unchanged(part)
+    convert = Converter(fields, constants or {})
+    shapes: Counter[tuple[str, ...]] = Counter()
+    summary, tally = Summary(), Tally()
+    for item in part.records(tally):
+        summary.records += 1
+        if isinstance(item, Bad):
+            yield Unreadable(part.path, item.line, item.reason, item.text, item.rest_lost)
+            continue
+        line, record = item
+        shapes[tuple(record)] += 1
+        if len(shapes) > MAX_NAMES:
+            _count_names(summary.names, shapes, fields)
+        try:
+            yield convert(summary.records - 1, record)
+        except ValueError as error:
+            yield Unreadable(part.path, line, reason(error), shown(record))
+    _check_unchanged(part)
+    _count_names(summary.names, shapes, fields)
+    summary.lines = tally.lines or summary.records
+    yield summary
+
+
+def _count_names(names: Counter[str], shapes: Counter[tuple[str, ...]], fields: FieldsConfig) -> None:
+    """Add the names in `shapes`, the names of a record -> how many such records, and empty it."""
+    wanted = {fields.query, fields.positive, fields.negative, fields.negatives}
+    for shape, count in shapes.items():
+        for name in shape:
+            if name in wanted or name in names or len(names) < MAX_NAMES:
+                names[excerpt(name)] += count
+    shapes.clear()
+
+
+def _check_unchanged(part: Part) -> None:
+    if part.format == "hf":
+        if hub_state(hub_name(part.path))["fingerprint"] != part.tag:
+            raise InputError(f"{part.path}: {UNCHANGED}")
+        return
+    now = look(part.path)
+    if part.whole_size is not None and (now.size, now.tag) != (part.whole_size, part.tag):
+        raise InputError(f"{part.path}: was {part.whole_size} bytes, is {now.size}: {UNCHANGED}")
+
+
 def _whole(source: Source, file: Found) -> Part:
     size = file.size or 0
     return Part(source.name, 0, source.format, file.place, size=size, whole_size=file.size, tag=file.tag)
@@ -64,7 +188,7 @@ def _by_bytes(part: Part, part_bytes: int) -> list[Part]:
 
 
 def _has_ranges(path: str) -> bool:
-    return not is_compressed(path) and not is_web(path)
+    return packing(path) is None and not is_web(path)
 
 
 def _by_row_groups(part: Part, part_rows: int) -> list[Part]:
@@ -111,7 +235,7 @@ def _limited(found: Sequence[Part], limit: int) -> Iterator[Part]:
             limit -= records
         else:
             part = replace(part, limit=limit)
-            limit -= sum(1 for _ in read_records(part)) if number < len(found) else 0
+            limit -= sum(1 for _ in part.records()) if number < len(found) else 0
         yield part
 
 
@@ -122,7 +246,7 @@ def _reach(part: Part, records: int) -> tuple[int, int]:
         lines = Lines(file)
         for line in lines:
             position += len(line) + 1
-            found += bool(line.strip())
+            found += bool(line.removeprefix(BOM).strip())
             if found == records:
                 break
     return min(position + lines.left_out, part.whole_size or 0), found

@@ -1,17 +1,18 @@
 """From the fields of a record to a row: the texts that were asked for, and everything else as extra fields.
 
-Before: `formats.py` has the record. After: the runner keeps the row. What is wrong with a record is a `ValueError`.
+Before: `jemb.tables` has the record. After: `parts.py` gives the row. What is wrong with a record is a `ValueError`.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jemb.config import FieldsConfig
-from jemb.tables import excerpt
+from jemb.tables import NotText, excerpt
 
 OWN_FIELDS = ("query", "positive", "negatives")
 """Names that a sample itself uses in the shards; other fields of the source keep theirs."""
@@ -20,13 +21,13 @@ MAX_DEPTH = 100
 
 
 class Row(NamedTuple):
-    """One sample to be. number: of its record in the part, from 0; extra: further fields, as JSON can hold them."""
+    """One sample to be. number: of its record in the part, from 0; extra: further fields as JSON, "" for none."""
 
     number: int
     query: str
     positive: str
     negatives: tuple[str, ...]
-    extra: dict[str, Any]
+    extra: str
 
 
 class Converter:
@@ -48,15 +49,21 @@ class Converter:
         negatives = () if one is None and many is None else self._negatives(one, many)
         extra: dict[str, Any] = {}
         if not record.keys() <= self.known:
-            extra = {check_text(name): plain(value) for name, value in record.items() if name not in self.known}
+            extra = {
+                check_text(name): plain(value)
+                for name, value in record.items()
+                if name not in self.known and not isinstance(value, NotText)
+            }
         if self.constants:
             extra |= self.constants
-        return Row(number, query, positive, negatives, extra)
+        return Row(number, query, positive, negatives, _compact(extra) if extra else "")
 
     def _why_no_text(self, record: dict[str, Any]) -> str:
         for name in (self.query, self.positive):
             if name not in record:
                 return f"field {name!r} is missing"
+            if isinstance(value := record[name], NotText):
+                return f"field {name!r} is {value.reason}"
             if not isinstance(record[name], str):
                 return f"field {name!r} is {_kind(record[name])}; wanted text"
         raise AssertionError
@@ -75,6 +82,9 @@ class Converter:
         return tuple(text for text in negatives if text.strip())
 
 
+_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def check_text(text: str) -> str:
     """`text`; `UnicodeEncodeError` for half a surrogate pair: legal in JSON, but no file and no tokenizer takes it."""
     if not text.isascii():
@@ -83,9 +93,11 @@ def check_text(text: str) -> str:
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """`value` as JSON can hold it; what JSON has no word for as text. Raises `ValueError`."""
+    """`value` as JSON can hold it; what JSON has no word for as text, bytes as null. Raises `ValueError`."""
     if isinstance(value, str):
         return check_text(value)
+    if isinstance(value, NotText):
+        return None
     if value is None or isinstance(value, int):
         return value
     if isinstance(value, float):
@@ -112,7 +124,9 @@ def _list(name: str, text: str) -> Any:
 
 
 def _kind(value: Any) -> str:
-    return "null" if value is None else f"{type(value).__name__} ({excerpt(repr(value), 40)})"
+    if value is None or isinstance(value, NotText):
+        return value.reason if value else "null"
+    return f"{type(value).__name__} ({excerpt(reprlib.repr(value), 40)})"
 
 
 def reason(error: ValueError) -> str:

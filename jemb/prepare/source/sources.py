@@ -1,30 +1,56 @@
 """Which data sets there are to prepare: what is in the input, what is named one by one, and what is particular to each.
 
-Before: the options. After: `check.py` looks whether they can be read, `parts.py` and `formats.py` read them.
+Before: the options. After: `check.py` looks whether they can be read, `parts.py` reads them.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+
+from braceexpand import braceexpand
 
 from jemb.config import FieldsConfig, PrepareConfig, suggest
 from jemb.errors import InputError
-from jemb.prepare.source.formats import ENDINGS
 from jemb.prepare.source.record_fields import OWN_FIELDS
 from jemb.shards import Manifest
-from jemb.tables import Found, HubName, base_name, is_url, join, kind_of, list_folder, look, open_bytes, to_local
+from jemb.tables import (
+    TABLE_ENDINGS,
+    TAR_ENDINGS,
+    Found,
+    HubName,
+    base_name,
+    is_saved,
+    is_url,
+    join,
+    kind_of,
+    list_folder,
+    look,
+    open_bytes,
+    to_local,
+)
 
 log = logging.getLogger(__name__)
 
+ENDINGS = {**TABLE_ENDINGS, **TAR_ENDINGS}
+"""End of a file name -> format."""
 MANIFEST = "manifest.json"
 WANTED = (
     "wanted NAME.jsonl, .csv, .tsv (also .gz, .zst) or .parquet files, folders of such files, "
     "or folders of WebDataset tars"
 )
+ADVICE = {
+    "JSON lines are named .jsonl": ("json", "ndjson", "json.gz", "ndjson.gz"),
+    "save a sheet as CSV UTF-8": ("xls", "xlsx", "xlsm", "ods"),
+    "unpack archives first": ("zip", "7z", "rar", "bz2", "xz"),
+    "pickles are code and never read; write JSON lines": ("pkl", "pickle", "pt", "pth", "npy", "npz", "joblib"),
+    "give the folder that save_to_disk wrote, or write Parquet": ("arrow", "feather"),
+}
+"""What to do with files of other kinds: endings."""
 LEFT_BY_PREPARE = (".unreadable.jsonl", ".dropped", ".dropped.jsonl.gz")
 """What `jemb prepare` leaves beside its data sets; the output of one preparation may be the input of the next."""
 
@@ -65,8 +91,7 @@ def find_sources(config: PrepareConfig) -> list[Source]:
             _check_name(name)
             if name in found:
                 raise InputError(f"sources.{name}.path: {found[name].where} is a data set {name!r} too; rename one")
-            kind, paths = _one(to_local(options.path))
-            found[name] = Source(name, kind, paths)
+            found[name] = replace(_one(to_local(options.path)), name=name)
         elif name not in found:
             known = ", ".join(found) or "none"
             raise InputError(
@@ -96,11 +121,11 @@ def _with_options(source: Source, config: PrepareConfig) -> Source:
 
 def _find_in(place: str, leave_out: Path) -> dict[str, Source]:
     """The data sets at `place` by name. leave_out: the output, which may lie inside."""
-    if single := _hub(place) or _file(place):
+    if single := _file(place):
         return {single.name: single}
     entries = list_folder(place)
-    if (shards := _shards(place, entries)) is not None:
-        return {shards.name: shards}
+    if whole := _shards(place, entries) or _saved(place):
+        return {whole.name: whole}
     found: dict[str, Source] = {}
     ignored: list[str] = []
     for entry in entries:
@@ -110,7 +135,8 @@ def _find_in(place: str, leave_out: Path) -> dict[str, Source]:
         if entry.is_folder and not entry.name.endswith(LEFT_BY_PREPARE):
             source = _folder(entry.place)
         elif entry.regular and not entry.name.endswith(LEFT_BY_PREPARE):
-            source = _table(entry)
+            kind = kind_of(entry.name, TABLE_ENDINGS)  # a tar is a part of a data set
+            source = Source(kind[1], kind[0], (entry.place,)) if kind else None
         if source is None:
             ignored.append(entry.name)
         elif source.name in found:
@@ -121,48 +147,51 @@ def _find_in(place: str, leave_out: Path) -> dict[str, Source]:
     if not found and (tars := _of_kind(place, entries, "tar")):
         return {tars.name: tars}
     if ignored:
-        log.warning("%s: ignored %s; %s", place, ", ".join(ignored), WANTED)
+        log.warning("%s: ignored %s; %s%s", place, ", ".join(ignored), WANTED, _advice(ignored))
     if not found:
-        raise InputError(f"{place}: no data set in it; {WANTED}")
+        raise InputError(f"{place}: no data set in it; {WANTED}{_advice(ignored)}")
     return found
 
 
-def _one(place: str) -> tuple[str, tuple[str, ...]]:
-    """(format, files) of the one data set that `place` is."""
-    source = _hub(place) or _file(place) or _folder(place)
+def _one(place: str) -> Source:
+    """The one data set that `place` is."""
+    source = _file(place) or _folder(place)
     if source is None:
         raise InputError(f"{place}: not one data set; {WANTED}")
-    return source.format, source.paths
-
-
-def _hub(place: str) -> Source | None:
-    hub = HubName.parse(place)
-    return Source(base_name(hub.name), "hf", (str(hub),)) if hub else None
+    return source
 
 
 def _file(place: str) -> Source | None:
-    """The data set in the file `place`; None for a folder. Raises `InputError` for anything else."""
-    found = look(place)
-    if found.is_folder:
+    """The data set in the file, or the files (`x-{000..099}.tar`), or of the hub that `place` names; None for a folder.
+
+    Raises `InputError` for anything else.
+    """
+    if place.startswith("pipe:"):
+        raise InputError(f"{place}: would run a command; wanted a path or URL (s3://, https://, hf:NAME, …)")
+    if hub := HubName.parse(place):
+        return Source(base_name(hub.name), "hf", (str(hub),))
+    paths = tuple(braceexpand(place)) if "{" in place and not Path(place).exists() else (place,)
+    found = [look(path) for path in paths]
+    if found[0].is_folder and len(found) == 1:
         return None
-    kind = kind_of(found.name, ENDINGS)
-    if kind is None or not found.regular:
-        raise InputError(f"{place}: unknown kind of file; {WANTED}")
-    return Source(kind[1], kind[0], (place,))
-
-
-def _table(entry: Found) -> Source | None:
-    """A file of a folder as a data set. A tar there is a part of one."""
-    kind = kind_of(entry.name, ENDINGS)
-    return Source(kind[1], kind[0], (entry.place,)) if kind and kind[0] != "tar" else None
+    kinds = [kind_of(file.name, ENDINGS) if file.regular and not file.is_folder else None for file in found]
+    for file, kind in zip(found, kinds, strict=True):
+        if kind is None or kinds[0] is None or kind[0] != kinds[0][0]:
+            wrong = "another kind of file than the first" if kind else "unknown kind of file"
+            raise InputError(f"{file.place}: {wrong}; {WANTED}{_advice([file.name])}")
+    assert kinds[0]
+    name = kinds[0][1]
+    if len(paths) > 1:
+        ending = kind_of(base_name(place), ENDINGS)
+        name = re.sub(r"[-_.]?\{.*\}", "", ending[1] if ending else name) or base_name(place.rpartition("/")[0])
+    return Source(name, kinds[0][0], paths)
 
 
 def _folder(place: str) -> Source | None:
     """The data set whose parts lie in a folder, if it is one. Raises `InputError` for parts of several kinds."""
     entries = list_folder(place)
-    shards = _shards(place, entries)
-    if shards is not None:
-        return shards
+    if whole := _shards(place, entries) or _saved(place):
+        return whole
     kinds: dict[str, str] = {}
     ignored: list[str] = []
     for entry in entries:
@@ -177,8 +206,15 @@ def _folder(place: str) -> Source | None:
     if not kinds:
         return None
     if ignored:
-        log.warning("%s: ignored %s", place, ", ".join(ignored))
+        log.warning("%s: ignored %s%s", place, ", ".join(ignored), _advice(ignored))
     return _of_kind(place, entries, next(iter(kinds)))
+
+
+def _saved(place: str) -> Source | None:
+    """The data set that `save_to_disk` of the library datasets wrote there; of several splits `train`."""
+    if is_url(place) or not is_saved(Path(place)):
+        return None
+    return Source(base_name(place), "hf", (f"hf:{Path(place).absolute()}",))
 
 
 def _of_kind(place: str, entries: Iterable[Found], wanted: str) -> Source | None:
@@ -186,6 +222,12 @@ def _of_kind(place: str, entries: Iterable[Found], wanted: str) -> Source | None
     files = [entry for entry in entries if entry.regular and not entry.is_folder]
     paths = tuple(file.place for file in files if (kind_of(file.name, ENDINGS) or ("",))[0] == wanted)
     return Source(base_name(place), wanted, paths) if paths else None
+
+
+def _advice(names: Sequence[str]) -> str:
+    """What to do with files of these names, where that is known."""
+    endings = {name.lower().partition(".")[2] for name in names} | {name.lower().rpartition(".")[2] for name in names}
+    return "".join(f"; {advice}" for advice, known in ADVICE.items() if endings & set(known))
 
 
 def _shards(place: str, entries: Sequence[Found]) -> Source | None:
