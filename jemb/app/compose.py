@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -69,9 +70,7 @@ def _split(
     for_hydra: list[str] = []
     texts: list[tuple[list[str], Any]] = []
     for override in overrides:
-        name, sign, value = override.partition("=")
-        if not sign:
-            raise InputError(f"'{override}': wanted option=value")
+        name, value = _cut(override, kinds)
         if name in groups and (name not in kinds or value in _choices(name, folders)):
             _check_choice(name, value, folders)
             for_hydra.append(f"+{override}" if name == "experiment" else override)
@@ -93,6 +92,18 @@ def _split(
         else:
             for_hydra.append(override)
     return for_hydra, texts
+
+
+def _cut(override: str, kinds: Mapping[str, str]) -> tuple[str, str]:
+    """(option, value). The name of a data set may hold `=` too, so the first sign after an option counts, or the last
+    where the value is a number."""
+    cuts = [sign.start() for sign in re.finditer("=", override)]
+    if not cuts:
+        raise InputError(f"'{override}': wanted option=value")
+    found = {cut: option[0] for cut in cuts if (option := find_option(kinds, override[:cut]))}
+    numbers = [cut for cut, option in found.items() if "NAME" in option and kinds[option] == "float"]
+    cut = max(numbers) if numbers else min(found, default=cuts[0])
+    return override[:cut], override[cut + 1 :]
 
 
 def _number(text: str) -> float | str | None:
