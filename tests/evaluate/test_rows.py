@@ -24,9 +24,8 @@ def write(path: Path) -> Path:
     if ".jsonl" in path.name:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n\n" for row in ROWS)
     elif ".parquet" not in path.name:
-        mark = "," if ".csv" in path.name else "\t"
         quoted = [['"' + value.replace('"', '""') + '"' for value in row.values()] for row in ROWS]
-        text = "\ufeff" + "\r\n".join([mark.join(ROWS[0]), *map(mark.join, quoted)]) + "\r\n"
+        text = "\ufeff" + "\r\n".join([",".join(ROWS[0]), *map(",".join, quoted)]) + "\r\n"
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(ROWS), path)
     else:
@@ -36,13 +35,21 @@ def write(path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["a.jsonl", "a.b.jsonl.gz", "a.jsonl.zst", "a.tsv", "a.tsv.gz", "a.csv", "a.csv.zst", "a.parquet"]
+    "name", ["a.jsonl", "a.b.jsonl.gz", "a.jsonl.zst", "a.csv", "a.csv.gz", "a.csv.zst", "a.parquet"]
 )
 def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     rows = list(read_rows(write(tmp_path / name)))
     assert [dict(row.fields) for row in rows] == ROWS
     assert rows[0].number("score") == 3.8
     assert rows[1].text("sentence2") == "two\nlines"
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.tsv.gz"])
+def test_a_tsv_has_no_quotes(tmp_path: Path, name: str) -> None:
+    text = '\ufefftext\tscore\r\nhe said "hi\t3.8\r\n"\t5\r\n'.encode()
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    rows = [(row.text("text"), row.number("score")) for row in read_rows(tmp_path / name)]
+    assert rows == [('he said "hi', 3.8), ('"', 5)]
 
 
 def test_the_end_of_the_name_is_the_format(tmp_path: Path) -> None:
@@ -92,8 +99,8 @@ def test_an_unreadable_line_is_named(tmp_path: Path, line: bytes, wanted: list[s
     [
         ("text\tscore\na\t1\nb\n", ["line 3", "1 fields", "header has 2"]),
         ("text\tscore\na\t1\nb\t2\t3\n", ["line 3", "3 fields", "header has 2"]),
-        ('text\tscore\na\t1\n"b" c\t2\n', ["after line 2", "quote"]),
-        ('text\tscore\n"a\t1\nb\t2\n', ["quote"]),  # a quote that never ends would swallow the file
+        ('text,score\na,1\n"b" c,2\n', ["after line 2", "quote"]),
+        ('text,score\n"a,1\nb,2\n', ["quote"]),  # a quote that never ends would swallow the file
         ("text;score\na;1\n", ["line 2", "no field 'text'", "it has ';' between its names", "a tab in .tsv"]),
         ("\0t\0e", ["is UTF-16; wanted UTF-8"]),
         ("", ["no rows"]),
@@ -101,7 +108,7 @@ def test_an_unreadable_line_is_named(tmp_path: Path, line: bytes, wanted: list[s
     ],
 )
 def test_a_broken_table_is_named(tmp_path: Path, text: str, wanted: list[str]) -> None:
-    path = tmp_path / "rows.tsv"
+    path = tmp_path / ("rows.csv" if "," in text else "rows.tsv")
     path.write_text(text)
     message = complaint(path)
     assert all(part in message for part in [str(path), *wanted]), message
