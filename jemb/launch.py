@@ -16,8 +16,10 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+
+from jemb.errors import InputError
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells each process, and others that start processes as it does."""
@@ -45,29 +47,40 @@ def find_ranks(environment: Mapping[str, str] = os.environ) -> RankInfo:
     one of them: only a step has SLURM_STEP_NUM_TASKS.
     """
     if all(name in environment for name in LAUNCHED):
-        rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-        local = int(environment.get("LOCAL_RANK", "0"))
-        per_node = int(environment.get("LOCAL_WORLD_SIZE", size if "LOCAL_RANK" in environment else 1))
-        node = int(environment.get("GROUP_RANK", rank // per_node))
-        return RankInfo(rank, local, node, size, per_node, environment["MASTER_ADDR"], int(environment["MASTER_PORT"]))
-    size = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
+        number = partial(_number, environment)
+        rank, size, port = number("RANK"), number("WORLD_SIZE"), number("MASTER_PORT")
+        if rank >= size:
+            raise InputError(f"RANK={rank}, WORLD_SIZE={size}: wanted a rank below the number of processes")
+        local = number("LOCAL_RANK", 0)
+        per_node = number("LOCAL_WORLD_SIZE", size if "LOCAL_RANK" in environment else 1)
+        node = number("GROUP_RANK", rank // max(per_node, 1))
+        return RankInfo(rank, local, node, size, per_node, environment["MASTER_ADDR"], port)
+    size = _number(environment, "SLURM_STEP_NUM_TASKS", 1)
     return _task_of_slurm(environment, size) if size > 1 and "SLURM_PROCID" in environment else RankInfo()
 
 
+def _number(environment: Mapping[str, str], name: str, default: int = 0) -> int:
+    """A whole number that a launcher sets; `InputError` naming the variable where it is none."""
+    text = environment.get(name) or str(default)
+    if not text.isdecimal():
+        raise InputError(f"{name}={text}: wanted a whole number, as torchrun and Slurm set it")
+    return int(text)
+
+
 def _task_of_slurm(environment: Mapping[str, str], size: int) -> RankInfo:
-    node = int(environment.get("SLURM_NODEID", "0"))
+    node = _number(environment, "SLURM_NODEID")
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_NODELIST") or "127.0.0.1"
     # Steps of one job may run beside each other: each has a port of its own, the same on all of its nodes, and none of
     # those that Ray gives its workers (10002 to 19999) or the system to anybody (from 32768).
-    number = int(environment.get("SLURM_JOB_ID", "0")) + 101 * int(environment.get("SLURM_STEP_ID", "0"))
+    number = _number(environment, "SLURM_JOB_ID") + 101 * _number(environment, "SLURM_STEP_ID")
     return RankInfo(
-        rank=int(environment["SLURM_PROCID"]),
-        local_rank=int(environment.get("SLURM_LOCALID", "0")),
+        rank=_number(environment, "SLURM_PROCID"),
+        local_rank=_number(environment, "SLURM_LOCALID"),
         node=node,
         world_size=size,
         local_world_size=tasks_of_node(environment.get("SLURM_STEP_TASKS_PER_NODE", str(size)), node),
         address=environment.get("MASTER_ADDR") or first_host(nodes),
-        port=int(environment.get("MASTER_PORT") or 20000 + number % 10000),
+        port=_number(environment, "MASTER_PORT", 20000 + number % 10000),
         by_slurm=True,
     )
 
@@ -87,7 +100,7 @@ def first_host(listed: str) -> str:
 
 def planned_world_size(environment: Mapping[str, str] = os.environ) -> int:
     """The number of processes that a launcher, or WORLD_SIZE alone, says will train."""
-    return int(environment.get("WORLD_SIZE") or find_ranks(environment).world_size)
+    return _number(environment, "WORLD_SIZE", find_ranks(environment).world_size)
 
 
 def store_of_agent(environment: Mapping[str, str] = os.environ) -> str | None:

@@ -28,7 +28,7 @@ def run_stage(rank: int, name: str, folder: Path) -> None:
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in check.STAGES]
 )
 def test_a_stage_in_its_smallest_size(tmp_path: Path, name: str) -> None:
-    codes = run_ranks(1, run_stage, name, tmp_path, seconds=check.STAGES[name].limit)
+    codes = run_ranks(1, run_stage, name, tmp_path, seconds=500)
     assert codes == [0], (tmp_path / "log").read_text()[-3000:]
     findings = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert findings

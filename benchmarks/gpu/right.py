@@ -25,7 +25,7 @@ from benchmarks.gpu.findings import (
 
 KINDS = {"pairs": 0, "triplets": 3}
 """Objective -> hard negatives of a sample."""
-SECONDS = 60
+SECONDS = {"cuda": 60, "cpu": 300}
 """Until a run with a failing process must have ended."""
 
 
@@ -153,10 +153,10 @@ def failures(found: Found, device: str) -> None:
                 start_new_session=True,
             )
             try:
-                text = process.communicate(timeout=SECONDS)[0].decode(errors="replace")
+                text = process.communicate(timeout=SECONDS[device])[0].decode(errors="replace")
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, 9)
-                found(f"{how}, {world} processes", f"did not end within {SECONDS} s", bad=True)
+                found(f"{how}, {world} processes", f"did not end within {SECONDS[device]} s", bad=True)
                 continue
             lines = [line for line in text.splitlines() if line.startswith("jemb train: ")] or text.splitlines()[-1:]
             said = lines[0][:200] if lines else "nothing"

@@ -70,6 +70,10 @@ COMMANDS = {
 }
 
 
+WRONG_PATHS = {
+    errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.EROFS,
+}  # fmt: skip
+"""What the system says of a path that nothing but another path, or other rights, can mend."""
 FULL = "; what was finished is kept: make room and run the same command again"
 """Said where a disk is full."""
 
@@ -98,7 +102,11 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     # Before torch is imported: threads that wait actively for a core that somebody else uses cost up to 10 x the time.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    ranks = find_ranks()
+    try:
+        ranks = find_ranks()
+    except InputError as error:
+        print(f"jemb {name}: {error}", file=sys.stderr)
+        return WRONG_INPUT
     is_first = ranks.rank == 0
     end_with_launcher()
     if name == "train":
@@ -120,7 +128,8 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
             print(without_secrets(traceback.format_exc()), file=sys.stderr)
         elif is_first or isinstance(error, OSError):  # what all processes find is said once
             print(f"jemb {name}: {without_secrets(_said(error))}", file=sys.stderr)
-        code = WRONG_INPUT if isinstance(error, InputError | PermissionError) else FAILED
+        wrong = isinstance(error, InputError) or (isinstance(error, OSError) and error.errno in WRONG_PATHS)
+        code = WRONG_INPUT if wrong else FAILED
         if ranks.world_size > 1:
             # gloo's threads can wait for ever for the interpreter that frees them while an error unwinds.
             sys.stdout.flush()
@@ -145,6 +154,10 @@ def _said(error: Exception) -> str:
     """The message of an expected error, with the way out where the system's own has none."""
     if isinstance(error, PermissionError):
         return f"{error.filename}: may not be read or written ({error.strerror}); use another path, or get the rights"
+    if isinstance(error, OSError) and error.errno in WRONG_PATHS:
+        name = str(error.filename)
+        name = name if len(name) < 300 else f"{name[:200]}…{name[-50:]}"
+        return f"{name}: cannot be used ({error.strerror}); use another path"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error}{FULL}"
     return str(error)

@@ -377,6 +377,23 @@ def test_an_output_that_cannot_be_a_folder(refused: Callable[..., str], tmp_path
     assert (tmp_path / "file").read_text() == "precious"
 
 
+def test_a_name_that_no_file_can_have(refused: Callable[..., str], tmp_path: Path) -> None:
+    said = refused("inspect", str(tmp_path / ("x" * 5000)))
+    assert "too long" in said
+    assert len(said) < 500
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("RANK", "first"), ("WORLD_SIZE", "two"), ("RANK", "5"), ("MASTER_PORT", "-1")]
+)
+def test_a_launcher_that_says_no_number(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    for variable, good in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(variable, value if variable == name else good)
+    assert f"{name}={value}" in refused("train", "shards=shards", "output=out")
+
+
 def test_debug_shows_where() -> None:
     """A fresh process, since it may end by the error itself; still with exit code 2."""
     command = [sys.executable, "-m", "jemb.app.cli", "train", "--debug", "shard=x"]

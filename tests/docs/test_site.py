@@ -50,6 +50,12 @@ def options_of(config: Any, prefix: str = "") -> Iterator[str]:
             yield name
 
 
+def test_long_lines_of_code_wrap(site: Path) -> None:
+    """On a page as wide as a phone the end of a command would be cut off."""
+    style = (site / "_static" / "docs.css").read_text()
+    assert "div.highlight pre { white-space: pre-wrap; overflow-wrap: anywhere; }" in style
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_is_on_its_page(site: Path, command: str) -> None:
     page = (site / "configuration" / f"{command}.html").read_text()
