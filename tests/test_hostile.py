@@ -16,7 +16,8 @@ from jemb.config import ModelConfig
 from jemb.errors import InputError
 from jemb.evaluate.task_result import file_name
 from jemb.files import alone, check_name, create, inside, open_lock, whole_folder, write_atomic
-from jemb.model import make_tiny
+from jemb.model import load_encoder, make_tiny
+from jemb.model.cross_encoder import load_cross_encoder
 from jemb.run_folder import RunFolder
 from jemb.shards import open_datasets
 from jemb.shards.cache import ShardCache
@@ -176,3 +177,12 @@ def test_a_lock_is_no_link(tmp_path: Path, lock: str) -> None:
         with pytest.raises(InputError, match=r"lock: is a link, which jemb never makes there; remove it"):
             use()
     assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("path", ["../../elsewhere", "/etc", "a\\..\\b", "a//b"])
+def test_folders_of_modules_stay_in_the_model(tmp_path: Path, path: str) -> None:
+    modules = [{"idx": 0, "name": "0", "path": path, "type": "sentence_transformers.models.Transformer"}]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    for load in (load_encoder, load_cross_encoder):
+        with pytest.raises(InputError, match=r"modules\.json: names .* stays in its folder"):
+            load(str(tmp_path))

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours in blocks: the queries x corpus score matrix never exists as a whole.
+"""Exact nearest neighbours: those of `prepare/vectors/scoring.py`, on all cores or a GPU, with a bar.
 
 Before: `vectors.py`. After: `retrieval.py`, and `bm25.py`, which shares the order of ties.
 """
@@ -6,7 +6,13 @@ Before: `vectors.py`. After: `retrieval.py`, and `bm25.py`, which shares the ord
 from __future__ import annotations
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
+
+from jemb.prepare.executor import usable_cores
+from jemb.prepare.vectors.scoring import fastest, top_candidates
+
+QUERIES = 4096
+"""Of one pass over the corpus."""
 
 
 def best(scores: np.ndarray, columns: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -22,37 +28,14 @@ def best(scores: np.ndarray, columns: np.ndarray, k: int) -> tuple[np.ndarray, n
 
 
 def top_k(
-    query_QD: np.ndarray,
-    corpus_ND: np.ndarray,
-    k: int,
-    *,
-    block_queries: int = 256,
-    block_corpus: int = 16_384,
-    progress: str | None = None,
+    query_QD: np.ndarray, corpus_ND: np.ndarray, k: int, *, progress: str | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(scores float32, rows of the corpus int64), both [Q, min(k, N)]: each query's k highest inner products.
 
-    Highest first, ties by lower row. Memory beside input and result: one block of scores.
-    progress: name of a bar on stderr; None: no bar.
+    Highest first, ties by lower row; the same on every machine. progress: name of a bar on stderr; None: no bar.
     """
-    width = min(k, len(corpus_ND))
-    all_scores = np.empty((len(query_QD), width), np.float32)
-    all_columns = np.empty((len(query_QD), width), np.int64)
-    starts = range(0, len(query_QD), block_queries)
-    for start in tqdm(starts, desc=progress, disable=progress is None, unit="block", delay=2, leave=False):
-        queries = query_QD[start : start + block_queries]
-        # A query's results so far, and the score above which a later passage still enters them.
-        found = [(np.empty(0, np.float32), np.empty(0, np.int64))] * len(queries)
-        floor = np.full(len(queries), -np.inf, np.float32)
-        for first in range(0, len(corpus_ND), block_corpus):
-            block = queries @ corpus_ND[first : first + block_corpus].T
-            for row, (scores, columns) in enumerate(found):
-                enters = np.flatnonzero(block[row] > floor[row])
-                scores = np.concatenate([scores, block[row, enters]])
-                columns = np.concatenate([columns, enters + first])
-                found[row] = scores, columns = best(scores, columns, width)
-                if len(scores) == width:
-                    floor[row] = scores[-1]
-        for row, (scores, columns) in enumerate(found, start=start):
-            all_scores[row], all_columns[row] = scores, columns
-    return all_scores, all_columns
+    way, starts = fastest(usable_cores()), range(0, max(len(query_QD), 1), QUERIES)
+    bar = tqdm(starts, desc=progress, disable=progress is None, unit="block", delay=2, leave=False)
+    found = [top_candidates(query_QD[start : start + QUERIES], corpus_ND, k, way=way) for start in bar]
+    scores, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return scores, rows

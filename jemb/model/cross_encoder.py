@@ -16,9 +16,9 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from jemb.errors import InputError
-from jemb.files import read_json
 from jemb.model.encode import BATCH_TOKENS, BLOCK, batches
 from jemb.model.encoder import device_of
+from jemb.model.folder import read_modules
 from jemb.model.load import DEFAULT_MAX_LENGTH, find_folder, first_line, load_tokenizer, num_positions
 from jemb.model.quiet import quiet
 
@@ -93,23 +93,25 @@ def load_cross_encoder(name_or_path: str, *, max_length: int | None = None) -> C
 
 def _classifier_folder(folder: Path) -> Path:
     """Where config.json and weights are; sentence-transformers 6 lists the modules of a cross-encoder too."""
-    if not (folder / "modules.json").is_file():
+    modules = read_modules(folder)
+    if not modules:
         return folder
-    modules = read_json(folder / "modules.json")
-    names = [str(module["type"]).rpartition(".")[2] for module in modules]
+    names = [kind.rpartition(".")[2] for kind, _ in modules]
     if names != ["Transformer"]:
         raise InputError(
             f"{folder / 'modules.json'}: the model is made of {' + '.join(names)}; wanted a cross-encoder of one "
             "Transformer with a classification head"
         )
-    return folder / str(modules[0]["path"])
+    return modules[0][1]
 
 
 def _load_classifier(folder: Path) -> PreTrainedModel:
     try:
         # A head that the folder lacks is drawn at random: in a fork, so that loading leaves no trace.
         with torch.random.fork_rng(devices=[]):
-            classifier, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+            classifier, info = AutoModelForSequenceClassification.from_pretrained(
+                folder, output_loading_info=True, trust_remote_code=False
+            )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         raise InputError(f"{folder}: cannot be loaded as a cross-encoder ({first_line(error)})") from None
     if missing := sorted(info["missing_keys"]):

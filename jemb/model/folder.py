@@ -7,11 +7,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from jemb.errors import InputError
-from jemb.files import read_json
+from jemb.files import inside, read_json
 
 LIMIT_FILES = [
     f"sentence_{name}_config.json"
@@ -75,11 +75,9 @@ def read_modules(folder: Path) -> list[tuple[str, Path]]:
     if not path.is_file():
         return []
     found = []
-    for number, module in enumerate(read_json(path, [{"type": str, "path": str, "name": str}])):
-        place = PurePosixPath(module["path"])
-        if place.is_absolute() or ".." in place.parts:
-            raise InputError(f"{path}: module {number}: path {module['path']!r} leads out of the folder")
-        found.append((module["type"], folder / place))
+    for module in read_json(path, [{"type": str, "path": str, "name": str}]):
+        place = module["path"].removesuffix("/")
+        found.append((module["type"], inside(folder, place, path) if place else folder))
     if not found:
         raise InputError(f"{path}: names no modules")
     return found

@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jemb.evaluate import search
 from jemb.evaluate.search import best, top_k
+from jemb.prepare.vectors import scoring
 
 
 def full_sort(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -18,23 +20,24 @@ def full_sort(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     queries=st.integers(0, 9),
     corpus=st.integers(1, 40),
     k=st.integers(1, 45),
-    blocks=st.tuples(st.integers(1, 10), st.integers(1, 45)),
     seed=st.integers(0, 2**20),
 )
-def test_equals_a_full_sort(queries: int, corpus: int, k: int, blocks: tuple[int, int], seed: int) -> None:
+def test_equals_a_full_sort(queries: int, corpus: int, k: int, seed: int) -> None:
     # Vectors of small whole numbers: many exact ties, zeros of both signs, and no rounding in any order of sums.
     rng = np.random.default_rng(seed)
     q, c = (rng.integers(-1, 2, size=(n, 3)).astype(np.float32) for n in (queries, corpus))
-    scores, columns = top_k(q, c, k, block_queries=blocks[0], block_corpus=blocks[1])
+    scores, columns = top_k(q, c, k)
     wanted_scores, wanted_columns = full_sort(q @ c.T, k)
     np.testing.assert_array_equal(scores, wanted_scores)
     np.testing.assert_array_equal(columns, wanted_columns)
 
 
-def test_real_vectors_over_many_blocks() -> None:
+def test_real_vectors_over_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     q, c = (rng.normal(size=(n, 32)).astype(np.float32) for n in (70, 3000))
-    scores, columns = top_k(q, c, 100, block_queries=16, block_corpus=512)
+    monkeypatch.setattr(search, "QUERIES", 16)
+    monkeypatch.setattr(scoring, "POOL_BLOCK", 512)
+    scores, columns = top_k(q, c, 100)
     exact = q.astype(np.float64) @ c.T.astype(np.float64)
     wanted_scores, wanted_columns = full_sort(exact, 100)
     np.testing.assert_array_equal(columns, wanted_columns)
@@ -42,7 +45,7 @@ def test_real_vectors_over_many_blocks() -> None:
 
 
 def test_a_collapsed_model_is_all_ties() -> None:
-    scores, columns = top_k(np.ones((3, 2), np.float32), np.ones((50, 2), np.float32), 7, block_corpus=8)
+    scores, columns = top_k(np.ones((3, 2), np.float32), np.ones((50, 2), np.float32), 7)
     assert columns.tolist() == [list(range(7))] * 3
     assert (scores == 2).all()
 
