@@ -113,8 +113,8 @@ def test_refuses_what_is_no_cross_encoder(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be loaded as a cross-encoder"):
         load_cross_encoder(str(tmp_path / "empty"))
     (tmp_path / "encoder" / "modules.json").write_text(
-        '[{"path": "", "type": "sentence_transformers.models.Transformer"},'
-        ' {"path": "1", "type": "sentence_transformers.models.Pooling"}]'
+        '[{"name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},'
+        ' {"name": "1", "path": "1", "type": "sentence_transformers.models.Pooling"}]'
     )
     with pytest.raises(InputError, match=r"made of Transformer \+ Pooling"):
         load_cross_encoder(str(tmp_path / "encoder"))
