@@ -2,9 +2,14 @@
 
 import sys
 
-from jemb.app.api import export as run
+from jemb.config import ExportConfig
 
-__all__ = ["run"]
+
+def run(config: ExportConfig) -> None:
+    from jemb.app.api import export
+
+    export(config)
+
 
 if __name__ == "__main__":
     from jemb.app.cli import run_command
