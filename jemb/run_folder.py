@@ -11,6 +11,7 @@ import struct
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from jemb.parse import Shape, check_shape, parse_json
 
 log = logging.getLogger(__name__)
 
+HELD_HERE: set[Path] = set()
+"""Run folders whose lock this process holds: to open and close the file once more would give it up."""
 CHECKPOINT = re.compile(r"step-(\d{8})")
 WEIGHTS, OPTIMIZER, POSITION = "weights.safetensors", "optimizer.safetensors", "position.json"
 """The files of a checkpoint: the encoder's state dict and AdamW's moments, both whole and in fp32 whatever the strategy
@@ -214,6 +217,8 @@ class RunFolder:
 
     def is_held(self) -> bool:
         """Whether a trainer has the run folder locked now, on any machine whose locks this one sees."""
+        if self.path.resolve() in HELD_HERE:
+            return True
         # A lock taken to find out would turn a trainer away that starts at this moment.
         layout = "hhqqi4x" if sys.platform == "linux" else "qqihh"
         at = 0 if sys.platform == "linux" else 3
@@ -233,8 +238,10 @@ class RunFolder:
 
     def last_alive(self) -> float:
         """Unix time of the last sign of life: the last step's, or when a log or the record was written."""
-        lines = self.read_metrics()
-        return float(lines[-1]["time"]) if lines else self.record.stat().st_mtime
+        with suppress(InputError):
+            if lines := self.read_metrics():
+                return float(lines[-1]["time"])
+        return self.record.stat().st_mtime
 
 
 def read_position(checkpoint: Path) -> dict[str, Any]:

@@ -36,5 +36,12 @@ def test_whether_a_run_is_alive(tmp_path: Path) -> None:
     trainer.kill()
     trainer.join()
     assert run.status() == "killed"
+    with locked(run):
+        assert run.status() == "running"
+        assert run.is_held(), "and asking has not given the lock up"
+        second = context.Process(target=hold, args=(tmp_path, theirs))
+        second.start()
+        second.join()
+        assert second.exitcode == 1
     run.record.write_text(json.dumps({**record, "status": "stopped"}))
     assert run.status() == "stopped"

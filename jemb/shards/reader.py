@@ -155,7 +155,7 @@ class _OpenShard:
 
     def __init__(self, folder: Path, info: ShardInfo, tars: RemoteTars | None) -> None:
         self.path = tars.place(info) if tars else folder / info.file
-        self.info, self.tars = info, tars
+        self.info, self.tars, self.folder, self.checked = info, tars, folder, False
         self.index = open_index(folder / info.index_file, info.num_samples)
         if tars is None:
             self.tar = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -164,6 +164,10 @@ class _OpenShard:
         """As `os.pread`. whole: a remote tar may be fetched for it."""
         if self.tars is None:
             return os.pread(self.tar, size, offset)
+        if whole and not self.checked:  # its index came from elsewhere than the tar
+            with os.fdopen(self.tars.open(self.info), "rb") as file:
+                check_index(self.index, file, self.folder / self.info.index_file)
+            self.checked = True
         # Opened each time, which costs microseconds: a descriptor that is kept holds the bytes of an evicted shard.
         return self.tars.read(self.info, size, offset, whole=whole)
 

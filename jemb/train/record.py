@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import platform
 import subprocess
@@ -26,7 +27,7 @@ from jemb.errors import InputError
 from jemb.files import open_lock, write_atomic, write_json
 from jemb.lineage import public_name, stages_before
 from jemb.public import each_text, without_secrets
-from jemb.run_folder import RunFolder
+from jemb.run_folder import HELD_HERE, RunFolder
 from jemb.shards import ShardReader
 from jemb.train.optim import warmup_steps
 from jemb.train.trackers import check_installed
@@ -60,6 +61,8 @@ MAY_DIFFER_BETWEEN_RANKS = {"shards", "tokens", "output", "workers", "cache_dir"
 """Options that each process may have its own of: paths on its machine, loader processes, and the cache of shards."""
 LOOKED_AT = 64
 """Samples of each data set that are compared at the start, evenly spaced."""
+log = logging.getLogger(__name__)
+
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "numpy")
 
 
@@ -81,8 +84,10 @@ def locked(run: RunFolder) -> Iterator[None]:
         for path in (run.config, run.record, run.metrics, run.metrics_csv, run.samples, run.evaluations):
             for leftover in run.path.glob(f".{path.name}.*.tmp"):
                 leftover.unlink(missing_ok=True)
+        HELD_HERE.add(run.path.resolve())
         yield
     finally:
+        HELD_HERE.discard(run.path.resolve())
         os.close(descriptor)
 
 
@@ -128,6 +133,9 @@ def write_start(
 ) -> None:
     """Record that the run starts, or starts again, at `step`."""
     before = run.read_record() if run.record.exists() else {}
+    if before.get("status") == "running":
+        alive = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.last_alive()))
+        log.warning("%s: the start before this one was killed; it was last alive on %s", run.path, alive)
     source = config.init or config.model.path
     record = {
         "id": before.get("id") or uuid.uuid4().hex[:12],

@@ -125,6 +125,19 @@ def test_a_changed_shard_in_the_cache(tmp_path: Path, shards: Path) -> None:
     assert cache.find(infos[1]) is None
 
 
+def test_an_index_that_came_damaged(tmp_path: Path, shards: Path) -> None:
+    """From a URL, where nobody has a checksum of it: found by the first read, once the tar is there."""
+    reversed_index = shards / "answers" / "shard-000000.idx.npy"
+    np.save(reversed_index, np.load(reversed_index)[::-1])
+    cache = ShardCache(str(tmp_path / "cache"))
+    reader = ShardReader(shards / "answers", RemoteTars("https://localhost:1/answers", cache))
+    for info in reader.manifest.shards[:2]:
+        shutil.copyfile(shards / "answers" / info.file, cache.folder / f"{info.sha256}.tar")
+    assert reader.read(17).key == "answers-17"
+    with pytest.raises(InputError, match=r"shard-000000\.idx\.npy: row 1 is said to have"):
+        reader.read(3)
+
+
 def test_changed_tokens(
     tmp_path: Path, shards: Path, make_dataset: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
