@@ -166,7 +166,7 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a readable checkpoint"):
         run_export(run, tmp_path / "out")
     (checkpoint / WEIGHTS).unlink()
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="No such file"):
         run_export(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -38,7 +38,7 @@ def test_a_loss_that_is_no_number(tmp_path: Path, start: Start, pair_options: li
     assert len(read_lines(training.run.metrics)) == step - 1
     assert [done for done, _ in training.run.checkpoints()] == list(range(max(1, step - 2), step))
     again = start(tmp_path / "run", options, processes=processes)
-    assert again.wait() == [1] * processes
+    assert again.wait() == [1] * processes, again.output
     assert f"of step {step} is" in again.output
 
 
