@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from jemb.config import PrepareConfig as PrepareConfig
     from jemb.config import TokenizeConfig as TokenizeConfig
     from jemb.config import TrainConfig as TrainConfig
+    from jemb.data import GlobalBatchSampler as GlobalBatchSampler
+    from jemb.data import for_sentence_transformers as for_sentence_transformers
+    from jemb.data.module import PairData as PairData
     from jemb.errors import Failure as Failure
     from jemb.errors import InputError as InputError
     from jemb.loss import Loss as Loss
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from jemb.model import Encoder as Encoder
     from jemb.model import encode as encode
     from jemb.model import load_encoder as load_encoder
+    from jemb.train.module import EmbeddingModule as EmbeddingModule
 
 COMMANDS = ("prepare", "train", "evaluate", "export")
 """Packages of which each is a function as well: `jemb.train(config)`."""
@@ -46,9 +50,12 @@ HOMES = {
         "TokenizeConfig",
         "TrainConfig",
     ),
+    "jemb.data": ("GlobalBatchSampler", "for_sentence_transformers"),
+    "jemb.data.module": ("PairData",),
     "jemb.errors": ("Failure", "InputError"),
     "jemb.loss": ("Loss", "Objective", "Texts", "objective"),
     "jemb.model": ("Encoder", "encode", "load_encoder"),
+    "jemb.train.module": ("EmbeddingModule",),
 }
 """Where each further name of `jemb` stands."""
 

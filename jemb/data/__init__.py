@@ -4,7 +4,18 @@ from jemb.data.ahead import ReadAhead
 from jemb.data.collate import Collate
 from jemb.data.loader import StepDataset, StepLoader
 from jemb.data.plan import BatchPlan
+from jemb.data.sampler import GlobalBatchSampler, for_sentence_transformers
 from jemb.data.small import PlanSource
 from jemb.data.verify import Verifier
 
-__all__ = ["BatchPlan", "Collate", "PlanSource", "ReadAhead", "StepDataset", "StepLoader", "Verifier"]
+__all__ = [
+    "BatchPlan",
+    "Collate",
+    "GlobalBatchSampler",
+    "PlanSource",
+    "ReadAhead",
+    "StepDataset",
+    "StepLoader",
+    "Verifier",
+    "for_sentence_transformers",
+]

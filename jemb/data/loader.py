@@ -14,18 +14,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from jemb.data.ahead import ReadAhead
 from jemb.data.collate import Collate
-from jemb.data.deal import Numbers, check_sum, deal
 from jemb.data.joined import rows_of, tokens_of
 from jemb.data.plan import BatchPlan
+from jemb.data.sampler import GlobalBatchSampler, StepRows
 from jemb.data.verify import Verifier
-from jemb.errors import Failure, InputError
 from jemb.launch import obey_parent_alone
 from jemb.records import Batch
 from jemb.shards import ShardReader, TokenReader
 
 
-class StepDataset(Dataset[Batch | InputError | Failure]):
-    """Step number -> this rank's batch, its rows in plan order.
+class StepDataset(Dataset[Batch]):
+    """Step number, or what a `GlobalBatchSampler` gives for it -> this rank's batch, its rows in plan order.
 
     balance: the rows are dealt by length, so that all ranks get nearly as many tokens; else rank r gets slice r.
     global_keys: the batch carries the keys of the whole global batch.
@@ -39,9 +38,9 @@ class StepDataset(Dataset[Batch | InputError | Failure]):
         readers: Mapping[str, ShardReader],
         collate: Collate,
         *,
-        rank: int,
-        world_size: int,
-        global_keys: bool,
+        rank: int = 0,
+        world_size: int = 1,
+        global_keys: bool = False,
         balance: bool = True,
         ahead: ReadAhead | None = None,
         tokens: Mapping[str, TokenReader] | None = None,
@@ -50,39 +49,32 @@ class StepDataset(Dataset[Batch | InputError | Failure]):
         self.plan, self.collate = plan, collate
         self.readers = {source.name: rows_of(source, readers) for source in plan.sources}
         self.sizes = {name: reader.sizes for name, reader in self.readers.items()}
+        self.sampler = GlobalBatchSampler(
+            plan, rank=rank, world_size=world_size, lengths=self.sizes if balance else None
+        )
         self.rank, self.world_size = rank, world_size
         self.global_keys = global_keys
-        self.balance = balance and world_size > 1
         self.ahead = ahead
         self.tokens = {source.name: tokens_of(source, tokens) for source in plan.sources} if tokens else {}
 
-    def __getitem__(self, step: int) -> Batch | InputError | Failure:
-        """An error is returned, not raised: a loader process would wrap its message in a traceback."""
+    def __getitem__(self, step: int) -> Batch:
+        return self.__getitems__(self.sampler.share(step, self.rank, self.world_size))
+
+    def __getitems__(self, rows: StepRows) -> Batch:
+        step, name, mine = rows.step, rows.dataset, rows.rows
         if self.ahead:
             self.ahead.reached(step)
-        try:
-            name, mine, sums = self._share(step)
-            reader = self.readers[name]
-            samples = [] if self.tokens else [reader.read(row) for row in mine.tolist()]
-            own = keys = [sample.key for sample in samples] or [reader.key(row) for row in mine.tolist()]
-            if self.global_keys and self.world_size > 1:
-                keys = [reader.key(row) for row in self.plan.batch(step)[1].tolist()]
-            if self.tokens:
-                batch = self.collate.from_tokens(step, name, self.tokens[name], mine, own, keys)
-            else:
-                batch = self.collate(step, name, samples, keys)
-            batch.share_sum, batch.batch_sum = sums
-            return batch
-        except (InputError, Failure) as error:
-            return error
-
-    def _share(self, step: int) -> tuple[str, Numbers, tuple[int, int]]:
-        """(data set, this rank's rows, check sums of these and of all rows)."""
-        if not self.balance:
-            return *self.plan.share(step, self.rank, self.world_size), (0, 0)
-        name, rows = self.plan.batch(step)
-        mine = rows[deal(self.sizes[name](rows), self.rank, self.world_size)]
-        return name, mine, (check_sum(step, name, mine), check_sum(step, name, rows))
+        reader = self.readers[name]
+        samples = [] if self.tokens else [reader.read(row) for row in mine.tolist()]
+        own = keys = [sample.key for sample in samples] or [reader.key(row) for row in mine.tolist()]
+        if self.global_keys and self.world_size > 1:
+            keys = [reader.key(row) for row in self.plan.batch(step)[1].tolist()]
+        if self.tokens:
+            batch = self.collate.from_tokens(step, name, self.tokens[name], mine, own, keys)
+        else:
+            batch = self.collate(step, name, samples, keys)
+        batch.share_sum, batch.batch_sum = rows.share_sum, rows.batch_sum
+        return batch
 
 
 class StepLoader:
@@ -103,12 +95,12 @@ class StepLoader:
         return self.stop
 
     def __iter__(self) -> Iterator[Batch]:
-        loader: DataLoader[Batch | InputError | Failure] = DataLoader(
+        loader: DataLoader[Batch] = DataLoader(
             self.dataset,
             batch_size=None,
             sampler=range(self.start, self.stop),
             num_workers=self.workers,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
             # Where another method is the default, each worker would import torch and Lightning first.
             multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
         )
@@ -116,15 +108,14 @@ class StepLoader:
             for batch in loader:
                 if self.verifier:
                     self.verifier.check()
-                if isinstance(batch, InputError | Failure):
-                    raise batch
                 yield batch
         finally:
             if self.dataset.ahead:
                 self.dataset.ahead.close()
 
 
-def _start_worker(number: int) -> None:
+def start_worker(number: int) -> None:
+    """A loader process begins."""
     obey_parent_alone()
     # The tokenizer's threads do not survive a fork, and this process is one thread of many already.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -18,7 +18,6 @@ from training_runs import Training, read_lines, weights
 
 import jemb
 from jemb.data import BatchPlan, PlanSource, StepDataset
-from jemb.errors import Failure, InputError
 from jemb.model import load_encoder, read_weights
 from jemb.records import Batch
 from jemb.run_folder import RunFolder, is_run
@@ -80,7 +79,7 @@ def by_the_clock() -> None:
         nonlocal now
         now += seconds
 
-    def timed_read(self: StepDataset, number: int) -> Batch | InputError | Failure:
+    def timed_read(self: StepDataset, number: int) -> Batch:
         take(0.25)
         return read(self, number)
 
