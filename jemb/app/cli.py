@@ -12,9 +12,11 @@ import textwrap
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
+
+import yaml
 
 from jemb import __version__
 from jemb.app.compose import compose_config
@@ -120,7 +122,14 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     if not debug:  # DeepSpeed, which accelerate imports, reports a machine without a GPU on stdout
         logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
     try:
-        config: Any = compose_config(name, COMMANDS[name].config, _overrides(name, arguments))
+        arguments, many, shown = _of_hydra(name, arguments)
+        overrides = _overrides(name, arguments)
+        if many:
+            return int(importlib.import_module("jemb.app.sweep").sweep(overrides))
+        config: Any = compose_config(name, COMMANDS[name].config, overrides)
+        if shown:
+            show(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
+            return DONE
         run: Any = importlib.import_module(f"jemb.app.{name}").run
         return int(run(config) or DONE)
     except (InputError, Failure, OSError) as error:
@@ -163,6 +172,20 @@ def _said(error: Exception) -> str:
     return str(error)
 
 
+def _of_hydra(name: str, arguments: Sequence[str]) -> tuple[list[str], bool, bool]:
+    """(the other arguments, whether `-m` asks for a run of each combination, whether `--cfg job` for the config)."""
+    left = [argument for argument in arguments if argument not in ("-m", "--multirun")]
+    if (many := len(left) < len(arguments)) and name != "train":
+        raise InputError(f"-m: only jemb train runs over several values, not jemb {name}")
+    shown = [flag for flag in ("--cfg", "-c") if flag in left]
+    if shown and left[left.index(shown[0]) + 1 : left.index(shown[0]) + 2] != ["job"]:
+        raise InputError(f"{shown[0]}: wanted {shown[0]} job, which shows the config that the command would run with")
+    if shown:
+        at = left.index(shown[0])
+        del left[at : at + 2]
+    return left, many, bool(shown or "--cfg=job" in left)
+
+
 def _overrides(name: str, arguments: Sequence[str]) -> list[str]:
     """The arguments as `option=value`: `--flag` is flag=true, `--option=value` does too, and a command that is about
     one thing takes that first without its name."""
@@ -170,8 +193,8 @@ def _overrides(name: str, arguments: Sequence[str]) -> list[str]:
     overrides: list[str] = []
     for before, argument in pairwise(["", *arguments]):
         option = before.removeprefix("--").replace("-", "_")
-        if argument == "--debug" or argument.startswith("--config-dir="):
-            overrides += [argument] if "=" in argument else []
+        if argument in ("--debug", "--cfg=job") or argument.startswith("--config-dir="):
+            overrides += [argument] if argument.startswith("--config-dir=") else []
         elif "=" in argument:
             overrides.append(argument.removeprefix("--"))
         elif argument.startswith("--"):
@@ -215,6 +238,10 @@ def command_help(name: str) -> str:
             "",
             "model=NAME sets all of model.* at once: tiny, t5_small, t5_base, t5_large. objective=NAME also sets the",
             "learning rate. experiment=NAME takes a whole recipe, also from experiment/NAME.yaml in --config-dir=DIR.",
+            "",
+            "-m runs every combination of values, each in a folder of its own below output, and compares them:",
+            "jemb train -m learning_rate=1e-3,5e-4 seed=1,2,3 …; on Slurm by hydra/launcher=submitit_slurm. --cfg job",
+            "shows the config that a command would run with.",
         ]
     return "\n".join(lines)
 

@@ -169,6 +169,13 @@ def _check_choice(group: str, value: str, folders: Sequence[Path]) -> None:
         raise InputError(f"{group}={value}: there is no such {group}{hint}; there are: {', '.join(choices)}")
 
 
+def find_kind(cls: type, name: str) -> str:
+    """The type of an option in words; empty for what is none."""
+    kinds = option_kinds(cls)
+    found = find_option(kinds, name)
+    return kinds[found[0]] if found else ""
+
+
 def _choices(group: str, folders: Sequence[Path]) -> list[str]:
     return sorted(path.stem for folder in folders for path in (folder / group).glob("*.yaml"))
 
