@@ -46,7 +46,7 @@ def pretokenize(config: TokenizeConfig) -> str:
     Raises InputError for shards or a model that are not there, and where `output` has tokens of another recipe.
     """
     readers = open_datasets(config.shards)
-    encoder = load_encoder(config.model, max_length=config.max_length)
+    encoder = load_encoder(config.model, max_length=config.max_length, trust_remote_code=config.trust_remote_code)
     encoder.prompts |= config.prompts.given
     probe(encoder, config.model)
     output = _folder(config.output, "output")

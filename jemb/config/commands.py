@@ -27,6 +27,8 @@ class TokenizeConfig:
     continues where it stopped."""
     max_length: Annotated[int, Field(ge=2)] | None = None
     """Tokens a text is cut at, as the run will have it; null: the model's own limit."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Never asked for on the terminal: without this such a model is refused."""
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     """Texts put before the sides, as the run will have them."""
     workers: Annotated[int, Field(ge=0)] = 0
@@ -64,6 +66,8 @@ class EvaluateConfig:
     """Texts encoded at once."""
     max_length: Annotated[int, Field(ge=2)] | None = None
     """Tokens a text is cut at; null: the model's own, as in its published scores."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Never asked for on the terminal: without this such a model is refused."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to encode."""
 
@@ -78,6 +82,11 @@ class ExportConfig:
     """Folder to write; must not exist or be empty."""
     onnx: bool = False
     """Also write `onnx/model.onnx` for onnxruntime, checked like the rest. Needs `pip install 'jemb[onnx]'`."""
+    adapter: bool = False
+    """Write the matrices of a run with `model.lora.rank` alone, for sentence-transformers with PEFT, beside the name of
+    the model they belong to; else they are added to the weights."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Never asked for on the terminal: without this such a model is refused."""
     truncate_dim: Positive | None = None
     """Whoever loads the folder gets the first so many numbers of each vector; null: all that the run's model gives. For
     models trained with `matryoshka_widths`."""

@@ -94,6 +94,28 @@ class PromptsConfig:
         return {role: text for role, text in asdict(self).items() if text is not None}
 
 
+PoolingMode = Literal["mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+
+
+@options
+class LoraConfig:
+    """Train small matrices beside the model's own, which stay as they are (LoRA, arXiv 2106.09685; extra `lora`)."""
+
+    rank: Positive | None = None
+    """Rank of the matrices, which turns LoRA on; null: all weights are trained. A finished run's model has them added
+    to its own weights; `jemb export adapter=true` writes them alone."""
+    alpha: PositiveReal | None = None
+    """Their product counts alpha / rank; null: twice the rank."""
+    targets: Strings = field(default_factory=list)
+    """Names of the layers that get them, as PEFT takes them (`q_proj`, `v_proj`); none: all linear layers."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout probability of what goes into them."""
+
+    def __post_init__(self) -> None:
+        if self.rank is None and (self.alpha or self.targets or self.dropout):
+            raise ValueError("model.lora has options without model.lora.rank: give the rank, as model.lora.rank=16")
+
+
 @options
 class ModelConfig:
     """The encoder to train. Choose a set of values by name (`model=tiny`, `model=t5_small`, …) or a path."""
@@ -101,8 +123,15 @@ class ModelConfig:
     path: str | None = None
     """Folder or Hugging Face name of any encoder. Without one, a small BERT is made on the spot: random weights, and a
     WordPiece tokenizer trained on the shards."""
-    pooling: Literal["mean", "cls"] | None = None
-    """How token vectors become one. Default: what the folder says, else mean."""
+    pooling: PoolingMode | None = None
+    """How token vectors become one. null: what the folder says, else the last token for decoders, mean for others."""
+    attention: Literal["causal", "bidirectional"] | None = None
+    """What a token sees: those before it, or all. null: what the folder says. Kept in the saved model; refused where
+    the architecture cannot do it."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Adapters instead of all weights."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Never asked for on the terminal: without this such a model is refused."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = 0.0
     """Dropout probability while training; null keeps the model's own. At 0 (our choice; the paper names none) the
     losses do not depend on the number of processes."""

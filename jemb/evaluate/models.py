@@ -91,7 +91,7 @@ def load_text_encoder(name: str, config: EvaluateConfig) -> TextEncoder:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif device == "cuda" and not torch.cuda.is_available():
         raise InputError("device=cuda, but torch sees no CUDA device; use device=cpu or device=auto")
-    encoder = load_encoder(name, max_length=config.max_length)
+    encoder = load_encoder(name, max_length=config.max_length, trust_remote_code=config.trust_remote_code)
     if rank() == 0:
         probe(encoder, name)
     prompts = Prompts(encoder.prompts, encoder.default_prompt)

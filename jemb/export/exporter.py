@@ -14,8 +14,9 @@ from jemb.export.hub import check_login, push
 from jemb.export.onnx_file import check_onnx_installed, check_onnx_possible, write_onnx
 from jemb.files import whole_folder, write_json, writing
 from jemb.lineage import TRAINING, stages_of
-from jemb.model import Encoder, load_encoder, read_weights
+from jemb.model import Encoder, load_encoder, load_start, load_weights
 from jemb.model.load import check_truncate_dim
+from jemb.model.weights import LORA
 from jemb.run_folder import RunFolder, is_run
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def export(config: ExportConfig) -> Path:
     """
     output, run = Path(config.output).expanduser().resolve(), RunFolder(Path(config.run).expanduser())
     _check(config, run, output)
-    encoder, source = _trained_encoder(run)
+    encoder, source = _trained_encoder(run, config)
     scores = run.read_scores() if source == FINISHED else {}
     if config.truncate_dim not in (None, encoder.dim):
         scores = _at_width(scores, config.truncate_dim)
@@ -43,7 +44,7 @@ def export(config: ExportConfig) -> Path:
     stages = stages_of(run)
     card = write_card(run.path.resolve().name, encoder, stages, config, source=source, scores=scores)
     with writing(output), whole_folder(output) as folder:
-        encoder.save(folder, card)
+        encoder.save(folder, card, adapter=config.adapter)
         write_json(folder / TRAINING, stages)
         if config.onnx:
             write_onnx(encoder, folder)
@@ -80,19 +81,25 @@ def _check(config: ExportConfig, run: RunFolder, output: Path) -> None:
         check_login()
 
 
-def _trained_encoder(run: RunFolder) -> tuple[Encoder, str]:
+def _trained_encoder(run: RunFolder, config: ExportConfig) -> tuple[Encoder, str]:
     """The encoder, and which weights it has in words."""
     # A finished run that goes on to more steps still has its earlier model.
-    if run.model.is_dir() and (run.read_record()["status"] == "finished" or not run.checkpoints()):
-        return load_encoder(str(run.model)), FINISHED
+    if (
+        run.model.is_dir()
+        and (run.read_record()["status"] == "finished" or not run.checkpoints())
+        and not config.adapter
+    ):
+        return load_encoder(str(run.model), trust_remote_code=config.trust_remote_code), FINISHED
+    if config.adapter and not (run.start / LORA).is_file():
+        raise InputError(f"adapter=true: {run.path} trained all weights (no model.lora.rank); leave adapter out")
     found = run.newest_checkpoint()
     if found is None:
         raise InputError(
             f"run={run.path}: not finished and without a checkpoint; continue it with its `jemb train` command"
         )
     folder, position = found
-    encoder = load_encoder(str(run.start))
-    encoder.load_state_dict(read_weights(folder))
+    encoder = load_start(run.start, trust_remote_code=config.trust_remote_code)
+    load_weights(encoder, folder)
     return encoder, f"the weights of the checkpoint at step {position['step']}"
 
 

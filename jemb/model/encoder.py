@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from jemb.model.folder import make_readable
+from jemb.model.lora import merge_lora
 from jemb.model.quiet import quiet
 from jemb.model.tokenize import Tokenize
 from jemb.records import Tokens
@@ -51,6 +52,7 @@ class Encoder(nn.Module):
         model.truncate_dim = None  # it cuts vectors without giving them length 1 again
         self.default_prompt: str | None = model.default_prompt_name
         self.own_dropout = dict(own_dropout or {})
+        self.lora = False  # whether adapters stand beside frozen weights
         self.tokenizer: Any = self.first.tokenizer
         if self.static:
             if max_length is not None:
@@ -107,9 +109,14 @@ class Encoder(nn.Module):
 
     @property
     def plain(self) -> bool:
-        """Whether pooling and normalisation are all that comes after the backbone."""
+        """Whether the backbone, pooling and normalisation are all there is."""
         pooling = self._pooling
-        return bool(pooling and pooling.include_prompt and [type(m) for m in self.heads] == [Pooling, Normalize])
+        return bool(
+            pooling
+            and pooling.include_prompt
+            and not self.lora
+            and [type(m) for m in self.heads] == [Pooling, Normalize]
+        )
 
     @property
     def heads(self) -> list[nn.Module]:
@@ -174,8 +181,15 @@ class Encoder(nn.Module):
             vectors = torch.where(prompt_lengths[:, None] == length, run(prompt_length=length), vectors)
         return vectors
 
-    def save(self, folder: Path, card: str | None = None) -> None:
-        """Write a folder that sentence-transformers and plain transformers load; `card` becomes README.md."""
+    def save(self, folder: Path, card: str | None = None, *, adapter: bool = False) -> None:
+        """Write a folder that sentence-transformers and plain transformers load; `card` becomes README.md.
+
+        Adapters are added to the weights they stand beside, here too; with `adapter` they alone are written, which only
+        sentence-transformers loads, where the model they belong to is at hand.
+        """
+        if self.lora and not adapter:
+            merge_lora(self.model)
+            self.lora = False
         folder.mkdir(parents=True, exist_ok=True)
         self.model.prompts, self.model.default_prompt_name = dict(self.prompts), self.default_prompt
         self.model.similarity_fn_name = "cosine"

@@ -27,6 +27,7 @@ from jemb.errors import InputError
 from jemb.model.dropout import dropout_fields, set_dropout_layers
 from jemb.model.encoder import Encoder
 from jemb.model.folder import check_folder, read_modules
+from jemb.model.lora import base_of, merge_lora, put_on
 from jemb.model.quiet import quiet
 from jemb.run_folder import RunFolder, is_run
 
@@ -73,16 +74,27 @@ def load_encoder(
                 config = AutoConfig.from_pretrained(first, trust_remote_code=trust_remote_code)
                 own, wanted = dropout_fields(config, dropout)
         # Weights that a folder may lack are drawn at random: in a fork, so that loading leaves no trace.
-        with torch.random.fork_rng(devices=[]), _within_memory(folder), _all_weights(folder):
+        with (
+            base_of(folder) as (base, adapter),
+            torch.random.fork_rng(devices=[]),
+            _within_memory(folder),
+            _all_weights(folder),
+        ):
             torch.manual_seed(0)
+            if adapter and base != str(folder):
+                check_folder(find_folder(base), trust_remote_code=trust_remote_code)
             model = SentenceTransformer(
-                str(folder),
+                base,
                 device="cpu",
                 trust_remote_code=trust_remote_code,
                 local_files_only=True,
                 model_kwargs={"dtype": torch.float32},
                 config_kwargs=wanted,
             ).float()
+            if adapter:
+                put_on(model, adapter)
+        if getattr(model.transformers_model, "peft_config", None):
+            merge_lora(model)
     if dropout is not None:
         set_dropout_layers(model, dropout)
     _check_modules(folder, model)

@@ -45,7 +45,12 @@ def encode_together(
     def encode(*group: Tensor) -> Tensor:
         if again and device.type == "cpu":  # also when a group is computed again in backward
             _freed_memory.give_back()
-        with _Fp32Attention() if torch.is_autocast_enabled("cpu") else nullcontext():
+        half = torch.is_autocast_enabled(device.type)
+        with (
+            # Weights are cast for each group: all groups would share a cast one, whose gradient is summed in bf16.
+            torch.autocast(device.type, torch.get_autocast_dtype(device.type), half, cache_enabled=False),
+            _Fp32Attention() if half and device.type == "cpu" else nullcontext(),
+        ):
             return encoder(Tokens(*group))
 
     device = texts[0].input_ids.device

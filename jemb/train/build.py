@@ -6,12 +6,15 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
 
 import lightning
 import torch
 
 from jemb.config import ModelConfig, TrainConfig, suggest
 from jemb.data import BatchPlan, PlanSource
+from jemb.data.permutation import mix
 from jemb.errors import InputError
 from jemb.model import Encoder, load_encoder, make_tiny, probe
 from jemb.model.load import DEFAULT_MAX_LENGTH
@@ -167,8 +170,19 @@ def _load_or_make(config: TrainConfig, readers: Mapping[str, ShardReader]) -> En
         texts = tokenizer_texts(readers)
         return make_tiny(texts, config.model, seed=config.seed, max_length=config.max_length or DEFAULT_MAX_LENGTH)
     return load_encoder(
-        source, pooling=config.model.pooling, dropout=config.model.dropout, max_length=config.max_length
+        source,
+        pooling=model.pooling,
+        dropout=model.dropout,
+        max_length=config.max_length,
+        attention=model.attention,
+        trust_remote_code=model.trust_remote_code,
     )
+
+
+def lora_options(config: TrainConfig) -> dict[str, Any] | None:
+    """Of `add_lora`, where adapters are trained."""
+    lora, base = config.model.lora, config.init or config.model.path or ""
+    return {**asdict(lora), "seed": mix("lora", config.seed), "base": base} if lora.rank else None
 
 
 def tokenizer_texts(readers: Mapping[str, ShardReader]) -> Iterator[str]:

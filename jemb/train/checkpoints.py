@@ -174,6 +174,8 @@ def gather_state(encoder: Encoder, state: State, *, keep: bool) -> tuple[dict[st
     moments: dict[str, Tensor] = {}
     seen: dict[int, str] = {}
     for name, value in encoder.state_dict(keep_vars=True).items():
+        if encoder.lora and isinstance(value, nn.Parameter) and not value.requires_grad:
+            continue  # it stays as it is in `start/`
         if (first := seen.setdefault(id(value), name)) != name:
             if keep:
                 weights[name] = weights[first].clone()

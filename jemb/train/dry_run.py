@@ -17,13 +17,22 @@ from torch import Tensor
 from jemb.config import TrainConfig
 from jemb.data import BatchPlan
 from jemb.launch import planned_world_size
-from jemb.model import Encoder
+from jemb.model import Encoder, add_lora
 from jemb.model.load import DEFAULT_MAX_LENGTH
 from jemb.pretokenize import open_tokens
 from jemb.records import Tokens
 from jemb.run_folder import RunFolder
 from jemb.tables.places import to_local
-from jemb.train.build import check_negatives, choose_bf16, count_steps, make_encoder, make_plan, open_shards, planned
+from jemb.train.build import (
+    check_negatives,
+    choose_bf16,
+    count_steps,
+    lora_options,
+    make_encoder,
+    make_plan,
+    open_shards,
+    planned,
+)
 from jemb.train.evaluation import Evaluations, EvaluationTools
 from jemb.train.record import check_resumable
 from jemb.train.strategies import choose_strategy
@@ -64,12 +73,15 @@ def dry_run(config: TrainConfig, tools: EvaluationTools | None = None) -> str:
     done = steps_done(config)
     device = "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
     encoder = make_encoder(config, readers).train()
+    if lora := lora_options(config):
+        add_lora(encoder, **lora)
     if config.tokens:
         open_tokens(config.tokens, readers, encoder)
     Evaluations(RunFolder(Path(config.output)), config.evaluation, tools, every=1, stop=steps).read_tasks()
     bf16 = choose_bf16(config.precision, torch.device(device))
     memory = estimate_memory(config, encoder, strategy, processes, bf16=bf16)
-    checkpoint = 12 * sum(p.numel() for p in encoder.parameters())
+    kept = sum(p.numel() for p in encoder.parameters() if p.requires_grad or not encoder.lora)
+    checkpoint = 12 * kept
     lines = [
         "batch",
         *batch_lines(config, processes),

@@ -19,7 +19,7 @@ from jemb.distributed import max_over_ranks, rank, world_size
 from jemb.errors import InputError
 from jemb.files import whole_folder, writing
 from jemb.mirror import Mirror, mirror_of
-from jemb.model import Encoder, load_encoder, probe, read_weights
+from jemb.model import Encoder, load_start, load_weights, probe, save_start
 from jemb.pretokenize import open_tokens
 from jemb.run_folder import RunFolder
 from jemb.shards import ShardReader, TokenReader
@@ -28,6 +28,7 @@ from jemb.train.build import (
     check_negatives,
     choose_bf16,
     count_steps,
+    lora_options,
     make_encoder,
     make_plan,
     make_trainer,
@@ -150,7 +151,7 @@ def _prepare_folder(job: Job) -> Start:
         encoder = make_encoder(job.config, job.readers)
         _open_tokens(job, encoder)
         with writing(job.run.start), whole_folder(job.run.start) as folder:
-            encoder.save(folder)
+            save_start(encoder, folder, lora_options(job.config))
     _warn_of_the_schedule(job, step)
     keep_steps(job.run.evaluations, step)
     if step < job.max_steps and not job.evaluations.over():
@@ -209,9 +210,9 @@ def _fit(job: Job, request: StopRequest, begin: Start) -> int:
         return start
     config, is_first = job.config, rank() == 0
     _announce(job, start)
-    encoder = load_encoder(str(job.run.start), dropout=config.model.dropout)
+    encoder = load_start(job.run.start, dropout=config.model.dropout, trust_remote_code=config.model.trust_remote_code)
     if begin.state is not None:
-        encoder.load_state_dict(read_weights(begin.state))
+        load_weights(encoder, begin.state)
         on_rank_zero(lambda: probe(encoder, str(job.run.path)))  # its libraries may be others than before
     evaluated: Mapping[str, Any] = {}
     if begin.evaluate:  # here, where each process still has the whole model
@@ -326,7 +327,7 @@ def _finish(job: Job, done: int, over: str | None, asked: int, *, did_nothing: b
     if best and best.worse_than_start:
         log.warning("evaluation.tasks: %s. Training has not helped here: is it the right data, learning_rate?", chosen)
     if not (did_nothing and run.model.is_dir() and run.read_record().get("model_step") == step):
-        _write_model(run, checkpoints[step])
+        _write_model(run, checkpoints[step], trust_remote_code=job.config.model.trust_remote_code)
     write_end(run, steps=done, status="finished", model_step=step, chosen=chosen, stopped_early=over)
     if over:
         log.info("%s", over)
@@ -339,9 +340,9 @@ def _finish(job: Job, done: int, over: str | None, asked: int, *, did_nothing: b
     )
 
 
-def _write_model(run: RunFolder, checkpoint: Path) -> None:
+def _write_model(run: RunFolder, checkpoint: Path, *, trust_remote_code: bool) -> None:
     """The model of a checkpoint, which holds it whole under every strategy."""
-    encoder = load_encoder(str(run.start))
-    encoder.load_state_dict(read_weights(checkpoint))
+    encoder = load_start(run.start, trust_remote_code=trust_remote_code)
+    load_weights(encoder, checkpoint)
     with writing(run.model, f"{checkpoint} has its weights"), whole_folder(run.model) as folder:
         encoder.save(folder)

@@ -1,0 +1,116 @@
+"""LoRA (arXiv 2106.09685) by PEFT: small matrices beside frozen ones, trained in their place, then added to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+from warnings import catch_warnings, simplefilter
+
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+from jemb.errors import InputError
+from jemb.files import read_json
+from jemb.model.quiet import quiet
+
+if TYPE_CHECKING:
+    from jemb.model.encoder import Encoder
+
+ADAPTER = "adapter_config.json"
+
+
+def check_peft_installed(wanted: str) -> None:
+    """Raises `InputError` where PEFT is missing; wanted: by what."""
+    if find_spec("peft") is None:
+        raise InputError(f"{wanted} needs PEFT, which is not installed: pip install 'jemb[lora]'")
+
+
+def add_lora(
+    encoder: Encoder, *, rank: int, alpha: float | None, targets: Sequence[str], dropout: float, seed: int, base: str
+) -> None:
+    """Freeze the backbone and put matrices of rank `rank` beside its linear layers, the same in every process; heads
+    are trained as before. alpha: their product counts alpha / rank; None: twice the rank. targets: names of layers as
+    PEFT takes them; none: all that a loss reaches. base: what `jemb export adapter=true` says they belong to.
+    """
+    check_peft_installed("model.lora")
+    from peft import LoraConfig
+
+    if encoder.backbone is None:
+        raise InputError("model.lora: static embeddings have no layers to adapt; leave model.lora out")
+    reached = {name for name, p in encoder.backbone.named_parameters() if p.requires_grad}
+    layers = [
+        name
+        for name, module in encoder.backbone.named_modules()
+        if type(module).__name__ in ("Linear", "Conv1D") and f"{name}.weight" in reached
+    ]
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha or 2 * rank,
+        target_modules=list(targets) or layers,
+        lora_dropout=dropout,
+    )
+    with torch.random.fork_rng(devices=[]), quiet(), catch_warnings():
+        simplefilter("ignore")  # GPT-2 keeps its matrices the other way round, which PEFT sees and says
+        torch.manual_seed(seed)
+        try:
+            encoder.model.add_adapter(config)
+        except ValueError as error:
+            raise InputError(
+                f"model.lora.targets={list(targets)}: {str(error).splitlines()[0]}. Layers that there are: "
+                f"{', '.join(sorted({name.rpartition('.')[2] for name in layers}))}"
+            ) from None
+    encoder.backbone.peft_config["default"].base_model_name_or_path = base
+    encoder.lora = True
+
+
+def merge_lora(model: SentenceTransformer) -> None:
+    """Add each product to the matrix it stands beside; what is left is a model without adapter."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    backbone = model.transformers_model
+    assert backbone is not None
+    for name, layer in list(backbone.named_modules()):
+        if isinstance(layer, BaseTunerLayer):
+            layer.merge()  # type: ignore[operator]
+            backbone.set_submodule(name, layer.get_base_layer())
+    backbone._hf_peft_config_loaded = False
+    del backbone.peft_config
+    model.requires_grad_(True)
+
+
+@contextmanager
+def base_of(folder: Path) -> Iterator[tuple[str, Path | None]]:
+    """(folder or name of the model to load, the adapter to put on it): of a folder without adapter itself and None.
+
+    An adapter beside a whole model belongs to that one; else it names the model it belongs to.
+    """
+    adapter = folder / ADAPTER
+    if not adapter.is_file() or (folder / "modules.json").is_file():  # sentence-transformers loads both by itself
+        yield str(folder), None
+        return
+    check_peft_installed(str(adapter))
+    weights = [*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*")]
+    if not weights:
+        yield str(read_json(adapter, {"base_model_name_or_path": str})["base_model_name_or_path"]), folder
+        return
+    with TemporaryDirectory() as whole:  # transformers would go by the adapter's word where that lies beside the model
+        for path in folder.iterdir():
+            if not path.name.startswith("adapter_"):
+                (Path(whole) / path.name).symlink_to(path.resolve())
+        yield whole, folder
+
+
+def put_on(model: SentenceTransformer, adapter: Path) -> None:
+    """Load the adapter in that folder. Raises `InputError` where it belongs to another model."""
+    model.load_adapter(str(adapter))
+    stored = sum(
+        float(value.double().abs().sum()) for value in load_file(adapter / "adapter_model.safetensors").values()
+    )
+    loaded = sum(float(p.detach().double().abs().sum()) for name, p in model.named_parameters() if "lora_" in name)
+    if abs(stored - loaded) > 1e-3 * stored:
+        raise InputError(f"{adapter}: the adapter does not fit its model: not all of its weights have a place there")

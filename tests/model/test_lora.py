@@ -1,0 +1,96 @@
+"""Adapters: nothing changes when they are put on, they alone are trained, and their folders load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from benchmarks import zoo
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+
+from jemb.errors import InputError
+from jemb.model import Encoder, add_lora, encode, load_encoder
+
+pytest.importorskip("peft")
+TEXTS = ["a man is playing", "the film was not bad at all", "27"]
+
+
+def lora(encoder: Encoder, base: Path, **options: Any) -> Encoder:
+    """With adapters that do something: PEFT makes one of the two matrices zero."""
+    settings = {"rank": 4, "alpha": None, "targets": [], "dropout": 0.0, "seed": 1, "base": str(base), **options}
+    add_lora(encoder, **settings)
+    with torch.no_grad():
+        for name, p in encoder.named_parameters():
+            if "lora_B" in name:
+                p.normal_(generator=torch.Generator().manual_seed(p.numel()))
+    return encoder
+
+
+def with_sentence_transformers(folder: Path) -> np.ndarray:
+    return np.asarray(SentenceTransformer(str(folder), device="cpu").encode(TEXTS, show_progress_bar=False))
+
+
+@pytest.mark.parametrize("architecture", ["BERT", "GPT-2", "Qwen3", "T5 encoder", "ModernBERT"])
+def test_adapters_are_trained_merged_and_loaded(architecture: str, tmp_path: Path) -> None:
+    base = zoo.plain(tmp_path / "base", architecture)
+    plain, first, second = (load_encoder(str(base)) for _ in range(3))
+    add_lora(first, rank=4, alpha=None, targets=[], dropout=0.0, seed=1, base=str(base))
+    np.testing.assert_allclose(encode(first, TEXTS), encode(plain, TEXTS), atol=1e-6)
+    encoder = lora(second, base)
+    for (name, one), (_, other) in zip(first.named_parameters(), encoder.named_parameters(), strict=True):
+        assert torch.equal(one, other) == ("lora_B" not in name)  # the same numbers in any process
+        assert one.requires_grad == ("lora_" in name)
+    encoder(encoder.tokenize(TEXTS)).sum().backward()
+    assert all((p.grad is not None) == p.requires_grad for p in encoder.parameters())
+    vectors = encode(encoder, TEXTS)
+    assert np.abs(vectors - encode(plain, TEXTS)).max() > 1e-2
+    encoder.save(tmp_path / "adapter", adapter=True)
+    assert not (tmp_path / "adapter" / "model.safetensors").exists()
+    np.testing.assert_allclose(with_sentence_transformers(tmp_path / "adapter"), vectors, atol=1e-5)
+    np.testing.assert_allclose(encode(load_encoder(str(tmp_path / "adapter")), TEXTS), vectors, atol=1e-5)
+    encoder.save(tmp_path / "merged")
+    assert not encoder.lora
+    np.testing.assert_allclose(with_sentence_transformers(tmp_path / "merged"), vectors, atol=1e-5)
+    np.testing.assert_allclose(encode(load_encoder(str(tmp_path / "merged")), TEXTS), vectors, atol=1e-5)
+
+
+def test_folders_of_peft_and_adapters_beside_a_whole_model(tmp_path: Path) -> None:
+    base = zoo.plain(tmp_path / "base", "BERT")
+    encoder = lora(load_encoder(str(base)), base)
+    vectors = encode(encoder, TEXTS)
+    encoder.save(tmp_path / "adapter", adapter=True)
+    for place in (tmp_path / "peft", base):
+        place.mkdir(exist_ok=True)
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            (place / name).write_bytes((tmp_path / "adapter" / name).read_bytes())
+    (tmp_path / "base" / "adapter_config.json").rename(tmp_path / "kept")
+    np.testing.assert_allclose(encode(load_encoder(str(tmp_path / "peft")), TEXTS), vectors, atol=1e-5)
+    (tmp_path / "kept").rename(base / "adapter_config.json")
+    np.testing.assert_allclose(encode(load_encoder(str(base)), TEXTS), vectors, atol=1e-5)
+    weights = load_file(base / "adapter_model.safetensors")
+    save_file({f"other.{name}": value for name, value in weights.items()}, base / "adapter_model.safetensors")
+    with pytest.raises(InputError, match="does not fit its model|cannot be loaded"):
+        load_encoder(str(base))
+
+
+def test_what_cannot_be_adapted_is_said(tmp_path: Path) -> None:
+    base = zoo.plain(tmp_path / "base", "BERT")
+    with pytest.raises(InputError, match=r"model.lora.targets=\['q_proj'\]: .* there are: .*query"):
+        lora(load_encoder(str(base)), base, targets=["q_proj"])
+    with pytest.raises(InputError, match="static embeddings have no layers"):
+        lora(load_encoder(str(zoo.static(tmp_path / "static"))), base)
+    chosen = lora(load_encoder(str(base)), base, targets=["query"])
+    assert {name.split(".")[-4] for name, p in chosen.named_parameters() if p.requires_grad} == {"query"}
+
+
+def test_heads_are_trained_beside_adapters(tmp_path: Path) -> None:
+    base = zoo.with_head(tmp_path / "model", zoo.plain(tmp_path / "base", "BERT"), "cls, Dense (tanh)")
+    encoder = lora(load_encoder(str(base)), base)
+    assert {name for name, p in encoder.named_parameters() if p.requires_grad and "lora" not in name} == {
+        "model.2.linear.weight",
+        "model.2.linear.bias",
+    }
