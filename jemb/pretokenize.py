@@ -5,7 +5,7 @@ Before: `prepare` wrote the shards. After: `jemb train tokens=DIR` makes from th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from jemb.config import TokenizeConfig
+from jemb.config.train import PromptsConfig
 from jemb.errors import InputError
 from jemb.files import alone, inside
 from jemb.model import Encoder, Tokenize, load_encoder, probe
@@ -47,10 +48,11 @@ def pretokenize(config: TokenizeConfig) -> str:
     """
     readers = open_datasets(config.shards)
     encoder = load_encoder(config.model, max_length=config.max_length, trust_remote_code=config.trust_remote_code)
+    check_prompts(config.prompts, readers)
     encoder.prompts |= config.prompts.given
     probe(encoder, config.model)
     output = _folder(config.output, "output")
-    recipes = {name: recipe_of(reader, encoder) for name, reader in readers.items()}
+    recipes = {name: recipe_of(name, reader, encoder) for name, reader in readers.items()}
     with alone(output, "jemb tokenize"):
         tasks = []
         for name, reader in readers.items():
@@ -72,13 +74,20 @@ def pretokenize(config: TokenizeConfig) -> str:
     return f"tokens of {rows:,} samples of {len(readers)} data sets: {output} ({total:,} samples tokenised now)"
 
 
-def recipe_of(reader: ShardReader, encoder: Encoder) -> Recipe:
+def check_prompts(prompts: PromptsConfig, names: Collection[str]) -> None:
+    """Raises InputError for the prompts of a data set that is not there."""
+    for name in prompts.datasets:
+        if name not in names:
+            raise InputError(f"prompts.datasets.{name}: no such data set; there are: {', '.join(names)}")
+
+
+def recipe_of(name: str, reader: ShardReader, encoder: Encoder) -> Recipe:
     return Recipe(
         fingerprint=reader.manifest.fingerprint,
         tokenizer=encoder.tokenize.fingerprint,
         max_length=encoder.max_length,
-        query_prompt=encoder.prompt("query"),
-        passage_prompt=encoder.prompt("document"),
+        query_prompt=encoder.prompt("query", name),
+        passage_prompt=encoder.prompt("document", name),
     )
 
 
@@ -86,7 +95,7 @@ def open_tokens(folder: str, readers: Mapping[str, ShardReader], encoder: Encode
     """The stored tokens of every data set. Raises InputError where they are not those of this encoder's tokenizer."""
     place = _folder(folder, "tokens")
     return {
-        name: TokenReader(inside(place, name, f"tokens={folder}"), reader.manifest, recipe_of(reader, encoder))
+        name: TokenReader(inside(place, name, f"tokens={folder}"), reader.manifest, recipe_of(name, reader, encoder))
         for name, reader in readers.items()
     }
 

@@ -131,7 +131,8 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
             show(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
             return DONE
         run: Any = importlib.import_module(f"jemb.app.{name}").run
-        return int(run(config) or DONE)
+        code = run(config)
+        return code if isinstance(code, int) else DONE
     except (InputError, Failure, OSError) as error:
         if debug:
             print(without_secrets(traceback.format_exc()), file=sys.stderr)

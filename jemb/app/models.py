@@ -71,9 +71,17 @@ class _MakeEncoder:
         encoder = load_encoder(find_auxiliary(name), max_length=self.max_length)
         if parent_process() is None:
             probe(encoder, name)
-        if encoder.prompts:
-            log.warning("%s: its prompts are not put before the texts: %s", name, encoder.prompts)
         return _TextEncoder(encoder, "cuda" if torch.cuda.is_available() else "cpu", self.batch_tokens, self.precision)
+
+    def prompts(self, name: str) -> tuple[str, str]:
+        """What the encoder wants before queries and before passages."""
+        from jemb.model import find_auxiliary
+        from jemb.model.load import read_prompts
+
+        found = read_prompts(find_auxiliary(name))
+        if any(found):
+            log.info("%s: %r is put before queries, %r before passages", name, *found)
+        return found
 
 
 class _TextEncoder:

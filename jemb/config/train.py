@@ -79,6 +79,16 @@ class EvaluationConfig:
 
 
 @options
+class SidePrompts:
+    """Texts put before the two sides of a sample of one data set."""
+
+    query: str | None = None
+    """Put before each query; null: what the others have."""
+    document: str | None = None
+    """Put before each positive and negative; null: what the others have."""
+
+
+@options
 class PromptsConfig:
     """Texts put before the two sides of a sample, in training, in evaluation and by whoever uses the model."""
 
@@ -88,10 +98,16 @@ class PromptsConfig:
     document: str | None = None
     """Put before each positive and negative; null: what the model it starts from has as `document`, else nothing."""
 
+    datasets: dict[str, SidePrompts] = field(default_factory=dict)
+    """Those of single data sets, over these: `prompts.datasets.NAME.query='Find the answer: '`. The saved model has
+    them by the names `NAME-query` and `NAME-document`."""
+
     @property
     def given(self) -> dict[str, str]:
-        """By role, those that are not null."""
-        return {role: text for role, text in asdict(self).items() if text is not None}
+        """Those that are not null, by role, and by `NAME-ROLE` where they are a data set's own."""
+        sides = {"": self, **{f"{name}-": side for name, side in self.datasets.items()}}
+        found = {f"{at}{role}": getattr(side, role) for at, side in sides.items() for role in ("query", "document")}
+        return {name: text for name, text in found.items() if text is not None}
 
 
 PoolingMode = Literal["mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
@@ -104,7 +120,7 @@ class LoraConfig:
     rank: Positive | None = None
     """Rank of the matrices, which turns LoRA on; null: all weights are trained. A finished run's model has them added
     to its own weights; `jemb export adapter=true` writes them alone."""
-    alpha: PositiveReal | None = None
+    alpha: Positive | None = None
     """Their product counts alpha / rank; null: twice the rank."""
     targets: Strings = field(default_factory=list)
     """Names of the layers that get them, as PEFT takes them (`q_proj`, `v_proj`); none: all linear layers."""

@@ -135,10 +135,14 @@ class Encoder(nn.Module):
         assert dim is not None
         return int(dim)
 
-    def prompt(self, role: Literal["query", "document"]) -> str:
-        """What belongs before a query or before a passage; "" where the model has no such prompt."""
-        names = ["query"] if role == "query" else ["document", "passage", "corpus"]
-        return next((self.prompts[name] for name in names if name in self.prompts), "")
+    def prompt(self, role: Literal["query", "document"], dataset: str = "") -> str:
+        """What belongs before a query or before a passage, of that data set; "" where the model has no such prompt.
+
+        A data set's own is that by the name `DATASET-ROLE`, as mteb calls the prompts of its tasks.
+        """
+        if dataset and (own := self.prompts.get(f"{dataset}-{role}")) is not None:
+            return own
+        return choose_prompt(self.prompts, role)
 
     def prompt_length(self, prompt: str) -> int:
         """The first tokens of a text with this prompt that pooling leaves out; 0: it takes all of them."""
@@ -198,6 +202,12 @@ class Encoder(nn.Module):
         make_readable(folder, self.max_length, self.own_dropout)
         text = card or PLAIN_CARD.format(dim=self.dim, pooling=self.pooling, max_length=self.max_length)
         (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def choose_prompt(prompts: Mapping[str, str], role: Literal["query", "document"]) -> str:
+    """That of the role, by any of the names that models give it; "" where there is none."""
+    names = ["query"] if role == "query" else ["document", "passage", "corpus"]
+    return next((prompts[name] for name in names if name in prompts), "")
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -24,8 +24,9 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from jemb.errors import InputError
+from jemb.files import read_json
 from jemb.model.dropout import dropout_fields, set_dropout_layers
-from jemb.model.encoder import Encoder
+from jemb.model.encoder import Encoder, choose_prompt
 from jemb.model.folder import check_folder, read_modules
 from jemb.model.lora import base_of, merge_lora, put_on
 from jemb.model.quiet import quiet
@@ -167,6 +168,14 @@ def _download(name: str, *, code: bool = False) -> Path:
             "the path of a model folder, correct the name, or run once with a network (no HF_HUB_OFFLINE)."
         ) from None
     return folder
+
+
+def read_prompts(name_or_path: str) -> tuple[str, str]:
+    """What a model wants before queries and before passages, without loading it."""
+    path = find_folder(name_or_path) / "config_sentence_transformers.json"
+    prompts = read_json(path, {"prompts?": ({str: str}, None)}).get("prompts") if path.is_file() else None
+    known = {name: text for name, text in (prompts or {}).items() if text}
+    return choose_prompt(known, "query"), choose_prompt(known, "document")
 
 
 @contextmanager

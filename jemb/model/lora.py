@@ -31,7 +31,7 @@ def check_peft_installed(wanted: str) -> None:
 
 
 def add_lora(
-    encoder: Encoder, *, rank: int, alpha: float | None, targets: Sequence[str], dropout: float, seed: int, base: str
+    encoder: Encoder, *, rank: int, alpha: int | None, targets: Sequence[str], dropout: float, seed: int, base: str
 ) -> None:
     """Freeze the backbone and put matrices of rank `rank` beside its linear layers, the same in every process; heads
     are trained as before. alpha: their product counts alpha / rank; None: twice the rank. targets: names of layers as
@@ -76,7 +76,7 @@ def merge_lora(model: SentenceTransformer) -> None:
     assert backbone is not None
     for name, layer in list(backbone.named_modules()):
         if isinstance(layer, BaseTunerLayer):
-            layer.merge()  # type: ignore[operator]
+            layer.merge()
             backbone.set_submodule(name, layer.get_base_layer())
     backbone._hf_peft_config_loaded = False
     del backbone.peft_config

@@ -21,7 +21,7 @@ LORA = "lora.json"
 """The options of `add_lora`, beside the model that a run begins with."""
 SHAPE = {
     "rank": int,
-    "alpha": (int, float, None),
+    "alpha": (int, None),
     "targets": [str],
     "dropout": float,
     "seed": int,

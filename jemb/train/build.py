@@ -18,6 +18,7 @@ from jemb.data.permutation import mix
 from jemb.errors import InputError
 from jemb.model import Encoder, load_encoder, make_tiny, probe
 from jemb.model.load import DEFAULT_MAX_LENGTH
+from jemb.pretokenize import check_prompts
 from jemb.shards import ShardCache, ShardReader, open_datasets
 from jemb.tables.places import is_url, to_local
 from jemb.train.processes import Processes
@@ -147,6 +148,7 @@ def make_encoder(config: TrainConfig, readers: Mapping[str, ShardReader]) -> Enc
     encoder = _load_or_make(config, readers)
     if wide := [width for width in config.matryoshka_widths if width > encoder.dim]:
         raise InputError(f"matryoshka_widths: got {wide[0]}; a vector of this model has {encoder.dim} numbers")
+    check_prompts(config.prompts, readers)
     encoder.prompts |= config.prompts.given
     if encoder.default_prompt:
         log.warning(

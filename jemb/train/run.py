@@ -226,6 +226,9 @@ def _fit(job: Job, request: StopRequest, begin: Start) -> int:
         query_prompt=encoder.prompt("query"),
         passage_prompt=encoder.prompt("document"),
         pad_id=encoder.tokenize.pad_id,
+        dataset_prompts={
+            name: (encoder.prompt("query", name), encoder.prompt("document", name)) for name in job.readers
+        },
     )
     tokens = _open_tokens(job, encoder)
     dataset = StepDataset(

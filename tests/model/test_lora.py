@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks import zoo
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
+from benchmarks import zoo
 from jemb.errors import InputError
 from jemb.model import Encoder, add_lora, encode, load_encoder
 
@@ -73,7 +73,7 @@ def test_folders_of_peft_and_adapters_beside_a_whole_model(tmp_path: Path) -> No
     np.testing.assert_allclose(encode(load_encoder(str(base)), TEXTS), vectors, atol=1e-5)
     weights = load_file(base / "adapter_model.safetensors")
     save_file({f"other.{name}": value for name, value in weights.items()}, base / "adapter_model.safetensors")
-    with pytest.raises(InputError, match="does not fit its model|cannot be loaded"):
+    with pytest.raises(InputError, match=r"does not fit its model|cannot be loaded"):
         load_encoder(str(base))
 
 

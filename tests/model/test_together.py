@@ -170,3 +170,23 @@ def test_groups(widths: list[int], budget: int, more: float) -> None:
     assert min(split) >= 1
     ends, split_ends = ({sum(found[:i]) for i in range(len(found) + 1)} for found in (sizes, split))
     assert ends <= split_ends, "no row moves to the group before or after"
+
+
+def test_gradients_of_bf16_do_not_lose_digits_with_the_number_of_groups() -> None:
+    """All groups in one autocast region shared a cast copy of each weight, whose gradient was summed in bf16: 256 groups
+    were 1.6 % off fp32 where one was 0.2 %."""
+    config = ModelConfig(vocab_size=300, hidden_size=32, num_layers=1, num_heads=2)
+    encoder = make_tiny(["the quick brown fox jumps over a dog"] * 3, config, seed=0, max_length=16).train()
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, len(encoder.embeddings), (512, 12), generator=generator)
+    target = torch.randn(512, encoder.dim, generator=generator)
+    found = {}
+    for name, half, size in (("fp32", False, None), ("1 group", True, 512), ("256 groups", True, 2)):
+        encoder.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            (vectors,), _ = encode_together(encoder, [Tokens(ids, torch.ones_like(ids))], micro_batch_size=size)
+        (vectors * target).sum().backward()
+        matrices = [p for name, p in encoder.named_parameters() if p.ndim == 2 and "embeddings" not in name]
+        found[name] = torch.cat([p.grad.flatten() for p in matrices if p.grad is not None])
+    error = {name: float((value - found["fp32"]).norm() / found["fp32"].norm()) for name, value in found.items()}
+    assert error["256 groups"] <= 0.003, error

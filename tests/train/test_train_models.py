@@ -7,18 +7,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks import zoo
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from training_runs import Training
 
+from benchmarks import zoo
 from jemb.app.cli import run_command
 from jemb.model import encode, load_encoder
 from jemb.run_folder import RunFolder
 from jemb.train import fsdp
 
 TEXTS = ["a dog", "the end of it"]
-OPTIONS = ["global_batch_size=16", "workers=0", "trackers=[]", "schedule=constant", "warmup_steps=1", "learning_rate=0.01"]
+OPTIONS = [
+    "global_batch_size=16",
+    "workers=0",
+    "trackers=[]",
+    "schedule=constant",
+    "warmup_steps=1",
+    "learning_rate=0.01",
+]
 STRATEGIES = ["ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3", *(["fsdp"] if fsdp.ON_CPU else [])]
 
 
@@ -92,3 +99,22 @@ def test_other_models_train_on_texts_and_tokens_resume_and_export(kind: str, pai
     theirs = SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(TEXTS, prompt="", show_progress_bar=False)
     np.testing.assert_allclose(theirs, expected, atol=1e-5)
     assert np.abs(expected - encode(load_encoder(str(model)), TEXTS)).max() > 1e-3
+
+
+def test_prompts_of_single_data_sets(pair_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = ["prompts.query=q: ", "prompts.datasets.answers.query=ask: ", "prompts.datasets.answers.document=answer: "]
+    model = zoo.plain(tmp_path / "m", "BERT")
+    options = [*OPTIONS, f"shards={pair_shards}", f"model.path={model}", "max_steps=6"]
+    tokens = [f"shards={pair_shards}", f"model={model}", f"output={tmp_path / 'tokens'}", "workers=1"]
+    assert run_command("tokenize", [*tokens, *own]) == 0
+    runs = {name: RunFolder(tmp_path / name) for name in ("none", "texts", "from_tokens")}
+    assert run_command("train", [*options, f"output={runs['none'].path}"]) == 0
+    assert run_command("train", [*options, *own, f"output={runs['texts'].path}"]) == 0
+    stored = [f"tokens={tmp_path / 'tokens'}", f"output={runs['from_tokens'].path}"]
+    assert run_command("train", [*options, *own, *stored]) == 0
+    assert losses(runs["texts"]) == losses(runs["from_tokens"]) != losses(runs["none"])
+    encoder = load_encoder(str(runs["texts"].model))
+    assert encoder.prompt("query") == encoder.prompt("query", "titles") == "q: "
+    assert (encoder.prompt("query", "answers"), encoder.prompt("document", "answers")) == ("ask: ", "answer: ")
+    assert run_command("train", [*options, "prompts.datasets.nosuch.query=x", f"output={tmp_path / 'no'}"]) == 2
+    assert "prompts.datasets.nosuch: no such data set; there are: " in capsys.readouterr().err

@@ -27,7 +27,7 @@ from jemb.errors import Failure
 from jemb.files import write_array
 from jemb.prepare.job import Job
 from jemb.prepare.table import Table
-from jemb.prepare.vectors.numbering import NUMBERS, number_texts, read_texts, whole_array
+from jemb.prepare.vectors.numbering import NUMBERS, Prompts, number_texts, read_texts, whole_array
 
 log = logging.getLogger(__name__)
 
@@ -109,14 +109,16 @@ def embed(
     make_encoder: name of the encoder -> texts to unit vectors. Called once in each worker, so equal ones must be equal
     after pickling too (a function, a frozen dataclass). cache: folder in which vectors are kept for later jobs, under
     the digest of their texts and the `identity` that the encoder has as an attribute; without that they are not kept.
+    Its attribute `prompts`, a function of the name, says what belongs before queries and before positives.
     Memory of this process: that of `number_texts`. Disk: 4 * dim bytes a text, in the job's folder.
     Raises `Failure` when an encoder gives another shape or numbers that are not finite.
     """
-    texts = number_texts(table, job)
+    prompts = make_encoder.prompts(name) if hasattr(make_encoder, "prompts") else ("", "")
+    texts = number_texts(table, job, prompts)
     block = BLOCK
     while block * MOST_BLOCKS < texts:
         block *= 2
-    work = _Work(table, job.folder, block, name, make_encoder, cache)
+    work = _Work(table, job.folder, block, name, make_encoder, cache, prompts)
     sizes = [min(block, texts - start) for start in range(0, texts, block)]
     blocks = range(len(sizes))
     results = job.map(
@@ -137,12 +139,13 @@ class _Work:
     name: str
     make_encoder: Callable[[str], Encode]
     cache: str | None
+    prompts: Prompts
 
 
 def _embed(work: _Work, block: int) -> dict[str, Any]:
     """Leave the vectors of a block; {"dim": their length, "found": whether the cache had them}."""
     path = _block_file(work.folder, block)
-    texts = read_texts(work.table, work.folder, block * work.block, (block + 1) * work.block)
+    texts = read_texts(work.table, work.folder, block * work.block, (block + 1) * work.block, work.prompts)
     encode = _encoder(work.make_encoder, work.name)
     identity = getattr(encode, "identity", None)
     if work.cache is None or identity is None:

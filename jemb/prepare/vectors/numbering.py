@@ -32,14 +32,18 @@ DIGEST = np.dtype([("high", "<u8"), ("low", "<u8"), ("place", "<i4")])
 NUMBERS, STARTS, OFFSETS = "numbers.npy", "starts.npy", "offsets.npy"
 
 
-def number_texts(table: Table, job: Job) -> int:
-    """Number the queries and positives of the live rows of `table`; how many distinct texts there are.
+Prompts = tuple[str, str]
+"""Put before a query and before a positive."""
+
+
+def number_texts(table: Table, job: Job, prompts: Prompts = ("", "")) -> int:
+    """Number the queries and positives, with their prompts, of the live rows of `table`; how many distinct there are.
 
     Leaves in the job's folder `numbers.npy`, int64 [2, N]: numbers of the queries and of the positives, in the order of
     the rows; and `starts.npy`, int64 [U], for `read_texts`. Memory: 32 bytes a row at its peak, 3 GB for 10^8 rows.
     """
     counts = table.counts()
-    job.map("digest texts", partial(_digest_piece, table, job.folder), range(table.num_pieces), sizes=counts)
+    job.map("digest texts", partial(_digest_piece, table, job.folder, prompts), range(table.num_pieces), sizes=counts)
     if not (job.folder / STARTS).exists():
         # First live row of each piece, and their number.
         offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
@@ -48,7 +52,7 @@ def number_texts(table: Table, job: Job) -> int:
     return len(np.load(job.folder / STARTS, mmap_mode="r"))
 
 
-def read_texts(table: Table, folder: Path, start: int, stop: int) -> list[str]:
+def read_texts(table: Table, folder: Path, start: int, stop: int, prompts: Prompts = ("", "")) -> list[str]:
     """The texts of numbers start to stop. folder: where `number_texts` left its files."""
     rows, sides = np.divmod(np.load(folder / STARTS, mmap_mode="r")[start:stop], 2)
     offsets = np.load(folder / OFFSETS)
@@ -58,7 +62,7 @@ def read_texts(table: Table, folder: Path, start: int, stop: int) -> list[str]:
         columns = _columns(table, piece)
         inside = pieces == piece
         for row, side in zip((rows[inside] - offsets[piece]).tolist(), sides[inside].tolist(), strict=True):
-            texts.append(columns[side][row])
+            texts.append(prompts[side] + columns[side][row])
     return texts
 
 
@@ -69,13 +73,13 @@ def _columns(table: Table, piece: int) -> tuple[list[str], list[str]]:
     return rows.query, rows.positive
 
 
-def _digest_piece(table: Table, folder: Path, piece: int) -> dict[str, Any]:
+def _digest_piece(table: Table, folder: Path, prompts: Prompts, piece: int) -> dict[str, Any]:
     """The digests of a piece's texts, sorted. place: 2 * row for its query, one more for its positive."""
     rows = table.read(piece, ("query", "positive"))
     digests = b"".join(
-        hashlib.blake2b(text.encode(), digest_size=16).digest()
+        hashlib.blake2b((prompt + text).encode(), digest_size=16).digest()
         for pair in zip(rows.query, rows.positive, strict=True)
-        for text in pair
+        for prompt, text in zip(prompts, pair, strict=True)
     )
     found = np.empty(2 * len(rows), DIGEST)
     words = np.frombuffer(digests, "<u8").reshape(-1, 2)
