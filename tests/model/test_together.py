@@ -173,8 +173,8 @@ def test_groups(widths: list[int], budget: int, more: float) -> None:
 
 
 def test_gradients_of_bf16_do_not_lose_digits_with_the_number_of_groups() -> None:
-    """All groups in one autocast region shared a cast copy of each weight, whose gradient was summed in bf16: 256 groups
-    were 1.6 % off fp32 where one was 0.2 %."""
+    """All groups in one autocast region shared a cast copy of each weight, whose gradient was summed in bf16: 256 were
+    1.6 % off fp32 where one was 0.2 %."""
     config = ModelConfig(vocab_size=300, hidden_size=32, num_layers=1, num_heads=2)
     encoder = make_tiny(["the quick brown fox jumps over a dog"] * 3, config, seed=0, max_length=16).train()
     generator = torch.Generator().manual_seed(0)
