@@ -100,7 +100,7 @@ def rows_of(batches: Iterable[pyarrow.RecordBatch]) -> Iterator[Record | Bad]:
         size = sum(_bytes(column) for column in batch.columns)
         step = max(1, batch.num_rows * STEP_BYTES // max(size, STEP_BYTES))
         for start in range(0, batch.num_rows, step):
-            part = batch.slice(start, step)
+            part = batch if step >= batch.num_rows else batch.slice(start, step)
             for values in zip(*map(_values, part.columns), strict=True):
                 number += 1
                 if size > MAX_RECORD and _length(values) > MAX_RECORD:

@@ -128,7 +128,8 @@ class _Feed:
     the number of its last line."""
 
     def __init__(self, lines: Lines) -> None:
-        self._texts = (text for line in lines for text in _old_lines(line))
+        self._lines = iter(lines)
+        self._rest: list[str] = []
         self.number = 0
         self.size = 0
         self.most = 0
@@ -137,7 +138,11 @@ class _Feed:
         return self
 
     def __next__(self) -> str:
-        text = next(self._texts)
+        if not self._rest:
+            text = next(self._lines).decode(errors="surrogateescape").removeprefix(BOM) + "\n"
+            # Single carriage returns end lines, too, as on old Macs.
+            self._rest = re.split(r"(?<=\r)(?!\n)", text)[::-1] if "\r" in text else [text]
+        text = self._rest.pop()
         self.number += 1
         self.size += len(text)
         if self.size > MAX_RECORD:
@@ -147,15 +152,10 @@ class _Feed:
         return text
 
 
-def _old_lines(line: bytes) -> list[str]:
-    """A line with its end; several where single carriage returns end them, as on old Macs."""
-    text = line.decode(errors="surrogateescape").removeprefix(BOM) + "\n"
-    return re.split(r"(?<=\r)(?!\n)", text) if "\r" in text else [text]
-
-
 def _without_marks(cells: list[str]) -> list[str]:
     """Without the byte order marks that files joined or pasted leave behind."""
-    return [cell.removeprefix(BOM) for cell in cells] if any(BOM in cell for cell in cells) else cells
+    text = "".join(cells)
+    return cells if text.isascii() or BOM not in text else [cell.removeprefix(BOM) for cell in cells]
 
 
 def _looks_quoted(cell: str) -> bool:
