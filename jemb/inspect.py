@@ -14,7 +14,7 @@ import numpy as np
 
 from jemb.config import InspectConfig
 from jemb.errors import InputError
-from jemb.public import without_places, without_secrets
+from jemb.public import for_terminal, without_places, without_secrets
 from jemb.records import Sample
 from jemb.run_folder import RunFolder, is_run
 from jemb.shards import ShardReader, adopt, open_datasets
@@ -171,5 +171,5 @@ def _ago(seconds: float) -> str:
 
 
 def _short(text: str, width: int = 100) -> str:
-    text = " ".join(text.split())
+    text = for_terminal(" ".join(text.split()))
     return text if len(text) <= width else text[: width - 1] + "…"

@@ -17,6 +17,7 @@ CUT = "***"
 """Stands where a secret stood."""
 CREDENTIALS = re.compile(r"(?<=://)[^\s/?#'\"<>]*@")
 QUERY = re.compile(r"(\w://[^\s?#'\"<>]*)\?[^\s#'\"<>]+")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 PLACE = r"(?:[A-Za-z][\w+.-]*://|(?<![\w.~-])(?:\.{1,2}|~[\w.-]*)?/)"
 WHOLE_PLACE = re.compile(rf"((?:[a-z_]+:)?)({PLACE}.*)", re.DOTALL)
 PLACE_IN_WORDS = re.compile(rf"{PLACE}[^\s'\",;()\[\]]*")
@@ -25,6 +26,11 @@ PLACE_IN_WORDS = re.compile(rf"{PLACE}[^\s'\",;()\[\]]*")
 def without_secrets(text: str) -> str:
     """`text` with `***` for user and password of each URL in it, and for its query, which may hold a token."""
     return QUERY.sub(rf"\1?{CUT}", CREDENTIALS.sub(f"{CUT}@", text)) if "://" in text else text
+
+
+def for_terminal(text: str) -> str:
+    """`without_secrets`, and what would command the terminal (colours, cursor, title, bell) as `\\x1b` and the like."""
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", without_secrets(text))
 
 
 def without_places(text: str) -> str:

@@ -15,7 +15,7 @@ import yaml
 from made_shards import make_samples, write_shards
 
 from jemb.app.cli import main
-from jemb.public import csv_cell, last_name, markdown, without_places, without_secrets
+from jemb.public import csv_cell, for_terminal, last_name, markdown, without_places, without_secrets
 from jemb.run_folder import RunFolder
 from jemb.train.trackers import _as_csv
 
@@ -50,6 +50,11 @@ def test_secrets_are_cut(text: str, shown: str) -> None:
 )
 def test_places_are_cut(text: str, shown: str) -> None:
     assert without_places(text) == shown
+
+
+def test_a_terminal_is_not_commanded() -> None:
+    wild = "\x1b]0;title\x07\x1b[2Jname\x9b31m at s3://key:secret@b/c\nnext\tline"
+    assert for_terminal(wild) == r"\x1b]0;title\x07\x1b[2Jname\x9b31m at s3://***@b/c" + "\nnext\tline"
 
 
 def test_last_names() -> None:

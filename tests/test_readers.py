@@ -26,7 +26,7 @@ from jemb.model import make_tiny
 from jemb.parse import check_shape
 from jemb.run_folder import RunFolder
 from jemb.shards import open_datasets
-from jemb.shards.tokens import Recipe, TokenReader, finish_tokens, write_part
+from jemb.shards.tokens import Recipe, TokenReader, _open_part, finish_tokens, write_part
 
 STAGE = {"name": "language", "kept": 3, "dropped": {"empty": 1}, "settings": {"allowed": ["en"]}}
 RECORD = {
@@ -183,6 +183,25 @@ def test_tokens(tmp_path: Path) -> None:
     TokenReader(folder, reader.manifest, recipe).take(np.arange(2), np.zeros(2, np.int64))
     for data in [*RAW, *(json.dumps(value).encode() for value in altered(json.loads(whole)))]:
         survives(lambda: TokenReader(folder, reader.manifest, recipe), path, data)
+    path.write_bytes(whole)
+
+    def take() -> None:
+        _open_part.cache_clear()
+        TokenReader(folder, reader.manifest, recipe).take(np.arange(2), np.ones(2, np.int64))
+
+    others = [np.array(3), np.zeros((2, 2)), np.array([]), np.array([0.5, 1, 2, 3, 4]), np.array(["a"]), np.arange(3)]
+    for name in arrays:
+        array = folder / f"000000.{name}.npy"
+        kept = array.read_bytes()
+        for other in others:
+            np.save(array, other)
+            with pytest.raises(InputError, match=r"000000\.\w+\.npy: .*remove .* and run `jemb tokenize` again"):
+                take()
+        for data in RAW:
+            array.write_bytes(data)
+            with pytest.raises(InputError, match=rf"000000\.{name}\.npy: (damaged|cannot be read)"):
+                take()
+        array.write_bytes(kept)
 
 
 def test_nesting_and_shapes(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from jemb.config import (
 from jemb.config.parse import unknown_option
 from jemb.errors import Failure, InputError
 from jemb.launch import end_at_early_signals, end_with_launcher, find_ranks
-from jemb.public import without_secrets
+from jemb.public import for_terminal
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -117,7 +117,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         level=logging.DEBUG if debug else logging.WARNING, format="%(message)s", stream=sys.stderr, force=True
     )
     for handler in logging.getLogger().handlers:
-        handler.setFormatter(_WithoutSecrets("%(message)s"))
+        handler.setFormatter(_ForTerminal("%(message)s"))
     logging.getLogger("jemb").setLevel((logging.DEBUG if debug else logging.INFO) if is_first else logging.ERROR)
     if not debug:  # DeepSpeed, which accelerate imports, reports a machine without a GPU on stdout
         logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
@@ -135,9 +135,9 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         return code if isinstance(code, int) else DONE
     except (InputError, Failure, OSError) as error:
         if debug:
-            print(without_secrets(traceback.format_exc()), file=sys.stderr)
+            print(for_terminal(traceback.format_exc()), file=sys.stderr)
         elif is_first or isinstance(error, OSError):  # what all processes find is said once
-            print(f"jemb {name}: {without_secrets(_said(error))}", file=sys.stderr)
+            print(f"jemb {name}: {for_terminal(_said(error))}", file=sys.stderr)
         wrong = isinstance(error, InputError) or (isinstance(error, OSError) and error.errno in WRONG_PATHS)
         code = WRONG_INPUT if wrong else FAILED
         if ranks.world_size > 1:
@@ -155,9 +155,9 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         return INTERRUPTED
 
 
-class _WithoutSecrets(logging.Formatter):
+class _ForTerminal(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return without_secrets(super().format(record))
+        return for_terminal(super().format(record))
 
 
 def _said(error: Exception) -> str:

@@ -184,7 +184,12 @@ def _open_part(folder: Path, number: int, size: int) -> _Part:
         except ValueError as error:
             raise InputError(f"{path}: damaged ({error}); remove {folder} and run `jemb tokenize` again") from None
     part = _Part(*arrays)
-    if len(part.first) != size + 1 or len(part.hashes) != part.first[-1] or len(part.ids) != part.starts[-1]:
+    numbers = all(array.ndim == 1 and array.dtype.kind in "iu" for array in arrays)
+    if not numbers or not (
+        len(part.first) == size + 1
+        and len(part.hashes) == part.first[-1] == len(part.starts) - 1
+        and len(part.ids) == part.starts[-1]
+    ):
         raise InputError(
             f"{paths[0]}: these arrays do not belong together; remove {folder} and run `jemb tokenize` again"
         )
