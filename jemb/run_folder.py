@@ -247,9 +247,13 @@ class RunFolder:
 def read_position(checkpoint: Path) -> dict[str, Any]:
     """position.json of a checkpoint whose files are as they were written; `InputError` naming what is not."""
     position = read_json(checkpoint / POSITION)
-    files, step = (position.get(name) if isinstance(position, dict) else None for name in ("files", "step"))
-    named = checkpoint.name == f"step-{step:08}" if isinstance(step, int) else False
-    if not named or not isinstance(files, dict) or not isinstance(position.get("plan"), str):
+    files = position.get("files") if isinstance(position, dict) else None
+    named = CHECKPOINT.fullmatch(checkpoint.name)  # a copy may have another name
+    if (
+        not isinstance(files, dict)
+        or not isinstance(position.get("plan"), str)
+        or (named and int(named[1]) != position.get("step"))
+    ):
         raise InputError(f"{checkpoint / POSITION}: not a readable checkpoint (no record of its files and batch plan)")
     for name in (WEIGHTS, OPTIMIZER):
         try:

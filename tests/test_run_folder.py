@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from ranks import context
 
 from jemb.errors import InputError
-from jemb.run_folder import RunFolder
+from jemb.run_folder import OPTIMIZER, POSITION, WEIGHTS, RunFolder, describe_file, read_position
 from jemb.train.record import locked
 
 
@@ -45,3 +46,18 @@ def test_whether_a_run_is_alive(tmp_path: Path) -> None:
         assert second.exitcode == 1
     run.record.write_text(json.dumps({**record, "status": "stopped"}))
     assert run.status() == "stopped"
+
+
+def test_a_checkpoint_is_what_was_written(tmp_path: Path) -> None:
+    """Its position belongs to it; a copy of it may have another name."""
+    folder = tmp_path / "step-00000005"
+    folder.mkdir()
+    for name in (WEIGHTS, OPTIMIZER):
+        (folder / name).write_bytes(name.encode())
+    position = {"step": 5, "plan": "p", "files": {name: describe_file(folder / name) for name in (WEIGHTS, OPTIMIZER)}}
+    (folder / POSITION).write_text(json.dumps(position))
+    assert read_position(folder) == read_position(shutil.copytree(folder, tmp_path / "copy")) == position
+    for other in ({**position, "step": 6}, {**position, "files": 1}, {**position, "plan": None}, {}, []):
+        (folder / POSITION).write_text(json.dumps(other))
+        with pytest.raises(InputError, match=r"position\.json: not a readable checkpoint"):
+            read_position(folder)
