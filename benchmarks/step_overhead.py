@@ -141,9 +141,8 @@ def our_steps(encoder: Any, config: Any, processes: Any, folder: Path) -> tuple[
 
     from jemb.distributed import rank, world_size
     from jemb.run_folder import RunFolder
-    from jemb.train.build import make_trainer
+    from jemb.train.build import make_module, make_trainer
     from jemb.train.checkpoints import Checkpoints
-    from jemb.train.module import EmbeddingModule
     from jemb.train.run_log import RunLog
 
     ends: list[tuple[float, float]] = []
@@ -156,7 +155,7 @@ def our_steps(encoder: Any, config: Any, processes: Any, folder: Path) -> tuple[
 
     run = RunFolder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    module = EmbeddingModule(encoder, config, max_steps=STEPS, wants_to_stop=lambda: False)
+    module = make_module(config, encoder, processes.device, max_steps=STEPS)
     run_log = RunLog(run, start=0, stop=STEPS, log_samples=True, write=rank() == 0)
     checkpoints = Checkpoints(run, start=(0, None), plan="", every=10**9, keep=1, stop=10**9)
     trainer = make_trainer(config, processes, max_steps=STEPS, callbacks=[run_log, checkpoints, Clock()])

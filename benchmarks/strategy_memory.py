@@ -87,7 +87,6 @@ def run(processes: int, layers: int, options: list[str], folder: str) -> dict[st
 def measure(options: list[str]) -> None:
     """Train, and print what rank 0 found."""
     from jemb.app.cli import main as jemb
-    from jemb.run_folder import RunFolder
     from jemb.train.checkpoints import Checkpoints
     from jemb.train.module import EmbeddingModule
 
@@ -96,7 +95,7 @@ def measure(options: list[str]) -> None:
 
     def measured_begin(callback: Checkpoints, trainer: Trainer, module: EmbeddingModule) -> None:
         found["start"] = peak()  # the model is there, AdamW's state not yet
-        found["parameters"] = (RunFolder(Path(module.config.output)).start / "model.safetensors").stat().st_size / 4
+        found["parameters"] = (callback.run.start / "model.safetensors").stat().st_size / 4
         begin(callback, trainer, module)
 
     def measured_step(module: EmbeddingModule, batch: Batch, number: int) -> Tensor:

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from jemb.model import Encoder as Encoder
     from jemb.model import encode as encode
     from jemb.model import load_encoder as load_encoder
-    from jemb.train.module import EmbeddingModule as EmbeddingModule
+    from jemb.train import EmbeddingModule as EmbeddingModule
+    from jemb.train import StopOnSignal as StopOnSignal
 
 COMMANDS = ("prepare", "train", "evaluate", "export")
 """Packages of which each is a function as well: `jemb.train(config)`."""
@@ -55,7 +56,7 @@ HOMES = {
     "jemb.errors": ("Failure", "InputError"),
     "jemb.loss": ("Loss", "Objective", "Texts", "objective"),
     "jemb.model": ("Encoder", "encode", "load_encoder"),
-    "jemb.train.module": ("EmbeddingModule",),
+    "jemb.train": ("EmbeddingModule", "StopOnSignal"),
 }
 """Where each further name of `jemb` stands."""
 

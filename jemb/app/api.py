@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,9 @@ from jemb.mirror import local_copy, written_file, written_to
 from jemb.tables.places import is_url, to_local
 
 if TYPE_CHECKING:
+    from lightning import Callback
+    from lightning.pytorch.loggers import Logger
+
     from jemb.evaluate import Comparison
     from jemb.run_folder import RunFolder
     from jemb.shards import Manifest
@@ -48,11 +51,14 @@ def tokenize(config: TokenizeConfig) -> str:
     return pretokenize(config)
 
 
-def train(config: TrainConfig, data: Any = None) -> RunFolder:
+def train(
+    config: TrainConfig, data: Any = None, *, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = ()
+) -> RunFolder:
     """Train until `max_steps`, or continue a run that was stopped; alone, or as one of the processes that torchrun or
     srun started. After Ctrl-C it saves, then raises KeyboardInterrupt.
 
-    data: rows in memory, as for `prepare`, which are written to `config.shards` first, unfiltered.
+    data: rows in memory, as for `prepare`, which are written to `config.shards` first, unfiltered. callbacks, loggers:
+    Lightning's, or made after them, for the Trainer: they get what `EmbeddingModule` logs, in every process.
     """
     from jemb.train import train as train_on_shards
 
@@ -60,7 +66,7 @@ def train(config: TrainConfig, data: Any = None) -> RunFolder:
         raise InputError("dry_run=true starts nothing: `jemb.train.dry_run(config)` gives its text")
     if data is not None and find_ranks().rank == 0:
         prepare(PrepareConfig(output=config.shards, stages=[]), data)
-    return train_on_shards(config, evaluation_tools(config))
+    return train_on_shards(config, evaluation_tools(config), callbacks=callbacks, loggers=loggers)
 
 
 def evaluate(config: EvaluateConfig) -> Comparison | None:

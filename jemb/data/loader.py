@@ -94,6 +94,10 @@ class StepLoader:
     def __len__(self) -> int:
         return self.stop
 
+    def verified(self, step: int) -> bool:
+        """Whether what the steps before `step` read has been verified, as far as it is this process's part."""
+        return self.verifier is None or self.verifier.verified(step)
+
     def __iter__(self) -> Iterator[Batch]:
         loader: DataLoader[Batch] = DataLoader(
             self.dataset,

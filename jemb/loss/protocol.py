@@ -104,6 +104,8 @@ def make_objective(wanted: str | Objective, options: Mapping[str, Any] | None = 
     takes. Raises InputError for what does not exist or fit. Its loss has a term for the log, called like the objective
     where it names none.
     """
+    if isinstance(wanted, NamedObjective):
+        return wanted
     if not isinstance(wanted, str):
         name, made = getattr(wanted, "__name__", type(wanted).__name__), wanted
     else:

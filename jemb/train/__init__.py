@@ -5,8 +5,10 @@ import sys
 from jemb import Command
 from jemb.train.dry_run import dry_run
 from jemb.train.evaluation import EvaluationTools
-from jemb.train.run import train
+from jemb.train.module import EmbeddingModule
+from jemb.train.stopping import StopOnSignal
+from jemb.train.train import train
 
-__all__ = ["EvaluationTools", "dry_run", "train"]
+__all__ = ["EmbeddingModule", "EvaluationTools", "StopOnSignal", "dry_run", "train"]
 
 sys.modules[__name__].__class__ = Command  # `jemb.train(config)` is the command

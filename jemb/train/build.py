@@ -1,28 +1,34 @@
-"""Configuration to objects, by plain calls: data sets, plan, encoder, trainer."""
+"""Configuration to objects, by plain calls: data sets, plan, encoder, loader, module, trainer."""
 
 from __future__ import annotations
 
 import logging
 import math
+import time
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.loggers import Logger
 
 from jemb.config import ModelConfig, TrainConfig, suggest
-from jemb.data import BatchPlan, PlanSource
+from jemb.data import BatchPlan, Collate, PlanSource, ReadAhead, StepDataset, StepLoader, Verifier
 from jemb.data.permutation import mix
+from jemb.distributed import rank, world_size
 from jemb.errors import InputError
+from jemb.loss import make_objective
 from jemb.model import Encoder, load_encoder, make_tiny, probe
 from jemb.model.load import DEFAULT_MAX_LENGTH
-from jemb.pretokenize import check_prompts
-from jemb.shards import ShardCache, ShardReader, open_datasets
+from jemb.pretokenize import check_prompts, open_tokens
+from jemb.shards import ShardCache, ShardReader, TokenReader, open_datasets
 from jemb.tables.places import is_url, to_local
+from jemb.train.module import EmbeddingModule
 from jemb.train.processes import Processes
-from jemb.train.strategies import make_strategy
+from jemb.train.strategies import choose_strategy, make_strategy
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +38,26 @@ LOOKED_AT = 200_000
 """Samples of a data set whose negatives are counted before the first step."""
 LOOKED_AT_REMOTE = 2_000
 """The same where each may be a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all processes of a run agree on before anything is written."""
+
+    config: TrainConfig
+    readers: Mapping[str, ShardReader]
+    plan: BatchPlan
+    max_steps: int
+    processes: Processes
+    began: float = field(default_factory=time.perf_counter)
+
+
+def open_job(config: TrainConfig, processes: Processes) -> Job:
+    """Shards and plan, as this process sees them."""
+    choose_strategy(config.strategy, world_size())
+    readers = open_shards(config)
+    plan = make_plan(config, readers, world_size())
+    return Job(config, planned(plan, readers), plan, count_steps(config, plan), processes)
 
 
 def open_shards(config: TrainConfig) -> dict[str, ShardReader]:
@@ -200,17 +226,81 @@ def tokenizer_texts(readers: Mapping[str, ShardReader]) -> Iterator[str]:
             yield sample.positive
 
 
+def open_job_tokens(job: Job, encoder: Encoder) -> dict[str, TokenReader] | None:
+    return open_tokens(job.config.tokens, job.readers, encoder) if job.config.tokens else None
+
+
+def make_loader(job: Job, encoder: Encoder, start: int) -> StepLoader:
+    """This rank's batches of the steps from `start` on."""
+    config = job.config
+    ahead = None
+    if config.read_ahead and not job.processes.info.local_rank:  # one process of each machine, for all of them
+        lag = 2 * config.workers + 1  # batches that wait for the trainer in each process
+        ahead = ReadAhead(job.plan, job.readers, steps=config.read_ahead, stop=job.max_steps, lag=lag)
+    collate = Collate(
+        tokenize=encoder.tokenize,
+        num_negatives=config.num_negatives if config.takes_negatives else 0,
+        seed=config.seed,
+        query_prompt=encoder.prompt("query"),
+        passage_prompt=encoder.prompt("document"),
+        pad_id=encoder.tokenize.pad_id,
+        dataset_prompts={
+            name: (encoder.prompt("query", name), encoder.prompt("document", name)) for name in job.readers
+        },
+    )
+    tokens = open_job_tokens(job, encoder)
+    dataset = StepDataset(
+        job.plan,
+        job.readers,
+        collate,
+        rank=rank(),
+        world_size=world_size(),
+        global_keys=config.log_samples and rank() == 0,
+        balance=config.balance,
+        ahead=ahead,
+        tokens=tokens,
+    )
+    share = (job.processes.info.local_rank, job.processes.info.local_world_size)
+    verifier = Verifier(job.plan, job.readers, tokens, start=start, stop=job.max_steps, share=share)
+    return StepLoader(dataset, start=start, stop=job.max_steps, workers=config.workers, verifier=verifier)
+
+
+def make_module(
+    config: TrainConfig, encoder: Encoder, device: torch.device, *, max_steps: int, first_step: int = 0
+) -> EmbeddingModule:
+    """The module with the options of the run."""
+    return EmbeddingModule(
+        encoder,
+        objective=make_objective(config.objective, config.objective_options, **config.loss_options),
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        schedule=config.schedule,
+        max_steps=max_steps,
+        first_step=first_step,
+        weight_decay=config.weight_decay,
+        micro_batch_size=config.micro_batch_size,
+        micro_batch_tokens=config.micro_batch_tokens,
+        seed=config.seed,
+        bf16=choose_bf16(config.precision, device),
+    )
+
+
 def make_trainer(
-    config: TrainConfig, processes: Processes, *, max_steps: int, callbacks: list[lightning.Callback]
+    config: TrainConfig,
+    processes: Processes,
+    *,
+    max_steps: int,
+    callbacks: Sequence[lightning.Callback],
+    loggers: Sequence[Logger] = (),
 ) -> lightning.Trainer:
-    """A Lightning trainer that only runs the loop, for `max_steps` steps from here on: no samplers, loggers, bars or
-    checkpoints of its own."""
+    """A Lightning trainer that only runs the loop, for `max_steps` steps from here on: no samplers, bars or checkpoints
+    of its own, but those among the callbacks."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # Lightning's advice about worker counts, and uses of functions that torch renamed, its own and DeepSpeed's.
     warnings.filterwarnings("ignore", module="lightning.*")
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
-    trainer = lightning.Trainer(
+    return lightning.Trainer(
         accelerator="gpu" if processes.device.type == "cuda" else "cpu",
         devices=1,  # what Lightning looks at; the strategy knows them all
         num_nodes=processes.nodes,
@@ -218,17 +308,15 @@ def make_trainer(
         plugins=[processes.environment],
         max_steps=max_steps,
         max_epochs=-1,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
+        gradient_clip_val=config.gradient_clip,
+        callbacks=list(callbacks),
+        logger=list(loggers) or False,
+        log_every_n_steps=1,
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    # Its own SIGTERM handler ends training without a checkpoint, and hangs where several processes train. There is no
-    # public way to do without it.
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    return trainer
 
 
 def choose_bf16(name: str, device: torch.device) -> bool:

@@ -11,12 +11,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning
@@ -25,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from jemb.distributed import gather_values, rank
+from jemb.distributed import mean_over_ranks, rank
 from jemb.errors import InputError
 from jemb.files import sync_folder, write_json, writing
 from jemb.model import Encoder
@@ -39,46 +36,13 @@ from jemb.train.strategies import State, state_of
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class StopRequest:
-    """Set by SIGINT, SIGTERM or SIGUSR1; the step that runs is finished, a checkpoint written, then training ends."""
-
-    signal: int | None = None
-    handlers: dict[int, Any] = field(default_factory=dict)
-
-    def wanted(self) -> bool:
-        return self.signal is not None
-
-    def listen(self) -> None:
-        """Install the handlers, and remember the former ones."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            self.handlers[number] = signal.signal(number, self._request)
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.signal == signal.SIGINT == number:  # a second Ctrl-C: at once
-            raise KeyboardInterrupt
-        self.signal = number
-
-
-@contextmanager
-def stop_request() -> Iterator[StopRequest]:
-    """Listens to signals inside the block and restores the former handlers after it."""
-    request = StopRequest()
-    request.listen()
-    try:
-        yield request
-    finally:
-        for number, handler in request.handlers.items():
-            signal.signal(number, handler)
-
-
 class Checkpoints(lightning.Callback):
-    """Saves every `every` steps, where wanted, when a stop is agreed, and at step `stop`; keeps the newest `keep`.
+    """Saves every `every` steps, where wanted, when the Trainer stops, and at step `stop`; keeps the newest `keep`.
 
     start: what to go on from, `find_start` of this run; the weights are in the encoder already.
     wanted: step -> whether there must be a checkpoint of it. best: the step whose checkpoint is kept as well, as it is
-    known to rank 0 at the time. saved: called on rank 0 after each one, while the others wait. verified: step ->
-    whether this process has verified what the steps up to it have read; no checkpoint is written before all have.
+    known to rank 0 at the time. verified: step -> whether this process has verified what the steps up to it have read;
+    no checkpoint is written before all have. `steps` is that of the newest checkpoint.
     """
 
     def __init__(
@@ -92,13 +56,12 @@ class Checkpoints(lightning.Callback):
         stop: int,
         wanted: Callable[[int], bool] = lambda step: False,
         best: Callable[[], int | None] = lambda: None,
-        saved: Callable[[], None] | None = None,
         verified: Callable[[int], bool] = lambda step: True,
     ) -> None:
         self.run, self.plan = run, plan
         self.steps, self.folder = start
         self.every, self.keep, self.stop = every, keep, stop
-        self.wanted, self.best, self.saved, self.verified = wanted, best, saved, verified
+        self.wanted, self.best, self.verified = wanted, best, verified
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, EmbeddingModule)
@@ -113,15 +76,15 @@ class Checkpoints(lightning.Callback):
         assert isinstance(pl_module, EmbeddingModule)
         assert pl_module.facts is not None
         step = pl_module.facts.step
-        if pl_module.stop:
-            trainer.should_stop = True
-        if step % self.every == 0 or self.wanted(step) or step == self.stop or pl_module.stop:
-            # A collective each time: none waits in the next one for longer than its timeout.
-            while not bool(gather_values(torch.tensor([self.verified(step)], device=pl_module.device)).all()):
+        if step % self.every == 0 or self.wanted(step) or step == self.stop or trainer.should_stop:
+            # A collective each time: none waits in the next one for longer than its timeout. After it every rank has
+            # ended the step: with gradients that another has lost there would be none to save.
+            while mean_over_ranks(torch.tensor([float(self.verified(step))])) < 1:
                 pass
             weights, moments = gather_state(pl_module.encoder, state_of(trainer.strategy), keep=rank() == 0)
             position = {"step": step, "plan": self.plan, "world_size": trainer.world_size}
             on_rank_zero(lambda: self._write(position, weights, moments))
+            self.steps = step
 
     def _write(self, position: Mapping[str, Any], weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
         final = self.run.checkpoint_folder / f"step-{position['step']:08d}"
@@ -142,8 +105,6 @@ class Checkpoints(lightning.Callback):
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         self.prune()
-        if self.saved:
-            self.saved()
 
     def _sync_logs(self) -> None:
         """A checkpoint counts on the lines of its steps: after a power cut they are there if it is."""

@@ -27,7 +27,6 @@ class ZeroConfig:
     """
 
     stage: int
-    gradient_clip: float | None
     overlap_comm: bool = True
     reduce_bucket_size: int = 25_000_000
     allgather_bucket_size: int = 25_000_000
@@ -42,12 +41,11 @@ class ZeroConfig:
 
     def as_dict(self) -> dict[str, Any]:
         values = asdict(self)
-        stage, clip = values.pop("stage"), values.pop("gradient_clip")
+        stage = values.pop("stage")
         only_3 = ("param_persistence_threshold", "prefetch_bucket_size", "max_live_parameters", "max_reuse_distance")
         third = {f"stage3_{name}": values.pop(name) for name in only_3}
         return {
             "train_micro_batch_size_per_gpu": 1,  # for DeepSpeed's own timers only
-            "gradient_clipping": clip or 0.0,
             "prescale_gradients": False,
             "gradient_predivide_factor": 1.0,
             "fp16": {"enabled": False},
@@ -69,10 +67,15 @@ class ZeroPrecision(DeepSpeedPrecision):
 
 
 class ZeroStrategy(DeepSpeedStrategy):
-    """Lightning's strategy without its two checks for a GPU; on CPU DeepSpeed computes with DS_ACCELERATOR=cpu."""
+    """Lightning's strategy without its two checks for a GPU; on CPU DeepSpeed computes with DS_ACCELERATOR=cpu.
 
-    def __init__(self, zero: ZeroConfig, processes: Processes, timeout: timedelta) -> None:
-        on_cpu = processes.device.type == "cpu"
+    processes: those of `jemb train`; None: the Trainer says which devices there are. timeout: of a collective.
+    """
+
+    def __init__(
+        self, zero: ZeroConfig, processes: Processes | None = None, timeout: timedelta = timedelta(minutes=30)
+    ) -> None:
+        on_cpu = processes.device.type == "cpu" if processes else not torch.cuda.is_available()
         if on_cpu:
             os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported, which Lightning does now
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -80,7 +83,7 @@ class ZeroStrategy(DeepSpeedStrategy):
             config=zero.as_dict(),
             logging_level=logging.ERROR,
             precision_plugin=ZeroPrecision(),
-            parallel_devices=processes.devices_of_node,
+            parallel_devices=processes.devices_of_node if processes else None,
             process_group_backend="gloo" if on_cpu else "nccl",
             timeout=timeout,
         )
@@ -141,6 +144,7 @@ class ZeroState:
 
         safe_set_full_optimizer_state(p, value, name)
 
-    def last_norm(self) -> float:
-        """Of the step just done, before clipping; infinite where DeepSpeed found a gradient that is no number."""
-        return float(self.engine.get_global_grad_norm())
+
+def last_norm(strategy: DeepSpeedStrategy) -> float:
+    """Of the step just done, before clipping; infinite where DeepSpeed found a gradient that is no number."""
+    return float(strategy.deepspeed_engine.get_global_grad_norm())

@@ -253,7 +253,7 @@ class EvaluateInLoop(lightning.Callback):
         assert pl_module.facts is not None
         step = pl_module.facts.step
         # Whoever asks for a stop does not want to wait; the next start makes up for it.
-        if self.evaluations.due(step) and (not pl_module.stop or step == self.evaluations.stop):
+        if self.evaluations.due(step) and (not trainer.should_stop or step == self.evaluations.stop):
             line = self.evaluations.evaluate(step, pl_module.encoder, agree=pl_module.agree)
             if on_rank_zero(lambda: self._settle(line)):
                 trainer.should_stop = True

@@ -7,14 +7,11 @@ from datetime import timedelta
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.optim import Optimizer
 
 from jemb.errors import InputError
-from jemb.train.optim import start_moments
 from jemb.train.processes import Processes
 
 ON_CPU = hasattr(torch.cpu.Stream, "record_event")
@@ -55,28 +52,3 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
             yield from child
         else:
             yield from _layers(child)
-
-
-class ShardedState:
-    """Weights and moments of a sharded model, put together parameter by parameter."""
-
-    def __init__(self, optimizer: Optimizer) -> None:
-        self.optimizer = optimizer
-
-    def start(self, steps: int) -> None:
-        start_moments(self.optimizer, (p for g in self.optimizer.param_groups for p in g["params"]), steps)
-
-    def weight(self, p: nn.Parameter) -> Tensor:
-        return _whole(p.detach())
-
-    def moment(self, p: nn.Parameter, name: str) -> Tensor:
-        return _whole(self.optimizer.state[p][name])
-
-    def set_moment(self, p: nn.Parameter, name: str, value: Tensor) -> None:
-        assert isinstance(p, DTensor)
-        shards = distribute_tensor(value.to(p.device), p.device_mesh, p.placements)
-        self.optimizer.state[p][name].to_local().copy_(shards.to_local())
-
-
-def _whole(value: Tensor) -> Tensor:
-    return value.full_tensor() if isinstance(value, DTensor) else value

@@ -1,30 +1,38 @@
-"""The Lightning module: one training step, from a batch of token ids to the loss. Wiring only."""
+"""An encoder with the loss it is trained by, as a LightningModule: `jemb train` fits it, and so may any Trainer.
+
+Before: a data module or loader gives each rank its rows of a global batch. After: the Trainer's strategy averages the
+gradients over the ranks and takes the step. The gather between, and its law, are in the step itself.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
-from jemb.config import TrainConfig
 from jemb.data.permutation import mix
 from jemb.distributed import gather_rows, gather_values, mean_over_ranks, rank, world_size
 from jemb.errors import Failure, InputError
-from jemb.loss import Loss, Rows, Texts, make_objective
-from jemb.model import Encoder, encode_together
+from jemb.launch import find_ranks
+from jemb.loss import Loss, Objective, Rows, Texts, make_objective
+from jemb.model import Encoder, encode_together, load_encoder
 from jemb.records import Batch, Tokens
-from jemb.train.deepspeed import ZeroState, ZeroStrategy
+from jemb.train.deepspeed import last_norm
 from jemb.train.fsdp import shard
-from jemb.train.optim import clip_gradients, make_optimizer, planned_rate
+from jemb.train.optim import Schedule, clip_gradients, make_optimizer
 
-SHARED_WEIGHTS = ("deepspeed_3", "fsdp")
-"""Strategies under which a call of the encoder is a collective: every rank must make equally many."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,94 +52,118 @@ class StepFacts:
 
 
 class EmbeddingModule(lightning.LightningModule):
-    """Encoder + objective. `facts` holds the latest step's measurements, `stop` whether any rank wants to stop."""
+    """Encoder and objective, for any `lightning.Trainer` on any number of processes.
+
+        trainer = lightning.Trainer(devices=2, strategy="ddp", max_steps=1000, gradient_clip_val=1.0)
+        trainer.fit(EmbeddingModule("google-t5/t5-small", objective="pairs"), PairData("shards", global_batch_size=256))
+
+    The rows of all ranks are gathered in the step, so that the weights change as in one process with the whole batch,
+    under `ddp`, DeepSpeed stages 1 to 3 and FSDP2 (`ModelParallelStrategy`). Clipping, precision and accumulation are
+    the Trainer's; accumulated batches do not add negatives, `micro_batch_size` does.
+
+    encoder: one, or the name or folder to load it from, then with `dropout`. objective: by name, as
+    PACKAGE.MODULE:NAME, or any callable of `jemb.loss.Texts`. max_steps: where the schedule ends; None: the Trainer's.
+    first_step: of a run that goes on outside the Trainer. bf16: compute the encoder in bf16 whatever the Trainer's
+    precision is. options: those of the objective (`temperature=0.05`, …). All others are those of `jemb train`.
+    Raises InputError for what does not exist or fit.
+
+    In each step it logs the loss and its terms. `facts` holds the latest step's measurements, `loss_terms` the parts
+    of its loss, `grad_norm` the norm of its gradient before clipping.
+    """
 
     def __init__(
         self,
-        encoder: Encoder,
-        config: TrainConfig,
+        encoder: Encoder | str | os.PathLike[str],
         *,
-        max_steps: int,
-        wants_to_stop: Callable[[], bool],
+        objective: str | Objective = "pairs",
+        learning_rate: float = 2e-4,
+        warmup_steps: int | None = None,
+        schedule: str = "linear",
+        max_steps: int | None = None,
+        first_step: int = 0,
+        weight_decay: float = 0.01,
+        micro_batch_size: int | None = None,
+        micro_batch_tokens: int | None = None,
+        dropout: float | None = 0.0,
+        seed: int = 0,
         bf16: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.config = config
-        self.objective = make_objective(config.objective, config.objective_options, **config.loss_options)
-        self.max_steps = max_steps
-        self.wants_to_stop = wants_to_stop
-        self.bf16 = bf16
-        self.stop = False
+        self.encoder = encoder if isinstance(encoder, Encoder) else load_encoder(os.fspath(encoder), dropout=dropout)
+        self.encoder.train()
+        self.objective = make_objective(objective, options)
+        self.schedule = Schedule(schedule, learning_rate, warmup_steps, max_steps)
+        self.first_step, self.weight_decay, self.seed, self.bf16 = first_step, weight_decay, seed, bf16
+        self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
         self.facts: StepFacts | None = None
+        self.loss_terms: Mapping[str, float] = {}
         self.grad_norm = math.nan
+
+    def on_fit_start(self) -> None:
+        trainer, launched = self.trainer, find_ranks().world_size
+        if launched > 1 and trainer.world_size != launched:
+            raise InputError(
+                f"the Trainer has {trainer.world_size} processes, but {launched} were started: each would train by "
+                'itself. Give Trainer(devices=…, num_nodes=…, strategy="ddp") what the launcher was given'
+            )
+        if trainer.accumulate_grad_batches > 1:
+            log.warning(
+                "accumulate_grad_batches=%d averages over batches and adds no negatives; a larger global_batch_size "
+                "with micro_batch_size does, in the same memory",
+                trainer.accumulate_grad_batches,
+            )
+        self.encoder.train()  # Lightning leaves a module as it was given
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # Dropout depends on (seed, step, rank) alone, so a resumed run draws what the undisturbed one drew.
-        torch.manual_seed(mix("dropout", self.config.seed, batch.step, rank()))
-        rate = self._set_learning_rate(batch.step)
+        torch.manual_seed(mix("dropout", self.seed, batch.step, rank()))
         texts = [batch.query, batch.positive, *([batch.negatives] if batch.negatives is not None else [])]
         # Here and not in a strategy, so that bf16 means the same under each: fp32 weights and gradients, fp32 loss.
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+        given = torch.is_autocast_enabled(self.device.type)
+        with torch.autocast(
+            self.device.type,
+            dtype=torch.bfloat16 if self.bf16 else torch.get_autocast_dtype(self.device.type),
+            enabled=self.bf16 or given,
+        ):
             vectors, slots = encode_together(
-                self.encoder,
-                texts,
-                self.config.micro_batch_size,
-                self.config.micro_batch_tokens,
-                agree=self.agree,
+                self.encoder, texts, self.micro_batch_size, self.micro_batch_tokens, agree=self.agree
             )
         loss = self._loss(batch, vectors)
-        self._measure(batch, loss, texts, slots, rate)
+        self._measure(batch, loss, texts, slots)
         return loss.total
 
     @property
     def agree(self) -> Callable[[int], int] | None:
-        """How the ranks come to equally many calls of the encoder, where each is a call by all."""
-        return self._largest if self.config.strategy in SHARED_WEIGHTS else None
+        """How the ranks come to equally many calls of the encoder, where weights are shared and each is a call by all;
+        None where they are not."""
+        strategy = self.trainer.strategy
+        third = isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3
+        return self._largest if third or self.device_mesh is not None else None
 
     def _largest(self, number: int) -> int:
         """Over all ranks."""
         return int(gather_values(torch.tensor([number], device=self.device)).max())
 
-    def _set_learning_rate(self, step: int) -> float:
-        rate = planned_rate(self.config, step, self.max_steps)
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = rate
-        return rate
-
     def _loss(self, batch: Batch, vectors: list[Tensor]) -> Loss:
         hashes = [h for h in (batch.query_hash, batch.positive_hash, batch.negative_hash) if h is not None]
-        rows = [
+        query, positive, *negatives = [
             Rows(local_BD=v, all_ND=gather_rows(v), hash_B=h, hash_N=gather_values(h))
             for v, h in zip(vectors, hashes, strict=True)
         ]
         offset = rank() * len(batch.query_hash)
-        query, positive, *negatives = rows
-        return self.objective(
-            Texts(
-                query,
-                positive,
-                negatives[0] if negatives else None,
-                offset=offset,
-                dataset=batch.dataset,
-                step=batch.step,
-            )
-        )
+        third = negatives[0] if negatives else None
+        return self.objective(Texts(query, positive, third, offset=offset, dataset=batch.dataset, step=batch.step))
 
-    def _measure(self, batch: Batch, loss: Loss, texts: list[Tokens], slots: int, rate: float) -> None:
+    def _measure(self, batch: Batch, loss: Loss, texts: list[Tokens], slots: int) -> None:
         """One small collective: facts of the global batch. Raises `Failure` on every rank for a loss that is no
         number, before it reaches the weights."""
         counted = torch.stack([t.attention_mask.sum() for t in texts]).sum()
         hidden_rows = torch.as_tensor(loss.hidden, device=loss.total.device)
         on_device = [loss.total, hidden_rows, counted, *loss.terms.values()]
-        on_host = torch.tensor(
-            [slots, self.wants_to_stop(), batch.share_sum, batch.negatives_short],
-            dtype=torch.float64,
-            device=loss.total.device,
-        )
-        local = torch.cat([torch.stack([value.detach().double() for value in on_device]), on_host])
-        total, hidden, tokens, *terms, mean_slots, wish, share_sum, short = mean_over_ranks(local).tolist()
-        self.stop = wish > 0
+        on_host = torch.tensor([slots, batch.share_sum, batch.negatives_short], dtype=torch.float64)
+        local = torch.cat([torch.stack([value.detach().double() for value in on_device]).cpu(), on_host])
+        total, hidden, tokens, *terms, mean_slots, share_sum, short = mean_over_ranks(local).tolist()
         self.loss_terms = dict(zip(loss.terms, terms, strict=True))
         self.facts = StepFacts(
             step=batch.step + 1,
@@ -143,8 +175,9 @@ class EmbeddingModule(lightning.LightningModule):
             negatives_short=round(short * world_size()),
             tokens=round(tokens * world_size()),
             padding_share=1 - tokens / mean_slots,
-            learning_rate=rate,
+            learning_rate=self.trainer.optimizers[0].param_groups[0]["lr"],
         )
+        self.log_dict({"loss": total, **{f"loss_terms/{name}": value for name, value in self.loss_terms.items()}})
         if round(share_sum * world_size()) % 2**32 != batch.batch_sum:
             raise InputError(
                 f"step {batch.step + 1}: the processes do not share out the same batch of data set {batch.dataset}: "
@@ -157,14 +190,15 @@ class EmbeddingModule(lightning.LightningModule):
         facts = self.facts
         assert facts is not None
         shown = ", ".join(facts.keys[:8]) + (", …" if len(facts.keys) > 8 else "")
+        temperature = getattr(self.objective.objective, "temperature", None)
         return Failure(
             f"the {what} of step {facts.step} is {value} (data set {facts.dataset}, samples {shown}); the weights of "
-            f"the last checkpoint are kept. Often the cause: a learning_rate too high ({self.config.learning_rate:g}) "
-            f"or a temperature too low ({self.config.temperature:g})"
+            f"the last checkpoint are kept. Often the cause: a learning_rate too high ({self.schedule.peak:g})"
+            + (f" or a temperature too low ({temperature:g})" if temperature else "")
         )
 
     def configure_model(self) -> None:
-        if self.device_mesh is not None:  # strategy=fsdp
+        if self.device_mesh is not None:  # FSDP2
             shard(self.encoder, self.device_mesh["data_parallel"])
 
     def configure_gradient_clipping(
@@ -174,23 +208,30 @@ class EmbeddingModule(lightning.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Lightning's place between backward and the optimiser step: measures the gradient, clips it if asked to."""
-        if not isinstance(self.trainer.strategy, ZeroStrategy):
-            parameters = [p for p in self.parameters() if p.requires_grad]
-            self._check_norm(clip_gradients(parameters, self.config.gradient_clip))
+        if isinstance(self.trainer.strategy, DeepSpeedStrategy):
+            return  # it clips and measures inside its step
+        by_value = gradient_clip_algorithm == "value"
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        norm = clip_gradients(parameters, None if by_value else gradient_clip_val)
+        if by_value:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        self._check_norm(norm)
 
     def optimizer_step(self, *arguments: Any, **more: Any) -> None:
         super().optimizer_step(*arguments, **more)
-        if isinstance(self.trainer.strategy, ZeroStrategy):  # which clips and measures inside its step
-            self._check_norm(ZeroState(self.trainer.strategy).last_norm())
+        if isinstance(self.trainer.strategy, DeepSpeedStrategy):
+            self._check_norm(last_norm(self.trainer.strategy))
 
     def _check_norm(self, norm: float) -> None:
         self.grad_norm = norm
-        if not math.isfinite(norm):
+        if not math.isfinite(norm) and getattr(self.trainer.precision_plugin, "scaler", None) is None:
             raise self._not_a_number("gradient norm", norm)
 
-    def configure_optimizers(self) -> Optimizer:
-        config = self.config
-        return make_optimizer(self.encoder, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        schedule, first = self.schedule.ending_at(self.trainer.max_steps), self.first_step
+        optimizer = make_optimizer(self.encoder, learning_rate=schedule.peak, weight_decay=self.weight_decay)
+        rates = LambdaLR(optimizer, lambda done: schedule.share(first + done))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)

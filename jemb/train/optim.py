@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW, Optimizer
 
 from jemb.config import TrainConfig
+from jemb.errors import InputError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps of each parameter, besides the number of its steps."""
@@ -47,33 +49,62 @@ def clip_gradients(parameters: Iterable[Tensor], limit: float | None) -> float:
     return float(norm)
 
 
-def planned_rate(config: TrainConfig, step: int, max_steps: int) -> float:
-    """Learning rate of `step` (0-based) in a run of `max_steps`."""
-    return learning_rate_at(
-        step,
-        config.schedule,
-        peak=config.learning_rate,
-        warmup_steps=warmup_steps(config, max_steps),
-        max_steps=max_steps,
-    )
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The learning rate as a function of the step alone, so that nothing of it is saved or restored.
 
-
-def warmup_steps(config: TrainConfig, max_steps: int) -> int:
-    """Steps of linear warm-up: those of the config, else a tenth of `max_steps`."""
-    return config.warmup_steps if config.warmup_steps is not None else max_steps // 10
-
-
-def learning_rate_at(step: int, schedule: str, *, peak: float, warmup_steps: int, max_steps: int) -> float:
-    """Learning rate of `step` (0-based): linear warm-up to `peak`, then `constant`, or down to 0: `linear`,
-    `cosine`, or `wsd`, which is linear in the last tenth of the steps.
-
-    A function of the step alone, so nothing of it is saved or restored. The first step already moves: it has
-    peak / warmup_steps; the last one has peak / (max_steps - warmup_steps).
+    Linear warm-up to `peak` over `warmup_steps` (None: a tenth of `max_steps`), then by `name`: `constant`; `linear` or
+    `cosine` down to 0 at `max_steps`; `wsd`, constant and in the last tenth of the steps linear down to 0. The first
+    step already moves: it has peak / warmup_steps; the last one of `linear` has peak / (max_steps - warmup_steps).
+    max_steps: None where it is not known yet.
     """
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    if schedule == "constant":
-        return peak
-    start = max(warmup_steps, max_steps - max(1, max_steps // 10)) if schedule == "wsd" else warmup_steps
-    left = min(1.0, max(0, max_steps - step) / max(1, max_steps - start))
-    return peak * (1 - math.cos(math.pi * left)) / 2 if schedule == "cosine" else peak * left
+
+    name: str
+    peak: float
+    warmup_steps: int | None = None
+    max_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in SCHEDULES:
+            raise InputError(f"schedule={self.name}: wanted one of {', '.join(SCHEDULES)}")
+
+    def ending_at(self, steps: int) -> Schedule:
+        """The same with an end: its own, else `steps`, which is -1 where a Trainer does not know."""
+        if self.max_steps is None and steps <= 0 and (self.name != "constant" or self.warmup_steps is None):
+            raise InputError(
+                f"schedule={self.name} has to know where it ends: give max_steps to the module or the Trainer, or "
+                "schedule=constant with warmup_steps"
+            )
+        return replace(self, max_steps=self.max_steps or max(steps, 0))
+
+    @property
+    def warmup(self) -> int:
+        return self.warmup_steps if self.warmup_steps is not None else (self.max_steps or 0) // 10
+
+    def rate(self, step: int) -> float:
+        """Learning rate of `step` (0-based)."""
+        return self.peak * self.share(step)
+
+    def share(self, step: int) -> float:
+        """Of the peak."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        return SCHEDULES[self.name](step, self.warmup, self.max_steps or 0)
+
+
+def _linear(step: int, start: int, end: int) -> float:
+    return max(0, end - step) / max(1, end - start)
+
+
+SCHEDULES: dict[str, Callable[[int, int, int], float]] = {
+    "constant": lambda step, start, end: 1.0,
+    "linear": _linear,
+    "cosine": lambda step, start, end: (1 + math.cos(math.pi * (1 - _linear(step, start, end)))) / 2,
+    "wsd": lambda step, start, end: min(1.0, _linear(step, max(start, end - max(1, end // 10)), end)),
+}
+"""(step, first and last step after the warm-up) -> share of the peak learning rate."""
+
+
+def schedule_of(config: TrainConfig, max_steps: int) -> Schedule:
+    """That of a run of `max_steps`."""
+    return Schedule(config.schedule, config.learning_rate, config.warmup_steps, max_steps)

@@ -29,7 +29,7 @@ from jemb.lineage import public_name, stages_before
 from jemb.public import each_text, without_secrets
 from jemb.run_folder import HELD_HERE, RunFolder
 from jemb.shards import ShardReader
-from jemb.train.optim import warmup_steps
+from jemb.train.optim import schedule_of
 from jemb.train.trackers import check_installed
 
 MAY_CHANGE_ON_RESUME = {
@@ -160,7 +160,7 @@ def write_start(
             for name, reader in readers.items()
         },
         "starts": [*before.get("starts", []), {"step": step, "time": time.time(), **layout}],
-        "resolved": {"max_steps": max_steps, "warmup_steps": warmup_steps(config, max_steps), **layout},
+        "resolved": {"max_steps": max_steps, "warmup_steps": schedule_of(config, max_steps).warmup, **layout},
         "status": "running",
         "steps": step,
         "max_steps": max_steps,

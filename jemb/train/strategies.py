@@ -8,14 +8,15 @@ import importlib.util
 from datetime import timedelta
 from typing import Protocol
 
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from jemb.config import TrainConfig
 from jemb.errors import InputError
 from jemb.train.deepspeed import ZeroConfig, ZeroState, ZeroStrategy
-from jemb.train.fsdp import ShardedState, make_fsdp
+from jemb.train.fsdp import make_fsdp
 from jemb.train.optim import start_moments
 from jemb.train.processes import Processes
 
@@ -46,7 +47,7 @@ def make_strategy(config: TrainConfig, processes: Processes) -> Strategy:
     if name == "fsdp":
         return make_fsdp(processes, timeout)
     if name.startswith("deepspeed"):
-        zero = ZeroConfig(stage=int(name[-1]), gradient_clip=config.gradient_clip)
+        zero = ZeroConfig(stage=int(name[-1]))
         return ZeroStrategy(zero, processes, timeout)
     return DDPStrategy(
         parallel_devices=processes.devices_of_node,
@@ -72,8 +73,8 @@ class State(Protocol):
     def set_moment(self, p: nn.Parameter, name: str, value: Tensor) -> None: ...
 
 
-class WholeState:
-    """Where every rank has all of it."""
+class TorchState:
+    """Where every rank has all of it, or FSDP2 a shard of it."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
@@ -82,13 +83,21 @@ class WholeState:
         start_moments(self.optimizer, (p for g in self.optimizer.param_groups for p in g["params"]), steps)
 
     def weight(self, p: nn.Parameter) -> Tensor:
-        return p.detach()
+        return _whole(p.detach())
 
     def moment(self, p: nn.Parameter, name: str) -> Tensor:
-        return self.optimizer.state[p][name]
+        return _whole(self.optimizer.state[p][name])
 
     def set_moment(self, p: nn.Parameter, name: str, value: Tensor) -> None:
-        self.optimizer.state[p][name].copy_(value)
+        kept = self.optimizer.state[p][name]
+        if isinstance(kept, DTensor):
+            value = distribute_tensor(value.to(p.device), kept.device_mesh, kept.placements).to_local()
+            kept = kept.to_local()
+        kept.copy_(value)
+
+
+def _whole(value: Tensor) -> Tensor:
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def state_of(strategy: Strategy) -> State:
@@ -96,4 +105,4 @@ def state_of(strategy: Strategy) -> State:
     if isinstance(strategy, ZeroStrategy):
         return ZeroState(strategy)
     (optimizer,) = strategy.optimizers
-    return ShardedState(optimizer) if isinstance(strategy, ModelParallelStrategy) else WholeState(optimizer)
+    return TorchState(optimizer)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
+import lightning
 import pytest
+import torch
+from torch.utils.data import DataLoader
 
 from jemb.app.compose import compose_config
 from jemb.config import ModelConfig, TrainConfig
@@ -13,6 +15,7 @@ from jemb.data import Collate
 from jemb.errors import InputError
 from jemb.model import make_tiny
 from jemb.records import Sample
+from jemb.train.build import make_module
 from jemb.train.module import EmbeddingModule
 
 SAMPLES = [
@@ -86,10 +89,9 @@ def step(**options: Any) -> EmbeddingModule:
     encoder = make_tiny(texts, size, seed=1, max_length=24)
     negatives = train_config.num_negatives if train_config.objective == "triplets" else 0
     batch = Collate(tokenize=encoder.tokenize, num_negatives=negatives, seed=0)(0, "data", SAMPLES, ["keys"])
-    module = EmbeddingModule(encoder, train_config, max_steps=1, wants_to_stop=lambda: False)
-    trainer: Any = SimpleNamespace(optimizers=(SimpleNamespace(param_groups=()),))
-    module.trainer = trainer
-    module.training_step(batch, 0).backward()
+    module = make_module(train_config, encoder, torch.device("cpu"), max_steps=1)
+    quiet: Any = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    lightning.Trainer(accelerator="cpu", max_steps=1, **quiet).fit(module, DataLoader([batch], batch_size=None))
     return module
 
 

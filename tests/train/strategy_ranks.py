@@ -19,8 +19,7 @@ from jemb.data import Collate
 from jemb.distributed import rank, world_size
 from jemb.model import Encoder, make_tiny
 from jemb.records import Batch, Sample
-from jemb.train.build import choose_bf16, make_trainer
-from jemb.train.module import EmbeddingModule
+from jemb.train.build import make_module, make_trainer
 from jemb.train.processes import joined_processes
 from jemb.train.strategies import state_of
 
@@ -110,14 +109,12 @@ def sgd(model: torch.nn.Module, *, learning_rate: float, weight_decay: float) ->
     return SGD([p for p in model.parameters() if p.requires_grad], lr=learning_rate)
 
 
-def run_case(options: dict[str, Any], processes: Any) -> Outcome:
+def run_case(options: dict[str, Any], encoder: Encoder, processes: Any) -> Outcome:
     """Three steps as `jemb train` does them, but for optimiser and data."""
     defaults = {"shards": "s", "output": "o", "temperature": 0.2, "margin": 0.5, "gradient_clip": None}
     config = TrainConfig(**{**defaults, "learning_rate": 0.001, "warmup_steps": 0, "schedule": "constant", **options})
-    encoder = tiny(config.model)
     negatives = config.num_negatives if config.objective == "triplets" else 0
-    bf16 = choose_bf16(config.precision, processes.device)
-    module = EmbeddingModule(encoder, config, max_steps=STEPS, wants_to_stop=lambda: False, bf16=bf16)
+    module = make_module(config, encoder, processes.device, max_steps=STEPS)
     collect = Collect({name: p.detach().clone() for name, p in encoder.named_parameters()})
     trainer = make_trainer(config, processes, max_steps=STEPS, callbacks=[collect])
     encoder.train()
@@ -140,11 +137,13 @@ def run_cases(
     """Every case, in the processes of this job. inside: what to run a case in, by its name."""
     module_file.make_optimizer = sgd
     found = {}
+    # Before the processes join: transformers writes, also to a temporary folder, on the first of them alone.
+    encoders = {name: tiny(options.get("model", ModelConfig())) for name, options in cases.items()}
     with joined_processes("cpu", 2) as processes:
         for name, options in cases.items():
             profile = torch.profiler.profile() if count_calls else nullcontext()
             with inside(name) if inside else nullcontext(), profile:
-                found[name] = run_case(options, processes)
+                found[name] = run_case(options, encoders[name], processes)
             if isinstance(profile, torch.profiler.profile):
                 found[name].calls.update(e.name for e in profile.events() if e.name.startswith("c10d::"))
     return found

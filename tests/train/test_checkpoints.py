@@ -198,15 +198,15 @@ def test_a_full_disk(tmp_path: Path, start: Start, pair_options: list[str], proc
 
 
 def no_room_for_the_model() -> None:
-    import jemb.train.run as run_file
+    import jemb.train.finish as finish_file
 
-    write = run_file._write_model
+    write = finish_file._write_model
 
-    def limited(run: RunFolder, checkpoint: Path) -> None:
+    def limited(run: RunFolder, checkpoint: Path, **more: Any) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
-        write(run, checkpoint)
+        write(run, checkpoint, **more)
 
-    run_file._write_model = limited
+    finish_file._write_model = limited
 
 
 def test_a_disk_too_full_for_the_model(tmp_path: Path, start: Start, pair_options: list[str]) -> None:

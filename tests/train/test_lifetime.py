@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ranks import Meeting, context
 from torch import Tensor
 from training_runs import PATIENCE, Training, losses, read_lines
 
-import jemb.train.run as run_file
 from jemb.app.cli import main
 from jemb.prepare.executor import LocalExecutor
 from jemb.records import Batch
@@ -24,6 +25,7 @@ from jemb.train.checkpoints import Checkpoints
 from jemb.train.module import EmbeddingModule
 
 Start = Callable[..., Training]
+train_file: Any = sys.modules["jemb.train.train"]  # `jemb.train.train` is the function
 
 
 def lose_the_folder() -> None:
@@ -121,24 +123,24 @@ def test_a_process_that_fails_and_does_not_end(tmp_path: Path, start: Start, pai
 
 
 def ask_before_the_first_step() -> None:
-    prepare = run_file._prepare_folder
+    decide = train_file.decide_start
 
-    def ask(job: run_file.Job) -> run_file.Start:
-        found = prepare(job)
+    def ask(*arguments: Any) -> Any:
+        found = decide(*arguments)
         os.kill(os.getpid(), signal.SIGUSR1)
         return found
 
-    run_file._prepare_folder = ask
+    train_file.decide_start = ask
 
 
 def ask_before_it_listens() -> None:
-    join = run_file.joined_processes
+    join = train_file.joined_processes
 
     def ask(device: str, timeout_minutes: float) -> object:
         os.kill(os.getpid(), signal.SIGTERM)
         return join(device, timeout_minutes)
 
-    run_file.joined_processes = ask  # type: ignore[assignment]
+    train_file.joined_processes = ask  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("processes", [1, 2])

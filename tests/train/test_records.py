@@ -18,13 +18,14 @@ from training_runs import Training, read_lines, weights
 
 import jemb
 from jemb.data import BatchPlan, PlanSource, StepDataset
+from jemb.errors import InputError
 from jemb.model import load_encoder, read_weights
 from jemb.records import Batch
 from jemb.run_folder import RunFolder, is_run
 from jemb.shards import open_datasets
 from jemb.train import run_log
 from jemb.train.module import EmbeddingModule
-from jemb.train.optim import learning_rate_at, make_optimizer
+from jemb.train.optim import Schedule, make_optimizer
 from jemb.train.run_log import keep_steps
 from jemb.train.trackers import COLUMNS
 
@@ -198,10 +199,27 @@ def test_learning_rate(pair_run: RunFolder) -> None:
     """20 steps, a tenth of them warm-up: 1/2, 1, then down by 1/18 a step, the last step still moving."""
     rates = [line["learning_rate"] / 2e-4 for line in read_lines(pair_run.metrics)]
     assert rates == pytest.approx([1 / 2, 1, *(share / 18 for share in range(18, 0, -1))])
-    constant = [learning_rate_at(step, "constant", peak=6, warmup_steps=3, max_steps=9) for step in range(9)]
-    assert constant == pytest.approx([2, 4, 6, 6, 6, 6, 6, 6, 6])
-    assert learning_rate_at(0, "linear", peak=6, warmup_steps=0, max_steps=4) == 6
-    assert learning_rate_at(1, "linear", peak=6, warmup_steps=2, max_steps=2) == 6
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        (Schedule("constant", 6, 3, 9), [2, 4, 6, 6, 6, 6, 6, 6, 6]),
+        (Schedule("linear", 6, 0, 4), [6, 4.5, 3, 1.5]),
+        (Schedule("linear", 6, 2, 2), [3, 6]),
+        (Schedule("cosine", 6, 1, 5), [6, 6, 3 + 3 * 0.5**0.5, 3, 3 - 3 * 0.5**0.5]),
+        (Schedule("wsd", 6, 2, 20), [3, *[6] * 18, 3]),
+    ],
+)
+def test_schedules(schedule: Schedule, rates: list[float]) -> None:
+    assert [schedule.rate(step) for step in range(len(rates))] == pytest.approx(rates)
+
+
+def test_a_schedule_without_an_end_is_refused() -> None:
+    with pytest.raises(InputError, match="schedule=linear has to know where it ends"):
+        Schedule("linear", 1.0).ending_at(-1)
+    with pytest.raises(InputError, match="schedule=steps: wanted one of constant, linear, cosine, wsd"):
+        Schedule("steps", 1.0)
 
 
 def test_biases_and_norms_do_not_decay() -> None:

@@ -1,0 +1,92 @@
+"""Where a start of a run begins: step, weights, moments and logs. Decided here, by rank 0, under the run's lock."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from jemb.config import ModelConfig, TrainConfig
+from jemb.distributed import world_size
+from jemb.files import whole_folder, writing
+from jemb.model import Encoder, load_start, load_weights, probe, save_start
+from jemb.run_folder import RunFolder
+from jemb.train.build import Job, check_negatives, choose_bf16, lora_options, make_encoder, open_job_tokens
+from jemb.train.checkpoints import find_start, remove_leftovers
+from jemb.train.evaluation import Evaluations
+from jemb.train.optim import schedule_of
+from jemb.train.processes import on_rank_zero
+from jemb.train.record import check_resumable, hardware, write_start
+from jemb.train.run_log import keep_steps
+from jemb.train.strategies import choose_strategy
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where this start begins: after `step`, with the checkpoint `state`. evaluate: first of all, that step's model."""
+
+    step: int
+    state: Path | None
+    evaluate: bool
+
+
+def decide_start(run: RunFolder, job: Job, evaluations: Evaluations) -> Start:
+    """Make or check the run folder; the newest checkpoint that can be read says where to begin, else `run.start` gets
+    the model to begin with. Lines of logs behind it go (those of metrics and samples when the fit begins)."""
+    config = job.config
+    check_resumable(run, config)
+    remove_leftovers(run)
+    step, state = find_start(run, job.plan.fingerprint)
+    if state is None:
+        check_negatives(config, job.readers)
+        encoder = make_encoder(config, job.readers)
+        open_job_tokens(job, encoder)
+        with writing(run.start), whole_folder(run.start) as folder:
+            save_start(encoder, folder, lora_options(config))
+    _warn_of_the_schedule(config, run, step, job.max_steps)
+    keep_steps(run.evaluations, step)
+    if step < job.max_steps and not evaluations.over():
+        run.scores.unlink(missing_ok=True)  # of a model that is about to be replaced
+    layout = {
+        "world_size": world_size(),
+        "device": job.processes.device.type,
+        "strategy": choose_strategy(config.strategy, world_size()),
+        "precision": "bf16" if choose_bf16(config.precision, job.processes.device) else "fp32",
+        "hardware": hardware(job.processes.device),
+    }
+    write_start(run, config, job.plan, job.readers, step=step, max_steps=job.max_steps, layout=layout)
+    return Start(step, state, evaluate=evaluations.missing(step))
+
+
+def begin_with(run: RunFolder, state: Path | None, model: ModelConfig) -> Encoder:
+    """The encoder with the weights to begin with, on every rank. `Checkpoints` puts in the moments."""
+    encoder = load_start(run.start, dropout=model.dropout, trust_remote_code=model.trust_remote_code)
+    if state is not None:
+        load_weights(encoder, state)
+        on_rank_zero(lambda: probe(encoder, str(run.path)))  # its libraries may be others than before
+    return encoder
+
+
+def _warn_of_the_schedule(config: TrainConfig, run: RunFolder, step: int, now: int) -> None:
+    """The learning rate depends on `max_steps`, which may change when a run goes on."""
+    before = run.read_record()["max_steps"] if step else now
+    old, new = (schedule_of(config, steps).rate(step) for steps in (before, now))
+    if step < now and old != new:
+        log.warning(
+            "max_steps was %d and is now %d, which moves the learning rate: after step %d it is %.3g instead of %.3g",
+            before,
+            now,
+            step,
+            new,
+            old,
+        )
+    if config.warmup_steps and config.warmup_steps > now:
+        log.warning(
+            "warmup_steps=%d is more than the %d steps of this run: the learning rate only rises, to %.0f %% of %g",
+            config.warmup_steps,
+            now,
+            100 * now / config.warmup_steps,
+            config.learning_rate,
+        )

@@ -1,0 +1,150 @@
+"""`jemb train`, from top to bottom: processes -> shards and plan -> start -> module and data -> fit -> model folder."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from typing import Any
+
+import lightning
+from lightning.pytorch.loggers import Logger
+
+from jemb.config import TrainConfig
+from jemb.distributed import max_over_ranks, rank, world_size
+from jemb.errors import InputError
+from jemb.files import writing
+from jemb.run_folder import RunFolder
+from jemb.train.build import Job, make_loader, make_module, make_trainer, open_job
+from jemb.train.checkpoints import Checkpoints
+from jemb.train.dry_run import batch_lines, plan_lines
+from jemb.train.evaluation import EvaluateInLoop, Evaluations, EvaluationTools
+from jemb.train.finish import finish
+from jemb.train.peers import report_lost_peers
+from jemb.train.processes import agreed, joined_processes, on_rank_zero
+from jemb.train.record import facts_of, locked, write_end
+from jemb.train.resume import Start, begin_with, decide_start
+from jemb.train.run_log import RunLog
+from jemb.train.stopping import StopOnSignal, StopRequest, stop_request
+from jemb.train.storage import CopyToStorage, Storage
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    config: TrainConfig,
+    tools: EvaluationTools | None = None,
+    *,
+    callbacks: Sequence[lightning.Callback] = (),
+    loggers: Sequence[Logger] = (),
+) -> RunFolder:
+    """Train until `max_steps`, or until a signal asks to stop; continue a run that was stopped or killed.
+
+    Runs alone, or as one of the processes that torchrun or srun started. `RunFolder.model` is there once the run has
+    finished; run.json says `finished` or `stopped`. After Ctrl-C it saves, then raises KeyboardInterrupt.
+    tools: needed where there are `evaluation.tasks`. callbacks, loggers: of the caller, for the Trainer; the callbacks
+    come before those that save, so that one may set `trainer.should_stop`.
+    Raises InputError for wrong input, Failure for a loss or gradient that is no number; the last checkpoint stays.
+    """
+    run = (storage := Storage(config.output)).run
+    with ExitStack() as stack:
+        processes = stack.enter_context(joined_processes(config.device, config.timeout_minutes))
+        request = stack.enter_context(stop_request())
+        held: list[bool] = []  # that this process, the first, has the run's lock
+
+        def failed() -> None:
+            with suppress(OSError, InputError):  # on a full disk, or in a folder that is no more
+                if held:
+                    write_end(run, steps=run.checkpoints()[-1][0] if run.checkpoints() else 0, status="failed")
+
+        stack.enter_context(report_lost_peers(config.timeout_minutes, before_end=failed))
+        job = agreed(lambda: open_job(config, processes), lambda job: facts_of(config, job.readers, job.plan))
+        evaluations = Evaluations(run, config.evaluation, tools, every=config.checkpoint_every, stop=job.max_steps)
+
+        def lock_and_decide() -> Start:
+            evaluations.read_tasks()
+            stack.enter_context(locked(run))
+            held.append(True)
+            storage.fetch()
+            return decide_start(run, job, evaluations)
+
+        start: Start = on_rank_zero(lock_and_decide)
+        start = replace(start, state=storage.share_start(processes, start.state))
+        stack.enter_context(storage.copied())
+        try:
+            with writing(run.path):
+                done = _fit(job, storage, start, evaluations, request, callbacks, loggers)
+                over, asked = on_rank_zero(evaluations.over), max_over_ranks(request.signal or 0)
+                if rank() == 0:
+                    finish(run, job, evaluations, start.step, done, over, asked)
+        except Exception:
+            failed()
+            raise
+        if done < job.max_steps and not over and request.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+    return run
+
+
+def _fit(
+    job: Job,
+    storage: Storage,
+    start: Start,
+    evaluations: Evaluations,
+    request: StopRequest,
+    callbacks: Sequence[lightning.Callback],
+    loggers: Sequence[Logger],
+) -> int:
+    """Do the steps from the start to `max_steps`, or till evaluations or a signal end the run; returns those done."""
+    config, run = job.config, storage.run
+
+    def ended() -> bool:
+        return start.step >= job.max_steps or on_rank_zero(evaluations.over)
+
+    if (ended() and not start.evaluate) or max_over_ranks(request.wanted()):
+        return start.step
+    goes_on = [f"continuing after step {start.step} of {job.max_steps}"] if start.step else []
+    for line in [*plan_lines(job.plan, job.max_steps), batch_lines(config, world_size())[0], *goes_on]:
+        log.info("%s", line)
+    encoder = begin_with(run, start.state, config.model)
+    before: Mapping[str, Any] = {}
+    if start.evaluate:  # here, where each process still has the whole model
+        before = evaluations.evaluate(start.step, encoder, device=job.processes.device)
+    if ended() or max_over_ranks(request.wanted()):
+        return start.step
+    loader = make_loader(job, encoder, start.step)
+    run_log = RunLog(
+        run,
+        start=start.step,
+        stop=job.max_steps,
+        log_samples=config.log_samples,
+        trackers=config.trackers,
+        write=rank() == 0,
+        began=job.began,
+    )
+    checkpoints = Checkpoints(
+        run,
+        start=(start.step, start.state),
+        plan=job.plan.fingerprint,
+        every=config.checkpoint_every,
+        keep=config.keep_checkpoints,
+        stop=job.max_steps,
+        wanted=evaluations.due,
+        best=evaluations.best_step,
+        verified=loader.verified,
+    )
+    ours = [StopOnSignal(request), run_log, checkpoints, CopyToStorage(storage, checkpoints)]
+    if config.evaluation.tasks:
+        ours.append(EvaluateInLoop(evaluations, checkpoints, run_log, before))
+    module = make_module(config, encoder, job.processes.device, max_steps=job.max_steps, first_step=start.step)
+    trainer = make_trainer(
+        config, job.processes, max_steps=job.max_steps - start.step, callbacks=[*callbacks, *ours], loggers=loggers
+    )
+    try:
+        trainer.fit(module, loader)
+    except InputError as error:
+        if rank():  # a damaged sample is met by one process, and the first prints only its own errors
+            log.error("jemb train: process %d: %s", rank(), error)
+        raise
+    return start.step + trainer.global_step
