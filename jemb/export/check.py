@@ -129,9 +129,9 @@ def _transformers(folder: Path) -> EncodeTexts:
     from transformers import AutoTokenizer
 
     kind = read_json(folder / "config.json")["architectures"][0]
-    model = getattr(transformers, kind if kind.endswith("EncoderModel") else "AutoModel").from_pretrained(folder)
-    model = model.float().eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = getattr(transformers, kind if kind.endswith("EncoderModel") else "AutoModel")
+    model = model.from_pretrained(folder, trust_remote_code=False).float().eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     max_length = read_json(folder / "sentence_bert_config.json")["max_seq_length"]
     pool = _pool(folder)
     dim = read_json(folder / "config_sentence_transformers.json").get("truncate_dim")

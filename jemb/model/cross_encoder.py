@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from jemb.errors import InputError
 from jemb.model.encode import BATCH_TOKENS, BLOCK, batches
 from jemb.model.encoder import device_of
-from jemb.model.folder import read_modules
+from jemb.model.folder import auto_maps, check_code, read_modules
 from jemb.model.load import DEFAULT_MAX_LENGTH, find_folder, first_line, load_tokenizer, num_positions
 from jemb.model.quiet import quiet
 
@@ -79,6 +79,7 @@ def load_cross_encoder(name_or_path: str, *, max_length: int | None = None) -> C
     no such model, when it cannot be loaded, or when it is no classifier with one output.
     """
     folder = _classifier_folder(find_folder(name_or_path))
+    check_code(folder, auto_maps(folder))
     with quiet():
         classifier = _load_classifier(folder)
         tokenizer = load_tokenizer(folder)

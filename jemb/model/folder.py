@@ -5,6 +5,7 @@ written is brought into the form that its versions 3 to 6 and other readers (TEI
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 from jemb.errors import InputError
 from jemb.files import inside, read_json
+
+log = logging.getLogger(__name__)
 
 LIMIT_FILES = [
     f"sentence_{name}_config.json"
@@ -54,19 +57,29 @@ def check_folder(folder: Path, *, trust_remote_code: bool) -> Path:
         whole = _object(folder / "config_sentence_transformers.json").get("model_type")
         if whole not in (None, "SentenceTransformer"):
             raise InputError(f"{folder}: a {whole} of sentence-transformers; wanted a SentenceTransformer")
-    for name in ("config.json", "tokenizer_config.json"):
-        if "auto_map" in _object(first / name):
-            foreign.append(f"auto_map in {first / name}")
-    if foreign and not trust_remote_code:
-        raise InputError(
-            f"{folder}: needs code that comes with the model ({', '.join(foreign)}), which is not run. If you have "
-            "read it and trust it: model.trust_remote_code=true"
-        )
+    check_code(folder, [*foreign, *auto_maps(first)], trust_remote_code=trust_remote_code)
     for path in map(first.joinpath, LIMIT_FILES):
         limit = _object(path).get("max_seq_length")
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
             raise InputError(f"{path}: max_seq_length is {limit!r}; wanted a whole number from 1 on, or null")
     return first
+
+
+def auto_maps(folder: Path) -> list[str]:
+    """Where a folder names classes of its own, in words."""
+    files = [folder / name for name in ("config.json", "tokenizer_config.json")]
+    return [f"auto_map in {path}" for path in files if "auto_map" in _object(path)]
+
+
+def check_code(folder: Path, foreign: list[str], *, trust_remote_code: bool = False) -> None:
+    """Raises `InputError` where there is `foreign` code, unless it is trusted, which the log then says."""
+    if foreign and trust_remote_code:
+        log.warning("%s: runs code that comes with the model (%s)", folder, ", ".join(foreign))
+    elif foreign:
+        raise InputError(
+            f"{folder}: needs code that comes with the model ({', '.join(foreign)}), which is not run. If you have "
+            "read it and trust it: model.trust_remote_code=true"
+        )
 
 
 def read_modules(folder: Path) -> list[tuple[str, Path]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -124,3 +126,13 @@ def test_loading_leaves_the_random_state_alone(folder: Path) -> None:
     before = torch.random.get_rng_state()
     load_cross_encoder(str(folder))
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_code_that_comes_with_a_cross_encoder_is_not_run(folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folder, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps({**config, "auto_map": {"AutoModelForSequenceClassification": "m.Model"}})
+    )
+    with pytest.raises(InputError, match="needs code that comes with the model"):
+        load_cross_encoder(str(folder))
