@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any
 
+from jemb.config import Role, TrainConfig, roles
 from jemb.files import read_json
 from jemb.public import each_text, last_name, without_places
 from jemb.run_folder import STAGE, RunFolder, is_run
@@ -21,10 +22,7 @@ TRAINING = "training.json"
 KEPT = ("id", "jemb", "versions", "git_commit", "objective", "starts", "max_steps", "model_chosen")
 PATHS = ("init", "path", "encoder", "model", "tasks", "metric", "against")
 """Settings in which a path may stand that is not known by its beginning, alone or behind a kind (`sts:dev/a.jsonl`)."""
-OF_THE_MACHINE = (
-    "shards", "output", "trackers", "workers", "timeout_minutes", "log_samples", "checkpoint_every", "keep_checkpoints",
-    "cache_dir", "cache_gb", "read_ahead", "tokens", "dry_run",
-)  # fmt: skip
+UNTOLD = {name for name, role in roles(TrainConfig).items() if role in (Role.UPKEEP, Role.MACHINE)}
 """Settings that say nothing of the model."""
 
 Stage = dict[str, Any]
@@ -109,7 +107,7 @@ def _data_set(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _without_paths(settings: Any, name: str = "") -> Any:
     if isinstance(settings, dict):
-        return {key: _without_paths(value, key) for key, value in settings.items() if key not in OF_THE_MACHINE}
+        return {key: _without_paths(value, key) for key, value in settings.items() if key not in UNTOLD}
     if isinstance(settings, list):
         return [_without_paths(value, name) for value in settings]
     if name == "metric" and isinstance(settings, str):

@@ -31,7 +31,7 @@ from jemb.config.prepare import (
     SourceConfig,
 )
 from jemb.config.train import EvaluationConfig, LossWeights, ModelConfig, TrainConfig
-from jemb.config.types import DuplicateSide, Sides, StageName
+from jemb.config.types import DuplicateSide, Role, Sides, StageName, roles
 from jemb.registry import suggest
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "OverlapConfig",
     "PrepareConfig",
     "RayConfig",
+    "Role",
     "Sides",
     "SourceConfig",
     "StageName",
@@ -66,5 +67,6 @@ __all__ = [
     "option_kinds",
     "option_names",
     "options",
+    "roles",
     "suggest",
 ]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from jemb.config.parse import options
-from jemb.config.types import Positive, PositiveReal, Seed, Strings
+from jemb.config.types import Positive, PositiveReal, Role, Seed, Strings
 from jemb.registry import OBJECTIVES
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -171,10 +171,10 @@ class ModelConfig:
 class TrainConfig:
     """Train an encoder on shards: contrastively on pairs, or on triplets with hard negatives."""
 
-    shards: str
+    shards: Annotated[str, Role.MACHINE]
     """Output folder of `jemb prepare` (every data set in it), or the folder of one data set; or its URL (`s3://…`,
     `gs://…`, `https://…`): then shards are fetched whole into a cache that all processes of a machine share."""
-    output: str
+    output: Annotated[str, Role.MACHINE]
     """Run folder. The same command on the same folder continues where it stopped. With a URL, the run works in a folder
     under `$JEMB_CACHE`, which is copied there after each checkpoint and fetched from there where it is missing."""
     objective: str = "pairs"
@@ -189,26 +189,28 @@ class TrainConfig:
     Face name. Replaces `model.path`."""
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     """Texts put before the sides."""
-    strategy: Literal["auto", "single", "ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3", "fsdp"] = "auto"
+    strategy: Annotated[
+        Literal["auto", "single", "ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3", "fsdp"], Role.COURSE
+    ] = "auto"
     """How processes share the work. `auto`: `single` for one process, `ddp` for more. `ddp`: each has the whole model.
     The others keep one share a process: `deepspeed_1` (ZeRO; needs the extra `deepspeed`) of AdamW's state,
     `deepspeed_2` of the gradients as well, `deepspeed_3` and `fsdp` of the weights as well. None changes the result."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], Role.COURSE] = "auto"
     """Where to train; `auto`: CUDA where there is one."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Annotated[Literal["auto", "fp32", "bf16"], Role.COURSE] = "auto"
     """Arithmetic of the encoder; `auto`: bf16 where the GPU has it. The loss is always fp32.
     On a CPU bf16 pays where that has instructions for it (AMX)."""
     global_batch_size: Annotated[int, Field(gt=1)] = 256
     """Samples in one optimiser step over all processes: what every query is contrasted with."""
-    micro_batch_size: Positive | None = None
+    micro_batch_size: Annotated[Positive | None, Role.COURSE] = None
     """Texts a process encodes at once, all being computed again in backward (gradient caching): any global batch in the
     memory of this many texts. null: no such saving. Changes memory and time, not the result."""
-    micro_batch_tokens: Positive | None = None
+    micro_batch_tokens: Annotated[Positive | None, Role.COURSE] = None
     """The same by tokens, padding included: as many texts of like length at once as have so many, at least one. Uses
     memory and time better than `micro_batch_size` where lengths differ; give one of the two."""
-    max_steps: Positive | None = None
+    max_steps: Annotated[Positive | None, Role.COURSE] = None
     """Optimiser steps; null: those of `max_epochs`."""
-    max_epochs: PositiveReal | None = None
+    max_epochs: Annotated[PositiveReal | None, Role.COURSE] = None
     """Passes over the samples, in place of `max_steps`: 0.5, 3, …; null: `max_steps`, or one pass."""
     learning_rate: PositiveReal = 2e-4
     """Peak learning rate of AdamW."""
@@ -254,15 +256,15 @@ class TrainConfig:
     `leave_out`: all of them. `refuse`: an error that names them. The batches do not depend on the processes' number."""
     seed: Seed = 0
     """Seed of the batch plan, the made-on-the-spot weights and the dropout."""
-    checkpoint_every: Positive = 500
+    checkpoint_every: Annotated[Positive, Role.UPKEEP] = 500
     """Steps between checkpoints. One is also written at the end, and on SIGINT, SIGTERM and SIGUSR1."""
-    keep_checkpoints: Positive = 2
+    keep_checkpoints: Annotated[Positive, Role.UPKEEP] = 2
     """How many checkpoints to keep: the newest ones, and with `evaluation.tasks` also the best one."""
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    evaluation: Annotated[EvaluationConfig, Role.COURSE] = field(default_factory=EvaluationConfig)
     """Evaluation while training."""
-    log_samples: bool = False
+    log_samples: Annotated[bool, Role.UPKEEP] = False
     """Write `samples.jsonl`: the keys of every global batch."""
-    trackers: Trackers = field(default_factory=lambda: ["tensorboard", "csv"])
+    trackers: Annotated[Trackers, Role.UPKEEP] = field(default_factory=lambda: ["tensorboard", "csv"])
     """Where the metrics of each step go besides `metrics.jsonl`: `tensorboard` and `csv` (`metrics.csv`) in the run
     folder; `wandb` and `mlflow` (extras of these names), which follow their own environment variables (WANDB_MODE,
     WANDB_PROJECT, MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME, …)."""
@@ -270,26 +272,26 @@ class TrainConfig:
     """null: any sample of a data set may come next. N: samples are shuffled within windows of N whole shards, whose
     order is drawn anew in each pass; so a data set needs only about 3 N shards at hand: for data behind a URL that are
     larger than the cache. Changes the batches."""
-    cache_dir: str | None = None
+    cache_dir: Annotated[str | None, Role.MACHINE] = None
     """Where shards from a URL are kept, a folder on a local disk with locks; null: `shards` in `$JEMB_CACHE`, which is
     ~/.cache/jemb by default."""
-    cache_gb: PositiveReal | None = None
+    cache_gb: Annotated[PositiveReal | None, Role.MACHINE] = None
     """10^9 bytes of shards kept there at most, those of other runs included; their indexes, 1 or 2 % of that, come on
     top. null: 80 % of the disk that is free at the start, with what the cache has."""
-    read_ahead: Annotated[int, Field(ge=0)] = 1000
+    read_ahead: Annotated[int, Field(ge=0), Role.MACHINE] = 1000
     """Steps whose shards are fetched before they are needed, as far as `cache_gb` allows; 0: none."""
-    tokens: str | None = None
+    tokens: Annotated[str | None, Role.MACHINE] = None
     """Output folder of `jemb tokenize` for these shards and this model: batches are made from the token ids there,
     several times as fast and to the bit the same; the shards are then read for keys alone. null: texts are tokenised as
     they are read."""
-    workers: Annotated[int, Field(ge=0)] = 1
+    workers: Annotated[int, Field(ge=0), Role.MACHINE] = 1
     """Loader processes for each training process, which read and tokenise ahead; 0: none."""
-    balance: bool = True
+    balance: Annotated[bool, Role.COURSE] = True
     """Deal the samples of a global batch to the processes by length, so that all have nearly as many tokens. Each
     process then looks up the sizes of all its samples in the shards' indexes. Does not change the result."""
-    timeout_minutes: PositiveReal = 30
+    timeout_minutes: Annotated[PositiveReal, Role.UPKEEP] = 30
     """How long a process waits for the others in a collective before it stops with an error."""
-    dry_run: bool = False
+    dry_run: Annotated[bool, Role.UPKEEP] = False
     """Show batch arithmetic, the plan's shares, an estimate of the memory and the command, and start nothing."""
 
     def __post_init__(self) -> None:

@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from enum import Enum
+from typing import Annotated, Literal, get_type_hints
 
 from pydantic import BeforeValidator, Field
+
+
+class Role(Enum):
+    """What an option of a run has a say in; it stands in the option's type, `Annotated[int, Role.MACHINE]`."""
+
+    RESULT = "what is trained: it may not change while the run lasts; of every option without another role"
+    COURSE = "how, or how far: it may change when the run goes on"
+    UPKEEP = "what is kept, shown and waited for: it may change, and says nothing of the model"
+    MACHINE = "paths and workers of a machine: it may change, each process may have its own, and it is nobody else's"
+
+
+def roles(cls: type) -> dict[str, Role]:
+    """The role of each option of a config class, by name."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {
+        name: next((part for part in getattr(hint, "__metadata__", ()) if isinstance(part, Role)), Role.RESULT)
+        for name, hint in hints.items()
+    }
+
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]

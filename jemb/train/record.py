@@ -21,7 +21,7 @@ import torch
 import yaml
 
 import jemb
-from jemb.config import TrainConfig
+from jemb.config import Role, TrainConfig, roles
 from jemb.data import BatchPlan
 from jemb.errors import InputError
 from jemb.files import open_lock, write_atomic, write_json
@@ -32,33 +32,7 @@ from jemb.shards import ShardReader
 from jemb.train.optim import schedule_of
 from jemb.train.trackers import check_installed
 
-MAY_CHANGE_ON_RESUME = {
-    "shards",
-    "output",
-    "strategy",
-    "device",
-    "precision",
-    "micro_batch_size",
-    "micro_batch_tokens",
-    "max_steps",
-    "max_epochs",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "evaluation",
-    "log_samples",
-    "trackers",
-    "workers",
-    "balance",
-    "timeout_minutes",
-    "cache_dir",
-    "cache_gb",
-    "read_ahead",
-    "tokens",
-    "dry_run",
-}
-"""Options that may change from one start of a run to the next. (Other shards are caught by the plan's fingerprint.)"""
-MAY_DIFFER_BETWEEN_RANKS = {"shards", "tokens", "output", "workers", "cache_dir", "cache_gb", "read_ahead"}
-"""Options that each process may have its own of: paths on its machine, loader processes, and the cache of shards."""
+ROLES = roles(TrainConfig)
 LOOKED_AT = 64
 """Samples of each data set that are compared at the start, evenly spaced."""
 log = logging.getLogger(__name__)
@@ -112,7 +86,7 @@ def check_resumable(run: RunFolder, config: TrainConfig) -> None:
     changed = [
         f"  {name}: {before.get(name)} before, {now.get(name)} now"
         for name in sorted(before.keys() | now.keys())
-        if name.partition(".")[0] not in MAY_CHANGE_ON_RESUME and before.get(name) != now.get(name)
+        if ROLES.get(name.partition(".")[0]) in (None, Role.RESULT) and before.get(name) != now.get(name)
     ]
     if changed:
         raise InputError(
@@ -200,7 +174,7 @@ def facts_of(config: TrainConfig, readers: Mapping[str, ShardReader], plan: Batc
         facts[f"data set {name}"] = f"{len(reader)} samples with fingerprint {reader.manifest.fingerprint[:16]}"
         facts[f"texts of data set {name}"] = look_at(reader)
     for name, value in asdict(config).items():
-        if name not in MAY_DIFFER_BETWEEN_RANKS:
+        if ROLES[name] is not Role.MACHINE:
             facts[name] = str(value)
     return {**facts, "batch plan": plan.fingerprint[:16], "version of jemb": jemb.__version__}
 

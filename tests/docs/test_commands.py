@@ -58,7 +58,7 @@ SMALL = {
 REPLACED = {"train": ("model", "model.hidden_size")}
 """Options left out, as their values stand for something large."""
 GROUPS = ("model", "objective", "experiment")
-NO_OPTIONS = {"name", "flag", "is_host", "normalize_embeddings"}
+NO_OPTIONS = {"name", "flag", "is_host", "normalize_embeddings", "rank", "scale", "gather_across_devices", "collate_fn"}
 """Words with = in inline code that are no options of ours, but those of other programs or placeholders."""
 
 ANIMALS = ["horse", "wolf", "eagle", "salmon", "spider", "tiger", "rabbit", "dolphin", "beetle", "falcon"]
