@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format docs gpu gpu-wheels clean
+.PHONY: demo test trials check format docs gpu gpu-wheels clean
 .DEFAULT_GOAL := help
 
 help:
@@ -11,6 +11,7 @@ help:
 	@echo "make test    the tests (RUN='-m slow' for the slow ones)"
 	@echo "make check   format, lint, types, import contract, tests"
 	@echo "make format  rewrite the code in the project's format"
+	@echo "make trials  everything that can be broken, broken once, with figures"
 	@echo "make gpu     the check on a GPU (docs/gpu.md); make gpu-wheels fetches what a bare CUDA machine lacks"
 	@echo "make docs    the documentation as a site, docs/_build/index.html"
 
@@ -29,6 +30,9 @@ demo: $(BIN)/jemb
 
 test: $(VENV)/.dev
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(RUN)
+
+trials: $(VENV)/.dev
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.trials
 
 gpu: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.gpu.check

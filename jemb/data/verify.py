@@ -118,6 +118,8 @@ class Verifier:
             self._reached(self.stop)
         except (InputError, Failure) as error:
             self.problem = error
+        except OSError as error:
+            self.problem = InputError(f"{error.filename}: cannot be read ({error.strerror})")
         except Exception as error:  # whatever it is, nobody may wait for this thread for ever
             self.problem = Failure(f"the shards could not be verified ({error!r})")
         with self.changed:

@@ -45,6 +45,7 @@ def locked(run: RunFolder) -> Iterator[None]:
     """Hold the run folder, so that two trainers never write to it. Released by the system when the process dies."""
     try:
         run.path.mkdir(parents=True, exist_ok=True)
+        check_free(run)  # before anything is written: the folder may be somebody else's
         descriptor = open_lock(run.path / ".lock")
     except OSError as error:
         raise InputError(f"output={run.path}: cannot be used as a run folder ({error.strerror})") from None
@@ -65,17 +66,20 @@ def locked(run: RunFolder) -> Iterator[None]:
         os.close(descriptor)
 
 
+def check_free(run: RunFolder) -> None:
+    """Raises InputError where `output` holds something that is no run's."""
+    if run.record.exists():
+        return
+    strangers = sorted(path.name for path in run.path.iterdir() if path.name[0] != "." and path.name not in run.names)
+    if strangers:
+        raise InputError(f"output={run.path}: holds {strangers[0]}, which is no part of a run; use another folder")
+
+
 def check_resumable(run: RunFolder, config: TrainConfig) -> None:
     """Raises InputError where `output` holds something else, or a started run with other options, or where a tracker is
     not installed."""
     check_installed(config.trackers)
-    strangers = (
-        []
-        if run.record.exists()
-        else sorted(path.name for path in run.path.iterdir() if path.name[0] != "." and path.name not in run.names)
-    )
-    if strangers:
-        raise InputError(f"output={run.path}: holds {strangers[0]}, which is no part of a run; use another folder")
+    check_free(run)
     if not run.checkpoints():
         return
     if not run.config.is_file():
