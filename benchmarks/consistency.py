@@ -18,7 +18,7 @@ import faiss
 import numpy as np
 import torch
 
-from jemb.prepare.consistency import MOST, TOLERANCE
+from jemb.prepare.stages.consistency import MOST, TOLERANCE
 from jemb.prepare.vectors.scoring import Way, count_better, exact_scores, fastest
 
 TOP_K = 2

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from jemb.prepare.language import by_language, identifier
-from jemb.prepare.table import Rows
+from jemb.prepare.engine.table import Rows
+from jemb.prepare.stages.language import by_language, identifier
 
 
 def sets(folder: Path, most: int | None) -> Iterator[tuple[str, list[dict[str, Any]]]]:

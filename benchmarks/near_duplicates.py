@@ -138,11 +138,11 @@ def grow(counts: Sequence[int], folder: Path) -> None:
 
 def run_stage(folder: Path, num_pieces: int) -> None:
     """What a process of `grow` does."""
-    from jemb.config import NearDuplicatesConfig
-    from jemb.prepare.executor import LocalExecutor
-    from jemb.prepare.job import Job
-    from jemb.prepare.near_duplicates import find_near_duplicates, near_duplicates
-    from jemb.prepare.table import Piece, Table
+    from jemb.prepare.engine.executor import LocalExecutor
+    from jemb.prepare.engine.job import Job
+    from jemb.prepare.engine.table import Piece, Table
+    from jemb.prepare.near.join import find_near_duplicates, join
+    from jemb.prepare.stages.near_duplicates import NearDuplicatesConfig
 
     find_near_duplicates(
         ["to compile", "what is used"] * 100 + [f"the same text {n}" for n in range(100)], NearDuplicatesConfig(), 0
@@ -155,16 +155,14 @@ def run_stage(folder: Path, num_pieces: int) -> None:
     (folder / "work").mkdir()
     began, cpu = time.perf_counter(), time.process_time()
     with LocalExecutor(1) as executor:
-        dropped = near_duplicates(
-            Table(tuple(pieces)), Job(folder / "work", executor, "growth"), NearDuplicatesConfig(), 0
-        )
+        dropped = join(Table(tuple(pieces)), Job(folder / "work", executor, "growth"), NearDuplicatesConfig(), 0)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     print(json.dumps({"seconds": seconds, "cpu": cpu, "peak": peak, "dropped": len(dropped.ids)}))
 
 
 def _write_pieces(count: int, folder: Path) -> int:
-    from jemb.prepare.table import PIECE_SCHEMA, write_table
+    from jemb.prepare.engine.table import PIECE_SCHEMA, write_table
 
     rows, number = pairs(count), 0
     while part := list(islice(rows, PIECE_ROWS)):

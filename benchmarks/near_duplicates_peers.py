@@ -25,8 +25,8 @@ WARM = 300
 
 
 def jemb(texts: Sequence[str]) -> list[int]:
-    from jemb.config import NearDuplicatesConfig
-    from jemb.prepare.near_duplicates import find_near_duplicates
+    from jemb.prepare.near.join import find_near_duplicates
+    from jemb.prepare.stages.near_duplicates import NearDuplicatesConfig
 
     config = NearDuplicatesConfig(shingle="word", ngram=WORDS, threshold=THRESHOLD, num_perm=HASHES)
     names = find_near_duplicates(texts, config, SEED)

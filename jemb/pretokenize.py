@@ -11,14 +11,14 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from jemb.config import TokenizeConfig
 from jemb.config.train import PromptsConfig
 from jemb.errors import InputError
 from jemb.files import alone, inside
 from jemb.model import Encoder, Tokenize, load_encoder, probe
-from jemb.prepare.executor import LocalExecutor
+from jemb.prepare.engine.executor import LocalExecutor
+from jemb.progress import Progress
 from jemb.shards import ShardReader, open_datasets
 from jemb.shards.tokens import Recipe, TokenReader, finish_tokens, has_part, start_tokens, write_part
 from jemb.tables.places import is_url, to_local
@@ -65,7 +65,7 @@ def pretokenize(config: TokenizeConfig) -> str:
                     if not has_part(folder, number)
                 ]
         total = sum(task.stop - task.start for task in tasks)
-        with LocalExecutor(config.workers) as executor, tqdm(total=total, desc="tokenise", unit="sample") as bar:
+        with LocalExecutor(config.workers) as executor, Progress("tokenise", total, "sample") as bar:
             for number, _ in executor.run(_write, tasks, serial=len(tasks) == 1):
                 bar.update(tasks[number].stop - tasks[number].start)
         for name, recipe in recipes.items():

@@ -30,6 +30,9 @@ Cell = str | float | bool | None
 LONG = 40
 """Characters from which on the text of a table's cell is wrapped, into lines that are not too short to read."""
 
+LEAST_WIDTH = 520
+"""Pixels of a figure where there is room for them, more than half the column; a phone shows it as wide as itself."""
+
 COLOURS = 11
 """Series with colours of their own; the style sheet has `--s0`, `--s1`, … for them."""
 
@@ -129,7 +132,7 @@ class Report:
         kind, data = draw(figure)
         source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
         # Inches on paper are 96 pixels in a browser.
-        part = {"kind": "figure", "source": source, "width": round(96 * figure.get_figwidth())}
+        part = {"kind": "figure", "source": source, "width": max(LEAST_WIDTH, round(96 * figure.get_figwidth()))}
         self._parts.append(part | {"alt": alt, "caption": caption})
 
     def html(self) -> str:
@@ -141,6 +144,7 @@ class Report:
             autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
         )
         known = {"title": self.title, "subtitle": self.subtitle, "parts": self._parts, "colours": COLOURS}
+        known["wbr"] = Markup("<wbr>")  # where a name may be broken
         page = environment.from_string(template).render(known)
         return page.encode(errors="replace").decode()
 

@@ -213,7 +213,7 @@ def test_pictures() -> None:
     assert len(png) < SVG_BYTES
     report = Report("t")
     report.figure(lines(10), "alt")
-    assert [fields["width"] for tag, fields, _ in Page(report.html()).tags if tag == "img"] == [str(4 * 96)]
+    assert [fields["width"] for tag, fields, _ in Page(report.html()).tags if tag == "img"] == ["520"]
 
 
 def test_labels_are_not_cut_off() -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jemb.prepare.decontaminate import choose_texts
 from jemb.prepare.near.index import Index
+from jemb.prepare.stages.decontaminate import choose_texts
 from jemb.text import count_words, words
 
 

@@ -41,7 +41,7 @@ def prepare(config: PrepareConfig, data: Any = None) -> list[Manifest]:
     from jemb.prepare import prepare as prepare_files
 
     with written_to(config.output) as output, _as_files(config, data, Path(output)) as files:
-        return prepare_files(replace(files, output=output), make_tools(config))
+        return prepare_files(replace(files, output=output), make_tools())
 
 
 def tokenize(config: TokenizeConfig) -> str:

@@ -30,6 +30,7 @@ def compose_config(name: str, cls: type[T], overrides: Sequence[str]) -> T:
 
     Raises InputError for whatever does not fit, with the key and what is possible instead.
     """
+    cls = _with_plugins(cls, overrides)
     folder = Path(str(files("jemb_conf")))
     config_dir, overrides = _take_config_dir(overrides)
     if config_dir and name != "train":
@@ -80,12 +81,16 @@ def _split(
             if of_mapping := next((known for known in kinds if known.startswith(f"{name}.NAME")), None):
                 raise InputError(f"option '{name}': got {value}; give {of_mapping}=… for each NAME")
             raise InputError(unknown_option([*kinds, *groups], name))
+        if option.endswith(".OPTION"):  # of a stage, for one data set
+            option = ".".join(path[-2:])
+            if option not in kinds:
+                raise InputError(unknown_option(kinds, name))
         kind = kinds[option]
         if kind in ("text", "text|null"):
             texts.append((path, None if value == "null" and kind == "text|null" else _unquoted(value)))
         elif kind.startswith("list of"):
             texts.append((path, _as_list(value)))
-        elif "NAME" in option:
+        elif "NAME" in option or len(path) > 2:
             texts.append((path, _value(value) if kind == "value" else _number(value)))
         elif "," in value and value[0] not in "[{":
             raise InputError(f"option '{name}': got '{value}'; wanted one value")
@@ -104,6 +109,16 @@ def _cut(override: str, kinds: Mapping[str, str]) -> tuple[str, str]:
     numbers = [cut for cut, option in found.items() if "NAME" in option and kinds[option] == "float"]
     cut = max(numbers) if numbers else min(found, default=cuts[0])
     return override[:cut], override[cut + 1 :]
+
+
+def _with_plugins(cls: type[T], overrides: Sequence[str]) -> type[T]:
+    """The class with the options of what these import."""
+    given = dict(override.partition("=")[::2] for override in overrides)
+    whole: Any = getattr(cls, "whole", None)
+    if whole is None:
+        return cls
+    found: type[T] = whole(_as_list(given.get("plugins", "[]")), _as_list(given.get("stages", "[]")))
+    return found
 
 
 def _number(text: str) -> float | str | None:

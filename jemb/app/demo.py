@@ -9,7 +9,7 @@ def run(config: DemoConfig) -> None:
     from jemb.app.models import make_tools
     from jemb.demo.journey import demo
 
-    demo(config, make_tools)
+    demo(config, make_tools())
 
 
 if __name__ == "__main__":

@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from multiprocessing import parent_process
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jemb.config import ConsistencyConfig, CrossEncoderConfig, MineConfig, PrepareConfig
 from jemb.evaluate.texts import evaluation_texts
 from jemb.prepare import Encode, Score, Tools
 
@@ -21,25 +20,21 @@ if TYPE_CHECKING:
     from jemb.model import Encoder
 
 
-def make_tools(config: PrepareConfig) -> Tools:
+def make_tools() -> Tools:
     """The factories can be sent to other processes, where copies made with equal options are equal: a worker loads a
     model once. Models are on the GPU where there is one."""
-    return Tools(
-        encoder=make_encoder(config.consistency),
-        mining_encoder=make_encoder(config.mine),
-        cross_encoder=make_cross_encoder(config.cross_encoder),
-        evaluation_texts=evaluation_texts,
-    )
+    return Tools(make_encoder, make_cross_encoder, evaluation_texts)
 
 
-def make_encoder(config: ConsistencyConfig | MineConfig) -> Callable[[str], Encode]:
-    """name or folder -> function from texts to unit vectors."""
-    return _MakeEncoder(config.max_length, config.batch_tokens, config.precision)
+def make_encoder(options: Any) -> Callable[[str], Encode]:
+    """name or folder -> function from texts to unit vectors. options: of a stage, with `max_length`, `batch_tokens` and
+    perhaps `precision` (fp32 where it has none)."""
+    return _MakeEncoder(options.max_length, options.batch_tokens, getattr(options, "precision", "fp32"))
 
 
-def make_cross_encoder(config: CrossEncoderConfig) -> Callable[[str], Score]:
-    """name or folder -> function from (query, passage) pairs to raw scores [N]."""
-    return _MakeScore(config.max_length, config.batch_tokens)
+def make_cross_encoder(options: Any) -> Callable[[str], Score]:
+    """name or folder -> function from (query, passage) pairs to raw scores [N]. options: as for `make_encoder`."""
+    return _MakeScore(options.max_length, options.batch_tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,51 +16,35 @@ from jemb.config.commands import (
 )
 from jemb.config.parse import describe, option_kinds, option_names, options
 from jemb.config.prepare import (
-    ConsistencyConfig,
-    CrossEncoderConfig,
-    DecontaminateConfig,
-    ExactConfig,
     FieldsConfig,
-    LanguageConfig,
-    MineConfig,
-    NearDuplicatesConfig,
-    NegationConfig,
-    OverlapConfig,
     PrepareConfig,
     RayConfig,
     SourceConfig,
 )
 from jemb.config.train import EvaluationConfig, LossWeights, ModelConfig, TrainConfig
-from jemb.config.types import DuplicateSide, Role, Sides, StageName, roles
+from jemb.config.types import DuplicateSide, Positive, Role, Share, Sides, Strings, roles
 from jemb.registry import suggest
 
 __all__ = [
     "CompletionConfig",
-    "ConsistencyConfig",
-    "CrossEncoderConfig",
-    "DecontaminateConfig",
     "DemoConfig",
     "DuplicateSide",
     "EvaluateConfig",
     "EvaluationConfig",
-    "ExactConfig",
     "ExportConfig",
     "FieldsConfig",
     "InspectConfig",
-    "LanguageConfig",
     "LossWeights",
-    "MineConfig",
     "ModelConfig",
-    "NearDuplicatesConfig",
-    "NegationConfig",
     "NewConfig",
-    "OverlapConfig",
+    "Positive",
     "PrepareConfig",
     "RayConfig",
     "Role",
+    "Share",
     "Sides",
     "SourceConfig",
-    "StageName",
+    "Strings",
     "TokenizeConfig",
     "TrainConfig",
     "describe",

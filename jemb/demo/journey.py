@@ -9,18 +9,16 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from jemb.config import (
-    ConsistencyConfig,
     DemoConfig,
     EvaluateConfig,
     ExportConfig,
     ModelConfig,
     PrepareConfig,
-    StageName,
     TrainConfig,
 )
 from jemb.demo.corpus import build_corpus
@@ -30,6 +28,7 @@ from jemb.evaluate import evaluate
 from jemb.export import export
 from jemb.files import write_atomic, write_json
 from jemb.prepare import Tools, prepare, summary_table
+from jemb.prepare.stages.consistency import ConsistencyConfig
 from jemb.run_folder import RunFolder
 from jemb.shards import Manifest
 from jemb.train import train
@@ -41,15 +40,14 @@ MODEL = ModelConfig(hidden_size=256, num_layers=1, num_heads=4, vocab_size=16_00
 MAX_LENGTH = 96
 CONSISTENCY = ConsistencyConfig(max_length=64)
 
-MakeTools = Callable[[PrepareConfig], Tools]
 Results = dict[str, dict[str, float]]
 """Of results.json: {`untrained`, `pairs`, `triplets`, `bm25`: {score: percent}}."""
 
 
-def demo(config: DemoConfig, make_tools: MakeTools) -> Results:
+def demo(config: DemoConfig, tools: Tools) -> Results:
     """Run the whole journey in `config.output`; prints its table and writes report.html, model/ and results.json.
 
-    make_tools: settings -> the models that `prepare` takes.
+    tools: the models that `prepare` takes.
     Raises InputError when the folder holds something else.
     """
     folder = Path(config.output)
@@ -60,7 +58,7 @@ def demo(config: DemoConfig, make_tools: MakeTools) -> Results:
     times["corpus"] = time.monotonic()
 
     log.info("2/6 prepare: from %d raw pairs to shards", sum(corpus.pairs.values()))
-    stages, notes = _stages(make_tools)
+    stages, notes = _stages(tools)
     prepared: dict[str, list[Manifest]] = {}
     for name, raw, chosen in (("pairs", "raw", stages), ("triplets", "raw_triplets", stages[:2])):
         options = PrepareConfig(
@@ -71,7 +69,7 @@ def demo(config: DemoConfig, make_tools: MakeTools) -> Results:
             seed=config.seed,
             overwrite=True,
         )
-        prepared[name] = prepare(options, make_tools(options))
+        prepared[name] = prepare(options, tools)
     manifests = [manifest for found in prepared.values() for manifest in found]
     _forget_other_runs(folder, manifests, config)
     times["prepare"] = time.monotonic()
@@ -146,12 +144,11 @@ def _forget_other_runs(folder: Path, manifests: Sequence[Manifest], config: Demo
         write_atomic(mark, made)
 
 
-def _stages(make_tools: MakeTools) -> tuple[list[StageName], list[str]]:
+def _stages(tools: Tools) -> tuple[list[str], list[str]]:
     """(stages, notes): all of them; without the consistency filter, and with a note, where its model is missing."""
-    stages: list[StageName] = ["exact", "near_duplicates", "language", "consistency"]
+    stages: list[str] = ["exact", "near_duplicates", "language", "consistency"]
     try:
-        config = PrepareConfig(input="none", output="none", consistency=CONSISTENCY)
-        make_tools(config).encoder(CONSISTENCY.encoder)(["a test"])
+        tools.encoder(CONSISTENCY)(CONSISTENCY.encoder)(["a test"])
     except InputError as error:
         return stages[:-1], [f"the consistency filter did not run: {error}"]
     return stages, []

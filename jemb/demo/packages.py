@@ -17,11 +17,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from jemb.demo.docstring import Docstring, parse_docstring
-from jemb.prepare.executor import LocalExecutor
+from jemb.prepare.engine.executor import LocalExecutor
 from jemb.prepare.negating.english import words
+from jemb.progress import Progress
 
 _LONGEST = 100
 """Words at which a body is cut."""
@@ -140,7 +139,7 @@ def _source_files(root: Path) -> Iterator[tuple[str, Path]]:
 def read_modules(modules: Sequence[tuple[str, Path]]) -> list[Documented]:
     """The objects of all modules in order of name, read by as many processes as there are cores."""
     chunks = [modules[start : start + _FILES_AT_ONCE] for start in range(0, len(modules), _FILES_AT_ONCE)]
-    with LocalExecutor(0) as executor, tqdm(total=len(modules), desc="docstrings", leave=False, disable=None) as bar:
+    with LocalExecutor(0) as executor, Progress("docstrings", len(modules), "file") as bar:
         found: dict[int, list[Documented]] = {}
         for number, objects in executor.run(_read_chunk, chunks, serial=len(chunks) < 4):
             found[number] = objects

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from jemb.demo.packages import Documented, cut, fold, readable
 from jemb.demo.reword import reword
 from jemb.prepare.negating.english import words
-from jemb.prepare.negation import negate
+from jemb.prepare.stages.negation import negate
 
 Row = dict[str, Any]
 

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from jemb.data.deal import deal
 from jemb.distributed.ranks import rank, world_size
+from jemb.progress import Progress
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 """N texts -> float32 [N, D] in the order of the texts."""
@@ -104,7 +104,7 @@ class _SharedEncoder:
         order = np.argsort([-len(text) for text in distinct], kind="stable")
         vectors = np.empty((0, 0), np.float32)
         block = SHARE * world_size()
-        with tqdm(total=len(distinct), desc="encode", unit="text", delay=2, leave=False) as bar:
+        with Progress("encode", len(distinct), "text") as bar:
             for start in range(0, len(distinct), block):
                 rows = order[start : start + block]
                 found = self.lead.encode(self.key, self.own, [distinct[row] for row in rows])

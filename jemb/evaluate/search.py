@@ -6,10 +6,10 @@ Before: `vectors.py`. After: `retrieval.py`, and `bm25.py`, which shares the ord
 from __future__ import annotations
 
 import numpy as np
-from tqdm import tqdm
 
-from jemb.prepare.executor import usable_cores
+from jemb.prepare.engine.executor import usable_cores
 from jemb.prepare.vectors.scoring import fastest, top_candidates
+from jemb.progress import track
 
 QUERIES = 4096
 """Of one pass over the corpus."""
@@ -35,7 +35,7 @@ def top_k(
     Highest first, ties by lower row; the same on every machine. progress: name of a bar on stderr; None: no bar.
     """
     way, starts = fastest(usable_cores()), range(0, max(len(query_QD), 1), QUERIES)
-    bar = tqdm(starts, desc=progress, disable=progress is None, unit="block", delay=2, leave=False)
+    bar = track(starts, progress, len(starts), "block")
     found = [top_candidates(query_QD[start : start + QUERIES], corpus_ND, k, way=way) for start in bar]
     scores, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return scores, rows

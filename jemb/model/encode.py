@@ -12,9 +12,9 @@ from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from jemb.model.encoder import Encoder, device_of
+from jemb.progress import Progress
 
 BLOCK = 4096
 """Texts tokenised at once; their ids are in memory, padded, until they are encoded."""
@@ -57,7 +57,7 @@ def encode(
     encoder.eval()
     try:
         with (
-            tqdm(total=len(distinct), desc=progress, unit="text", disable=progress is None) as bar,
+            Progress(progress, len(distinct), "text") as bar,
             _precision(target, exact),
             # FSDP cannot train on weights put together in inference mode, or fails in it, as the version of torch is.
             torch.no_grad() if agree else torch.inference_mode(),

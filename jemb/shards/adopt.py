@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tqdm.auto import tqdm
-
 from jemb.errors import InputError
 from jemb.files import write_atomic
+from jemb.progress import track
 from jemb.records import Kind, Sample
 from jemb.shards.index import encode_index
 from jemb.shards.manifest import MANIFEST, UNFINISHED, Manifest, ShardInfo, write_manifest
@@ -42,7 +41,7 @@ def adopt(folder: Path) -> Manifest:
         raise InputError(f"{folder}: no *.tar in it; wanted WebDataset tars")
     seen: set[str] = set()
     kinds: dict[Kind, str] = {}
-    found = [_scan(tar, seen, kinds) for tar in tqdm(tars, desc="index", unit="tar", leave=False)]
+    found = [_scan(tar, seen, kinds) for tar in track(tars, "index", len(tars), "tar")]
     if not seen:
         raise InputError(f"{folder}: no samples in {len(tars)} tars; wanted KEY.json members")
     if len(kinds) > 1:

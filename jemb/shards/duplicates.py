@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm.auto import tqdm
 
+from jemb.progress import track
 from jemb.shards.reader import ShardReader
 from jemb.text import content_hash
 
@@ -56,7 +56,7 @@ def equal_shards(readers: Mapping[str, ShardReader]) -> list[list[str]]:
 def _hashes(name: str, reader: ShardReader) -> np.ndarray:
     """int64 [N, 3], in the order of `KINDS`."""
     hashes = np.empty((len(reader), 3), np.int64)
-    for row, sample in enumerate(tqdm(reader, desc=f"compare {name}", unit="sample", leave=False, disable=None)):
+    for row, sample in enumerate(track(reader, f"compare {name}", len(reader), "sample")):
         query, positive = content_hash(sample.query), content_hash(sample.positive)
         # Not their sum or difference: the pair (a, b) is another one than (b, a).
         hashes[row] = hash((query, positive)), query, positive

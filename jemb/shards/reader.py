@@ -13,9 +13,8 @@ from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from jemb.errors import InputError
+from jemb.progress import track
 from jemb.records import Sample
 from jemb.shards.cache import ShardCache
 from jemb.shards.index import REBUILD, check_index, index_file_bytes, open_index
@@ -99,7 +98,7 @@ class ShardReader:
     def verify(self) -> None:
         """Read everything: `verify_shard` of each, and each sample through the index. Raises `InputError`."""
         numbers = range(len(self.manifest.shards))
-        for number in tqdm(numbers, desc=f"verify {self.manifest.name}", unit="shard", leave=False):
+        for number in track(numbers, f"verify {self.manifest.name}", len(numbers), "shard"):
             self.verify_shard(number)
             for row in range(self._starts[number], self._starts[number + 1]):
                 self.read(row)

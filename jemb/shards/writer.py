@@ -1,6 +1,6 @@
 """Samples into shards: tar, index, and at the end the manifest. All of it or no manifest.
 
-Before: `prepare/run.py` has the kept samples in their final order. After: `reader.py`.
+Before: `prepare/engine/run.py` has the kept samples in their final order. After: `reader.py`.
 """
 
 from __future__ import annotations

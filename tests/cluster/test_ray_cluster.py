@@ -22,7 +22,7 @@ PATIENCE = 300
 PATCH = """
 import os, sys
 if "prepare" in sys.orig_argv:  # small pieces, so that there are tasks to hand out
-    from jemb.prepare import job, read
+    from jemb.prepare.engine import job, read
     read.PIECE_ROWS, job.SERIAL_BELOW = 64, 0
 if os.environ.get("HANGS") and "default_worker" in str(sys.orig_argv):
     import importlib, time

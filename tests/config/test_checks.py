@@ -13,6 +13,7 @@ from jemb import config as configs
 from jemb.app.compose import compose_config
 from jemb.config import ExportConfig, ModelConfig, PrepareConfig, TrainConfig
 from jemb.errors import InputError
+from jemb.prepare.registry import all_stages
 
 TRAIN: dict[str, Any] = {"shards": "s", "output": "o"}
 MISTAKES: list[tuple[str, Any]] = [
@@ -78,7 +79,8 @@ def test_options_have_names() -> None:
 
 def test_every_config_class_checks_itself() -> None:
     classes = [cls for name in configs.__all__ if dataclasses.is_dataclass(cls := getattr(configs, name))]
-    assert len(classes) > 15
+    classes += [stage.options for stage in all_stages().values() if stage.options]
+    assert len(classes) > 20
     for cls in classes:
         with pytest.raises(InputError, match="unknown option 'nonsense'"):
             cls(nonsense=1)

@@ -14,9 +14,9 @@ from sentence_transformers import CrossEncoder as TheirCrossEncoder
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 
 from jemb.app.models import make_cross_encoder
-from jemb.config import CrossEncoderConfig
 from jemb.errors import InputError
 from jemb.model import load_cross_encoder
+from jemb.prepare.stages.cross_encoder import CrossEncoderConfig
 
 PAIRS = [
     ("what is love", "love is a film"),

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 from prepare_tools import bag_of_words
 
-from jemb.prepare.executor import LocalExecutor
-from jemb.prepare.job import Job
-from jemb.prepare.table import PIECE_SCHEMA, Piece, Rows, Table, write_table
+from jemb.prepare.engine.executor import LocalExecutor
+from jemb.prepare.engine.job import Job
+from jemb.prepare.engine.table import PIECE_SCHEMA, Piece, Rows, Table, write_table
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jemb.prepare import Tools
+from jemb.prepare import StageInputs, Tools
 
 
 def bag_of_words(texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -24,7 +24,7 @@ def bag_of_words(texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def bag_encoder(name: str) -> Callable[[Sequence[str]], Any]:
-    """What `Tools.encoder` is: picklable, from a name to a function."""
+    """Picklable, from a name to a function."""
     return bag_of_words
 
 
@@ -37,7 +37,17 @@ def lines_of(entry: str) -> list[str]:
     return Path(entry).read_text().splitlines()
 
 
-TOOLS = Tools(bag_encoder, bag_encoder, no_model, lines_of)
+def bag_encoders(options: Any) -> Callable[[str], Any]:
+    """What `Tools.encoder` is."""
+    return bag_encoder
+
+
+TOOLS = Tools(bag_encoders, no_model, lines_of)
+
+
+def inputs(seed: int = 0, make: Any = no_model, *, prepared: Any = None, others: Sequence[Path] = ()) -> StageInputs:
+    """What a stage is given. make: from a model's name to the model, of either kind."""
+    return StageInputs(seed, Tools(lambda options: make, lambda options: make, lines_of), prepared, others)
 
 
 def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:

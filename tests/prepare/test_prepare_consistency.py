@@ -6,13 +6,13 @@ import random
 
 import numpy as np
 import pytest
+from prepare_tools import inputs
 
-from jemb.config import ConsistencyConfig
-from jemb.prepare import consistency as stage
-from jemb.prepare.consistency import consistency
-from jemb.prepare.executor import LocalExecutor
-from jemb.prepare.job import Job
-from jemb.prepare.table import write_drops
+from jemb.prepare.engine.executor import LocalExecutor
+from jemb.prepare.engine.job import Job
+from jemb.prepare.engine.table import write_drops
+from jemb.prepare.stages import consistency as stage
+from jemb.prepare.stages.consistency import ConsistencyConfig, consistency
 from jemb.prepare.vectors import embeddings, scoring
 from jemb.prepare.vectors.scoring import Way
 
@@ -51,7 +51,7 @@ def judge(table, job):
     def run(rows, encode, *, piece_rows=1000, seed=0, **options):
         config = ConsistencyConfig(**options)
         made = rows if not isinstance(rows, list) else table(rows, piece_rows)
-        dropped = consistency(made, job(f"run {next(calls)}"), config, seed, lambda name: encode)
+        dropped = consistency(made, job(f"run {next(calls)}"), config, inputs(seed, lambda name: encode))
         assert dropped.ids.tolist() == sorted(dropped.ids.tolist())
         assert dropped.reason == "consistency"
         return dict(zip(dropped.ids.tolist(), dropped.values.tolist(), strict=True)), dropped.statistics
@@ -89,7 +89,7 @@ def test_the_note_says_the_rank_as_far_as_it_is_counted(table, job, monkeypatch)
     monkeypatch.setattr(stage, "MOST", 3)
     encode = angles({"q": 0} | {f"p{n}": 10 * n for n in range(8)})
     rows = table([("q", f"p{n}") for n in range(8)])
-    dropped = consistency(rows, job(), ConsistencyConfig(), 0, lambda name: encode)
+    dropped = consistency(rows, job(), ConsistencyConfig(), inputs(0, lambda name: encode))
     assert dict(zip(dropped.ids.tolist(), dropped.values.tolist(), strict=True)) == {2: 3, 3: 4, 4: 4, 5: 4, 6: 4, 7: 4}
     assert dropped.note.format(value=4) == "rank 4 (counted up to 4)"
     assert dropped.statistics["rank"] == {"1": 1, "2": 1, "3": 1, ">3": 5}
@@ -171,13 +171,13 @@ def test_workers_do_not_show(table, job, monkeypatch):
     monkeypatch.setattr(stage, "ROWS", 64)
     monkeypatch.setattr(embeddings, "BLOCK", 50)
     first = job("one")
-    one = consistency(table(rows, 60), first, ConsistencyConfig(pool_size=90), 3, random_encoder)
+    one = consistency(table(rows, 60), first, ConsistencyConfig(pool_size=90), inputs(3, random_encoder))
     monkeypatch.setattr(embeddings, "SERIAL_BELOW", 0)
     work = job("two")
     with LocalExecutor(2) as executor:
         run = Job(work.folder, executor, "two")
-        monkeypatch.setattr("jemb.prepare.job.SERIAL_BELOW", 0)
-        two = consistency(table(rows, 60), run, ConsistencyConfig(pool_size=90), 3, random_encoder)
+        monkeypatch.setattr("jemb.prepare.engine.job.SERIAL_BELOW", 0)
+        two = consistency(table(rows, 60), run, ConsistencyConfig(pool_size=90), inputs(3, random_encoder))
     assert (one.ids.tolist(), one.values.tolist()) == (two.ids.tolist(), two.values.tolist())
     assert one.statistics == two.statistics
     files = sorted(path.name for path in first.folder.glob("*.npy"))
@@ -188,15 +188,15 @@ def test_workers_do_not_show(table, job, monkeypatch):
 
 def test_a_second_run_finds_all_done(table, job):
     rows, work = table([(f"q{n}", f"p{n}") for n in range(50)]), job()
-    first = consistency(rows, work, ConsistencyConfig(), 0, random_encoder)
+    first = consistency(rows, work, ConsistencyConfig(), inputs(0, random_encoder))
     before = {path: path.stat().st_mtime_ns for path in work.folder.iterdir()}
-    again = consistency(rows, work, ConsistencyConfig(), 0, lambda name: 1 / 0)
+    again = consistency(rows, work, ConsistencyConfig(), inputs(0, lambda name: 1 / 0))
     assert {path: path.stat().st_mtime_ns for path in work.folder.iterdir()} == before
     assert again.ids.tolist() == first.ids.tolist()
 
 
 def test_no_rows_need_no_encoder(table, job):
-    assert consistency(table([]), job(), ConsistencyConfig(), 0, lambda name: 1 / 0).ids.tolist() == []
+    assert consistency(table([]), job(), ConsistencyConfig(), inputs(0, lambda name: 1 / 0)).ids.tolist() == []
 
 
 def test_all_minilm_prefers_the_matching_answers(table, job):
@@ -214,5 +214,5 @@ def test_all_minilm_prefers_the_matching_answers(table, job):
         ]
     )
     config = ConsistencyConfig(top_k=1)
-    dropped = consistency(pairs, job(), config, 0, make_encoder(config))
+    dropped = consistency(pairs, job(), config, inputs(0, make_encoder(config)))
     assert dropped.ids.tolist() == [3, 4]

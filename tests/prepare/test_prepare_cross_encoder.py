@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import pytest
+from prepare_tools import inputs
 
-from jemb.config import CrossEncoderConfig
 from jemb.errors import Failure
-from jemb.prepare import cross_encoder as module
-from jemb.prepare.cross_encoder import cross_encoder
-from jemb.prepare.table import Rows, Verdict
+from jemb.prepare.engine.table import Rows, Verdict
+from jemb.prepare.stages import cross_encoder as module
+from jemb.prepare.stages.cross_encoder import CrossEncoderConfig, cross_encoder
 
 LOADED: list[str] = []
 
@@ -49,7 +49,7 @@ def table(*rows: tuple[str, ...]) -> Rows:
 
 
 def run(rows: Rows, **options: object) -> Verdict:
-    return cross_encoder(rows, CrossEncoderConfig(**options), Fake())  # type: ignore[arg-type]
+    return cross_encoder(rows, CrossEncoderConfig(**options), inputs(make=Fake()))  # type: ignore[arg-type]
 
 
 def test_hand_worked_logits() -> None:
@@ -107,7 +107,7 @@ def test_long_pieces_are_scored_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
     whole = run(rows)
     monkeypatch.setattr(module, "ROWS", 10)
     fake = Fake(bonus=0.5)  # another scorer than the one that is loaded
-    parts = cross_encoder(rows, CrossEncoderConfig(), fake)
+    parts = cross_encoder(rows, CrossEncoderConfig(), inputs(make=fake))
     assert parts.dropped == whole.dropped
     assert parts.negatives == whole.negatives
     assert parts.statistics == whole.statistics
@@ -128,7 +128,7 @@ def test_a_process_loads_the_model_once() -> None:
     rows = table(("p 1", "n 0"))
     for _ in range(3):
         # As a worker gets it: a fresh copy with every task.
-        cross_encoder(rows, CrossEncoderConfig(), pickle.loads(pickle.dumps(Fake())))
+        cross_encoder(rows, CrossEncoderConfig(), inputs(make=pickle.loads(pickle.dumps(Fake()))))
     assert LOADED == ["cross-encoder/ms-marco-MiniLM-L-6-v2"]
 
 
@@ -143,4 +143,4 @@ def test_a_process_loads_the_model_once() -> None:
 def test_bad_scores_stop_the_work(scores: npt.NDArray[np.float32], message: str) -> None:
     module._scorer.cache_clear()
     with pytest.raises(Failure, match=message):
-        cross_encoder(table(("p 1", "n 0")), CrossEncoderConfig(), lambda model: lambda pairs: scores)
+        cross_encoder(table(("p 1", "n 0")), CrossEncoderConfig(), inputs(make=lambda model: lambda pairs: scores))

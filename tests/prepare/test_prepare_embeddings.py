@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jemb.errors import Failure
-from jemb.prepare.table import write_drops
+from jemb.prepare.engine.table import write_drops
 from jemb.prepare.vectors import embeddings, numbering
 from jemb.prepare.vectors.embeddings import StoredVectors, embed
 
@@ -175,9 +175,9 @@ from pathlib import Path, PosixPath
 sys.path.insert(0, {tests!r})
 import test_prepare_embeddings as tests
 from jemb.prepare.vectors import embeddings
-from jemb.prepare.executor import LocalExecutor
-from jemb.prepare.job import Job
-from jemb.prepare.table import Piece, Table
+from jemb.prepare.engine.executor import LocalExecutor
+from jemb.prepare.engine.job import Job
+from jemb.prepare.engine.table import Piece, Table
 embeddings.BLOCK = 8
 table = {table!r}
 embeddings.embed(table, Job(Path({folder!r}), LocalExecutor(1), "x"), "some encoder", tests.Slow({log!r}, True))
@@ -206,8 +206,9 @@ def test_the_threads_of_torch_do_not_show(table, job, tmp_path):
     import torch
 
     from jemb.app.models import make_encoder
-    from jemb.config import ConsistencyConfig, ModelConfig
+    from jemb.config import ModelConfig
     from jemb.model import make_tiny
+    from jemb.prepare.stages.consistency import ConsistencyConfig
 
     draw = random.Random(0)
     words = [f"word{number}" for number in range(200)]
@@ -234,8 +235,10 @@ def test_the_identity_of_an_encoder_is_what_its_vectors_depend_on(tmp_path):
     import torch
 
     from jemb.app.models import make_encoder
-    from jemb.config import ConsistencyConfig, MineConfig, ModelConfig
+    from jemb.config import ModelConfig
     from jemb.model import load_encoder, make_tiny
+    from jemb.prepare.stages.consistency import ConsistencyConfig
+    from jemb.prepare.stages.mine import MineConfig
 
     model = ModelConfig(vocab_size=300, hidden_size=32, num_layers=1, num_heads=2)
     made = make_tiny(["some text to learn from"], model, seed=0, max_length=16)

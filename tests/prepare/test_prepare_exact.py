@@ -6,10 +6,11 @@ import random
 
 import numpy as np
 import pytest
+from prepare_tools import inputs
 
-from jemb.prepare import exact
-from jemb.prepare.exact import duplicates, judge
-from jemb.prepare.table import write_dropped, write_verdict
+from jemb.prepare.engine.table import write_dropped, write_verdict
+from jemb.prepare.stages import exact
+from jemb.prepare.stages.exact import ExactConfig, duplicates, judge
 from jemb.records import Sample
 from jemb.shards import ShardWriter
 from jemb.text import normalise
@@ -26,13 +27,15 @@ def test_normalise_folds_white_space_and_case():
 
 
 def test_rows_without_content(rows):
-    verdict = judge(rows(("a", "b"), ("", "nothing asked"), ("nothing said", " \n"), ("Same", "same ")))
+    verdict = judge(
+        rows(("a", "b"), ("", "nothing asked"), ("nothing said", " \n"), ("Same", "same ")), ExactConfig(), inputs()
+    )
     assert verdict.dropped == {1: ("empty", ""), 2: ("empty", ""), 3: ("identical", "")}
     assert verdict.negatives is None
 
 
 def test_triplets_lose_useless_negatives_and_keep_their_others(rows):
-    verdict = judge(rows(("q", "p", "n", "Q ", "P", " ", "N", "m"), ("q", "p", "Q")))
+    verdict = judge(rows(("q", "p", "n", "Q ", "P", " ", "N", "m"), ("q", "p", "Q")), ExactConfig(), inputs())
     assert verdict.negatives == [("n", "m"), ()]
     assert verdict.dropped == {1: ("no_negative", "")}
 
@@ -52,24 +55,24 @@ PAIRS = [
 @pytest.mark.parametrize("range_rows", [1, 1000])
 def test_the_lowest_id_stays(table, job, monkeypatch, piece_rows, range_rows):
     monkeypatch.setattr(exact, "RANGE_ROWS", range_rows)
-    dropped = duplicates(table(PAIRS, piece_rows), job())
+    dropped = duplicates(table(PAIRS, piece_rows), job(), ExactConfig(), inputs())
     assert found(dropped) == {1: ("duplicate", 0), 5: ("duplicate", 2), 6: ("duplicate", 0)}
 
 
 def test_equal_pairs_with_other_negatives_stay(table, job):
     texts = [("q", "p", "n", "m"), ("q", "p", "m", "N"), ("q", "p", "other"), ("q", "p")]
-    assert found(duplicates(table(texts), job())) == {1: ("duplicate", 0)}
+    assert found(duplicates(table(texts), job(), ExactConfig(), inputs())) == {1: ("duplicate", 0)}
 
 
 def test_dropped_rows_are_not_compared(table, job, rows, tmp_path):
     """Row 0 went before: its equal is no duplicate of it."""
     whole = table([("a", "b"), ("A", "b"), ("a", "B")], 2)
-    verdict = judge(rows(("", ""), ("a", "b")))
+    verdict = judge(rows(("", ""), ("a", "b")), ExactConfig(), inputs())
     (tmp_path / "before").mkdir()
     write_verdict(tmp_path / "before", 0, rows(("", ""), ("a", "b")), verdict)
     left = whole.judged(tmp_path / "before")
     assert left.counts() == [1, 1]
-    first = duplicates(left, job())
+    first = duplicates(left, job(), ExactConfig(), inputs())
     assert found(first) == {2: ("duplicate", 1)}
     (tmp_path / "exact").mkdir()
     assert write_dropped(tmp_path / "exact", left, first) == {"dropped": {"duplicate": 1}, "statistics": {}}
@@ -82,7 +85,7 @@ def test_random_rows_against_a_dictionary(table, job):
     first: dict[tuple[str, ...], int] = {}
     expected = {row: ("duplicate", first[text]) for row, text in enumerate(texts) if first.setdefault(text, row) != row}
     assert 400 < len(expected) < 800
-    assert found(duplicates(table(texts, 70), job())) == expected
+    assert found(duplicates(table(texts, 70), job(), ExactConfig(), inputs())) == expected
 
 
 def test_rows_of_other_data_sets(table, job, tmp_path):
@@ -91,7 +94,10 @@ def test_rows_of_other_data_sets(table, job, tmp_path):
             writer.write(Sample(f"{number}", text, "p"))
         writer.close()
     here, elsewhere = duplicates(
-        table([("x", "p"), ("B", "P"), ("c", "p"), ("x", "p"), ("c", "p")]), job(), [tmp_path / "other"]
+        table([("x", "p"), ("B", "P"), ("c", "p"), ("x", "p"), ("c", "p")]),
+        job(),
+        ExactConfig(),
+        inputs(others=[tmp_path / "other"]),
     )
     assert found([here]) == {3: ("duplicate", 0)}
     assert found([elsewhere]) == dict.fromkeys((1, 2, 4), ("duplicate_elsewhere", -1))

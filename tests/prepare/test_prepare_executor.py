@@ -15,8 +15,8 @@ import pytest
 from prepare_tools import running
 
 from jemb.errors import Failure, InputError
-from jemb.prepare.executor import Executor, LocalExecutor
-from jemb.prepare.job import Job
+from jemb.prepare.engine.executor import Executor, LocalExecutor
+from jemb.prepare.engine.job import Job
 
 
 def double(item: int) -> dict[str, int]:
@@ -56,7 +56,7 @@ def note(folder: Path, item: int) -> dict[str, int]:
 def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
     if request.param == "ray":
         pytest.importorskip("ray")
-        from jemb.prepare.ray_executor import RayExecutor
+        from jemb.prepare.engine.ray_executor import RayExecutor
 
         os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         made: Executor = RayExecutor(None, 2)
@@ -117,7 +117,7 @@ def test_ray_runs_the_task_of_a_killed_worker_again(tmp_path, executor):
 
 def test_a_ray_cluster_that_is_not_there():
     pytest.importorskip("ray")
-    from jemb.prepare.ray_executor import RayExecutor
+    from jemb.prepare.engine.ray_executor import RayExecutor
 
     with pytest.raises(InputError, match=r"ray.address=127.0.0.1:1: no Ray cluster there"):
         RayExecutor("127.0.0.1:1", 0)
@@ -129,7 +129,7 @@ def test_workers_end_with_a_killed_parent(tmp_path):
         "import os, signal, sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from test_prepare_executor import double\n"
-        "from jemb.prepare.executor import LocalExecutor\n"
+        "from jemb.prepare.engine.executor import LocalExecutor\n"
         "if __name__ == '__main__':\n"
         "    with LocalExecutor(2) as executor:\n"
         "        print(*{result['pid'] for _, result in executor.run(double, range(50))}, flush=True)\n"
@@ -152,7 +152,7 @@ def test_ended_workers_leave_no_semaphore(tmp_path: Path) -> None:
     script.write_text(
         "import time\n"
         "from tqdm import tqdm\n"
-        "from jemb.prepare.executor import LocalExecutor\n"
+        "from jemb.prepare.engine.executor import LocalExecutor\n"
         "def work(seconds):\n"
         "    list(tqdm(range(3), disable=True))\n"
         "    time.sleep(seconds)\n"

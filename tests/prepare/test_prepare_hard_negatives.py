@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jemb.config import MineConfig
-from jemb.prepare.hard_negatives import (
+from jemb.prepare.stages.mine import MineConfig
+from jemb.prepare.vectors.hard_negatives import (
     NONE,
     Found,
     answers,

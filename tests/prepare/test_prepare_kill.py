@@ -22,8 +22,10 @@ JOB = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 from prepare_tools import TOOLS
-from jemb.config import DecontaminateConfig, PrepareConfig
-from jemb.prepare import job, prepare, read
+from jemb.config import PrepareConfig
+from jemb.prepare.stages.decontaminate import DecontaminateConfig
+from jemb.prepare import prepare
+from jemb.prepare.engine import job, read
 
 read.PIECE_ROWS = 40
 job.SERIAL_BELOW = 0

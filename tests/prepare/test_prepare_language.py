@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jemb.errors import InputError
-from jemb.prepare.language import Guess, by_language, identifier, prose
+from jemb.prepare.stages.language import Guess, by_language, identifier, prose
 
 GUESSES = {
     "english": Guess(0.9, "de", 0.05, False),

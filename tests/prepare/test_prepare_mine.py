@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prepare_tools import inputs
 
-from jemb.config import MineConfig
-from jemb.prepare import mine as module
-from jemb.prepare.executor import LocalExecutor
-from jemb.prepare.job import Job
-from jemb.prepare.mine import mine
-from jemb.prepare.table import Dropped, Table, write_dropped
+from jemb.prepare.engine.executor import LocalExecutor
+from jemb.prepare.engine.job import Job
+from jemb.prepare.engine.table import Dropped, Table, write_dropped
+from jemb.prepare.stages import mine as module
+from jemb.prepare.stages.mine import MineConfig, mine
 from jemb.text import normalise
 
 WORDS = [f"{a}{b}" for a in ("ba", "ki", "mo", "su") for b in ("lur", "tes", "dov", "an", "er")]
@@ -59,7 +59,7 @@ def make_rows(count: int = 120, seed: int = 0) -> list[Row]:
 
 def run(table: Table, job: Job, config: MineConfig, seed: int = 0) -> tuple[Dropped, dict[int, tuple[str, ...]]]:
     """What the stage drops, and the negatives of every live row before the drop."""
-    dropped = mine(table, job, config, seed, make_encoder)
+    dropped = mine(table, job, config, inputs(seed, make_encoder))
     judged = table.judged(job.folder)
     rows = [judged.read(piece) for piece in range(table.num_pieces)]
     return dropped, {int(row): texts for part in rows for row, texts in zip(part.ids, part.negatives, strict=True)}
@@ -218,7 +218,7 @@ def test_nothing_to_mine(table: Any, job: Any) -> None:
 def test_no_rows_at_all(table: Any, job: Any, tmp_path: Path) -> None:
     given = table([("a", "b")])
     write_dropped(tmp_path / "gone", given, [Dropped(np.array([0]), np.array([0]), "test")])
-    assert len(mine(given.judged(tmp_path / "gone"), job(), MineConfig(), 0, make_encoder).ids) == 0
+    assert len(mine(given.judged(tmp_path / "gone"), job(), MineConfig(), inputs(0, make_encoder)).ids) == 0
 
 
 def test_a_piece_without_live_rows(table: Any, job: Any, tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_killed_run_goes_on(table: Any, job: Any, monkeypatch: pytest.MonkeyPa
         with monkeypatch.context() as patch:
             patch.setattr(module, function, raising)
             with pytest.raises(KeyboardInterrupt):
-                mine(given, broken, config, 0, make_encoder)
+                mine(given, broken, config, inputs(0, make_encoder))
     again = run(given, broken, config)
     assert again[1] == whole[1]
     assert again[0].ids.tolist() == whole[0].ids.tolist()

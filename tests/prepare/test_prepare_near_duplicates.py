@@ -22,16 +22,17 @@ from datasketch import MinHash, MinHashLSH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jemb.config import NearDuplicatesConfig
-from jemb.prepare import near_duplicates
-from jemb.prepare.executor import LocalExecutor
+from jemb.prepare.engine.executor import LocalExecutor
 from jemb.prepare.near import buckets as near_buckets
 from jemb.prepare.near import index as near_index
+from jemb.prepare.near import join
 from jemb.prepare.near.buckets import band_rows, buckets, repeated
 from jemb.prepare.near.folding import fold, fold_rows, fold_text, pack
+from jemb.prepare.near.index import Index
+from jemb.prepare.near.join import find_near_duplicates
 from jemb.prepare.near.minhash import band_keys, signatures
 from jemb.prepare.near.spill import Spills, write_spill
-from jemb.prepare.near_duplicates import Index, find_near_duplicates
+from jemb.prepare.stages.near_duplicates import NearDuplicatesConfig
 
 CONFIG = NearDuplicatesConfig()
 WORDS = NearDuplicatesConfig(shingle="word", ngram=2, threshold=0.6)
@@ -96,7 +97,7 @@ def run(table, job):
     numbers = itertools.count()
 
     def run(rows: Sequence[Row], config: NearDuplicatesConfig = CONFIG, seed: int = 0, piece_rows: int = 70) -> Any:
-        dropped = near_duplicates.near_duplicates(table(rows, piece_rows), job(f"near-{next(numbers)}"), config, seed)
+        dropped = join.join(table(rows, piece_rows), job(f"near-{next(numbers)}"), config, seed)
         assert (np.diff(dropped.ids) > 0).all()
         assert (dropped.reason, dropped.note) == ("near_duplicate", "of {key}")
         names = list(range(len(rows)))
@@ -141,8 +142,8 @@ def test_the_result_depends_on_neither_pieces_nor_ranges_nor_batches(run, monkey
     assert run(rows, config, 5, piece_rows=1) == (expected, statistics)
     monkeypatch.setattr(near_buckets, "BATCH_BYTES", 2000)
     assert run(rows, config, 5)[0] == expected
-    monkeypatch.setattr(near_duplicates, "FEW_ROWS", 100)
-    assert near_duplicates.num_ranges(len(rows)) == 3
+    monkeypatch.setattr(join, "FEW_ROWS", 100)
+    assert join.num_ranges(len(rows)) == 3
     assert run(rows, config, 5, piece_rows=33)[0] == expected
 
 
@@ -154,11 +155,11 @@ def test_more_workers_change_nothing(table, tmp_path, monkeypatch):
         folder.mkdir()
         with LocalExecutor(workers) as executor:
             job = Spawning(folder, executor, "near")
-            found.append(near_duplicates.near_duplicates(rows, job, CONFIG, 0))
+            found.append(join.join(rows, job, CONFIG, 0))
     assert same(*found)
 
 
-class Spawning(near_duplicates.Job):
+class Spawning(join.Job):
     """Starts processes however few the rows are."""
 
     def map(self, *arguments: Any, **options: Any) -> list[dict[str, Any]]:
@@ -171,20 +172,18 @@ def same(one: Any, other: Any) -> bool:
 
 
 def test_a_killed_stage_goes_on_where_it_was(table, job, monkeypatch):
-    monkeypatch.setattr(near_duplicates, "FEW_ROWS", 100)
+    monkeypatch.setattr(join, "FEW_ROWS", 100)
     rows, work = table(planted(), 50), job()
-    expected = near_duplicates.near_duplicates(rows, work, CONFIG, 0)
+    expected = join.join(rows, work, CONFIG, 0)
     markers = sorted(work.folder.glob("*.done"), key=lambda path: path.stat().st_mtime_ns)
     assert len(markers) > 20
-    signed = near_duplicates._sign_piece
+    signed = join._sign_piece
     for kept in (0, 3, len(markers) // 2, len(markers) - 1):
         for marker in markers[kept:]:
             marker.unlink()
         calls: list[int] = []
-        monkeypatch.setattr(
-            near_duplicates, "_sign_piece", lambda *a, calls=calls: (calls.append(a[-1]), signed(*a))[1]
-        )
-        assert same(near_duplicates.near_duplicates(rows, work, CONFIG, 0), expected)
+        monkeypatch.setattr(join, "_sign_piece", lambda *a, calls=calls: (calls.append(a[-1]), signed(*a))[1])
+        assert same(join.join(rows, work, CONFIG, 0), expected)
         assert len(calls) == max(0, 6 - kept)
         markers = sorted(work.folder.glob("*.done"), key=lambda path: path.stat().st_mtime_ns)
 

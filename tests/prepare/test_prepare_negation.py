@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prepare_tools import inputs
 
-from jemb.config import NegationConfig
 from jemb.demo.packages import read_module
+from jemb.prepare.engine.table import Rows
 from jemb.prepare.negating.english import AMBIGUOUS_PASTS, GERUNDS, PASTS, THIRDS, words
-from jemb.prepare.negation import add_negations, negate
-from jemb.prepare.table import Rows
+from jemb.prepare.stages.negation import NegationConfig, add_negations, negate
 
 # Sentence -> every right negation by the rules (a hash of the sentence chooses one); None: it cannot be negated.
 DOCSTRINGS = {
@@ -242,7 +242,7 @@ def test_kinds_vary(sentences: list[str]) -> None:
 
 def test_every_process_agrees(sentences: list[str]) -> None:
     program = (
-        "import json, sys; from jemb.prepare.negation import negate; "
+        "import json, sys; from jemb.prepare.stages.negation import negate; "
         "print(json.dumps([negate(s) for s in json.load(sys.stdin)]))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
@@ -266,7 +266,7 @@ ROWS = Rows(
 
 
 def test_stage_negates_pairs_and_leaves_triplets() -> None:
-    verdict = add_negations(ROWS, NegationConfig())
+    verdict = add_negations(ROWS, NegationConfig(), inputs())
     assert verdict.negatives == [("A dog is not outside.",), (), ("A cat runs.", "A dog sleeps."), ()]
     # The last one's negation says what its query says.
     assert verdict.dropped == {1: ("not_negatable", ""), 3: ("not_negatable", "")}
@@ -274,6 +274,6 @@ def test_stage_negates_pairs_and_leaves_triplets() -> None:
 
 
 def test_stage_can_keep_what_it_cannot_negate() -> None:
-    verdict = add_negations(ROWS, NegationConfig(unmatched="keep"))
+    verdict = add_negations(ROWS, NegationConfig(unmatched="keep"), inputs())
     assert verdict.dropped == {}
     assert verdict.negatives == [("A dog is not outside.",), (), ("A cat runs.", "A dog sleeps."), ()]

@@ -6,15 +6,15 @@ import random
 
 import numpy as np
 import pytest
+from prepare_tools import inputs
 
-from jemb.config import OverlapConfig
-from jemb.prepare.overlap import drop_overlapping, words_found
-from jemb.prepare.table import Rows, Verdict
+from jemb.prepare.engine.table import Rows, Verdict
+from jemb.prepare.stages.overlap import OverlapConfig, drop_overlapping, words_found
 
 
 def judge(*pairs: tuple[str, str], **options: float) -> Verdict:
     rows = Rows(np.arange(len(pairs)), [query for query, _ in pairs], [positive for _, positive in pairs])
-    return drop_overlapping(rows, OverlapConfig(**options))
+    return drop_overlapping(rows, OverlapConfig(**options), inputs())
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from prepare_tools import TOOLS, bag_of_words
 
-from jemb.config import DecontaminateConfig, PrepareConfig
+from jemb.config import PrepareConfig
 from jemb.prepare import prepare
+from jemb.prepare.stages.decontaminate import DecontaminateConfig
 
 
 def noting_encoder(notes: Path, name: str) -> Callable[[Sequence[str]], Any]:
@@ -40,7 +41,7 @@ def test_ray_and_local_processes_write_the_same_bytes(tmp_path, monkeypatch):
             file.write(json.dumps(pair) + "\n")
     (tmp_path / "task.txt").write_text(f"the {words[3]} stands beside the {words[9]}\n")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-    monkeypatch.setattr("jemb.prepare.read.PIECE_ROWS", 64)
+    monkeypatch.setattr("jemb.prepare.engine.read.PIECE_ROWS", 64)
     found = []
     for name in ("local", "ray"):
         config = PrepareConfig(

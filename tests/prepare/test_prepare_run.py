@@ -17,21 +17,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prepare_tools import TOOLS, bag_encoder, no_model, write_tar
 
-from jemb.config import (
-    ConsistencyConfig,
-    DecontaminateConfig,
-    ExactConfig,
-    FieldsConfig,
-    LanguageConfig,
-    NearDuplicatesConfig,
-    PrepareConfig,
-)
+from jemb.config import FieldsConfig, PrepareConfig
 from jemb.errors import InputError
 from jemb.files import alone
-from jemb.prepare import Tools, prepare, run, summary_table
+from jemb.prepare import Tools, prepare, summary_table
+from jemb.prepare.engine import run
+from jemb.prepare.stages.consistency import ConsistencyConfig
+from jemb.prepare.stages.decontaminate import DecontaminateConfig
+from jemb.prepare.stages.exact import ExactConfig
+from jemb.prepare.stages.language import LanguageConfig
+from jemb.prepare.stages.near_duplicates import NearDuplicatesConfig
 from jemb.shards import ShardReader, adopt, open_datasets, read_manifest
 
-NO_TOOLS = Tools(no_model, no_model, no_model, no_model)
+NO_TOOLS = Tools(no_model, no_model, no_model)
 WORDS = [
     "river",
     "mountain",
@@ -190,9 +188,9 @@ def test_settings_reach_their_stages(tmp_path, write_jsonl, make):
 def test_bytes_do_not_depend_on_workers_or_the_order_files_are_found(tmp_path, write_jsonl, make, monkeypatch):
     for name in ("a", "b"):
         write_jsonl(tmp_path / "in" / f"{name}.jsonl", pairs(200, seed=ord(name)))
-    monkeypatch.setattr("jemb.prepare.read.PIECE_ROWS", 16)
+    monkeypatch.setattr("jemb.prepare.engine.read.PIECE_ROWS", 16)
     make(output=str(tmp_path / "one"), keep_dropped=True)
-    monkeypatch.setattr("jemb.prepare.job.SERIAL_BELOW", 0)
+    monkeypatch.setattr("jemb.prepare.engine.job.SERIAL_BELOW", 0)
     monkeypatch.setattr(Path, "iterdir", lambda path, real=Path.iterdir: iter(sorted(real(path), reverse=True)))
     make(output=str(tmp_path / "two"), keep_dropped=True, workers=2)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
@@ -527,7 +525,7 @@ def test_only_stages_after_a_change_run_again(tmp_path, write_jsonl, make, monke
             raise InputError("no such encoder")
         return bag_encoder(name)
 
-    tools = dataclasses.replace(TOOLS, encoder=encoder)
+    tools = dataclasses.replace(TOOLS, encoder=lambda options: encoder)
     with pytest.raises(InputError, match="no such encoder"):
         make(tools, stages=["exact", "consistency"], consistency=ConsistencyConfig(encoder="broken"))
     work = {path.name: path.stat().st_ino for path in (tmp_path / "out" / ".work" / "a").iterdir()}

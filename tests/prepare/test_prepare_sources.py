@@ -10,24 +10,27 @@ import logging
 import os
 import tempfile
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from prepare_tools import write_tar
+from prepare_tools import TOOLS, write_tar
 
 from jemb.app.compose import compose_config
-from jemb.config import FieldsConfig, LanguageConfig, PrepareConfig
+from jemb.config import FieldsConfig, PrepareConfig
 from jemb.config.prepare import SourceConfig, SourceFieldsConfig
 from jemb.errors import InputError
-from jemb.prepare.identity import STAGE_NAMES, changes, is_origin, origin, stage_settings
+from jemb.prepare.engine import run
+from jemb.prepare.engine.identity import changes, is_origin, origin
+from jemb.prepare.registry import all_stages
 from jemb.prepare.source.check import check, check_names
 from jemb.prepare.source.parts import parts, read_part
 from jemb.prepare.source.record_fields import Row
 from jemb.prepare.source.sources import Source, find_sources
+from jemb.prepare.stages.language import LanguageConfig
 from jemb.records import Sample
 from jemb.shards import ShardWriter
 
@@ -172,11 +175,11 @@ def test_a_folder_of_a_url(tmp_path):
         assert [row.query for row in rows(found["many"])] == ["a", "a"]
         assert [row.query for row in rows(find("memory://raw/b.csv.gz")["b"])] == ["x"]
         config = PrepareConfig(input="memory://raw", output="out")
-        (file,) = origin(found["a"], config)["files"]
+        (file,) = origin(found["a"], config, {})["files"]
         assert (file["file"], file["bytes"]) == ("a.jsonl", len(LINE))
-        before = origin(found["a"], config)
+        before = origin(found["a"], config, {})
         memory.pipe("/raw/a.jsonl", LINE.replace(b"b", b"c"))
-        assert changes(before, origin(found["a"], config))
+        assert changes(before, origin(found["a"], config, {}))
     finally:
         memory.rm("/", recursive=True)
 
@@ -187,7 +190,7 @@ def test_a_hugging_face_data_set(tmp_path):
     found = find(f"hf:{tmp_path}/saved")
     check(list(found.values()))
     assert [(row.query, row.positive, row.extra) for row in rows(found["saved"])] == [("a", "b", '{"n":1}')]
-    (made_from,) = origin(found["saved"], PrepareConfig(input="x", output="y"))["files"]
+    (made_from,) = origin(found["saved"], PrepareConfig(input="x", output="y"), {})["files"]
     assert made_from["file"] == "hf:saved"
     assert made_from.keys() == {"file", "config", "split", "fingerprint", "rows"}
     with pytest.raises(
@@ -218,7 +221,12 @@ def test_sources_on_the_command_line():
         "sources.Größe 2.limit=null",
         "fields.positive=body",
     )
-    assert config.sources == {
+    plain = [item.name for item in fields(SourceConfig)]
+    found = {
+        name: SourceConfig(**{option: getattr(source, option) for option in plain})
+        for name, source in config.sources.items()
+    }
+    assert found == {
         "a": SourceConfig(path="raw (1)/a=1.jsonl", constants={"domain": "news, sport", "path": "null"}, limit=1000),
         "msmarco.v2": SourceConfig(fields=SourceFieldsConfig(query="user query", negatives="hard, harder")),
         "x.fields.query": SourceConfig(path="p"),
@@ -459,7 +467,7 @@ def test_identity_is_content_and_the_settings_that_count(tmp_path):
     def made(folder="raw", **settings):
         config = PrepareConfig(**{"input": str(tmp_path / folder), "output": "o", "stages": ["exact"]} | settings)
         (source,) = find_sources(config)
-        return json.loads(json.dumps(origin(source, config)))
+        return json.loads(json.dumps(run._plan(config, [source], TOOLS)[0].made_from))
 
     first = made()
     assert is_origin(first)
@@ -487,11 +495,10 @@ def test_identity_is_content_and_the_settings_that_count(tmp_path):
 
 def test_settings_of_any_stage():
     config = PrepareConfig(input="i", output="o")
-    for name in STAGE_NAMES:
-        assert "batch_size" not in stage_settings(name, config)
-    assert stage_settings("language", config)["allowed"] == ["en"]
-    assert stage_settings("consistency", config)["top_k"] == 2
-    assert stage_settings("a stage without options", config) == {}
+    for name, stage in all_stages().items():
+        assert not {"batch_tokens", "cache"} & stage.settings(getattr(config, name)).keys()
+    assert all_stages()["language"].settings(config.language)["allowed"] == ["en"]
+    assert all_stages()["consistency"].settings(config.consistency)["top_k"] == 2
 
 
 # ---- what is not a plain table -------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jemb.prepare import drop_reasons, funnel, summary_table
-from jemb.prepare.summary import add_stages
+from jemb.prepare.report.summary import add_stages
 from jemb.shards import Manifest, ShardInfo, StageCount
 
 

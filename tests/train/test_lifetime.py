@@ -17,7 +17,7 @@ from torch import Tensor
 from training_runs import PATIENCE, Training, losses, read_lines
 
 from jemb.app.cli import main
-from jemb.prepare.executor import LocalExecutor
+from jemb.prepare.engine.executor import LocalExecutor
 from jemb.records import Batch
 from jemb.run_folder import RunFolder
 from jemb.train import peers

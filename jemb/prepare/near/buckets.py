@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from jemb.config import NearDuplicatesConfig
+from jemb.prepare.engine.order import number as seed_for
 from jemb.prepare.near import check as near_check
 from jemb.prepare.near.folding import Numbers, Packed, ends
 from jemb.prepare.near.kernel import kernel
 from jemb.prepare.near.minhash import Keys, Sets, band_keys, digests, shingle_sets, signatures
-from jemb.prepare.order import number as seed_for
+
+if TYPE_CHECKING:
+    from jemb.prepare.stages.near_duplicates import NearDuplicatesConfig
 
 MISS = 0.06
 """Greatest chance that a pair exactly at the threshold is no candidate; it falls fast above."""

@@ -10,10 +10,10 @@ from typing import Literal
 
 import numpy as np
 
-from jemb.config import NearDuplicatesConfig
 from jemb.prepare.near.buckets import keys_of, similarities
 from jemb.prepare.near.folding import Numbers, fold, pack
 from jemb.prepare.near.minhash import Keys, shingle_sets
+from jemb.prepare.stages.near_duplicates import NearDuplicatesConfig
 
 PAIRS = 1 << 20
 """Pairs compared at once."""

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from datasketch import MinHash
 
-from jemb.config import NearDuplicatesConfig
 from jemb.prepare.near.folding import Numbers, Packed
 from jemb.prepare.near.kernel import inlined, kernel, load32, load64, rotated
+
+if TYPE_CHECKING:
+    from jemb.prepare.stages.near_duplicates import NearDuplicatesConfig
 
 Signatures = npt.NDArray[np.uint32]
 Keys = npt.NDArray[np.uint64]

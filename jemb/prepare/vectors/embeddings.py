@@ -25,8 +25,8 @@ import numpy.typing as npt
 
 from jemb.errors import Failure
 from jemb.files import write_array
-from jemb.prepare.job import Job
-from jemb.prepare.table import Table
+from jemb.prepare.engine.job import Job
+from jemb.prepare.engine.table import Table
 from jemb.prepare.vectors.numbering import NUMBERS, Prompts, number_texts, read_texts, whole_array
 
 log = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from jemb.files import sync_folder, write_array
-from jemb.prepare.job import Job
-from jemb.prepare.table import Table
+from jemb.prepare.engine.job import Job
+from jemb.prepare.engine.table import Table
 
 Numbers = npt.NDArray[np.int64]
 

@@ -1,7 +1,6 @@
-"""First stage: rows without content and exact duplicates, after folding white space and case (arXiv 2307.11224).
+"""Rows without content and exact duplicates, after folding white space and case (arXiv 2307.11224).
 
-Before: `read.py`. After: `near_duplicates.py`, which needs one row per text. `judge` looks at each row alone;
-`duplicates` compares them all by 128-bit digests, which are sorted range by range.
+`judge` looks at each row alone; `duplicates` compares them all by 128-bit digests, which are sorted range by range.
 """
 
 from __future__ import annotations
@@ -15,9 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from jemb.config import options
 from jemb.files import write_array
-from jemb.prepare.job import Job
-from jemb.prepare.table import Dropped, Rows, Table, Verdict
+from jemb.prepare.engine.job import Job
+from jemb.prepare.engine.table import Dropped, Rows, Table, Verdict
+from jemb.prepare.registry import StageInputs, stage
 from jemb.shards import ShardInfo, ShardReader, read_manifest
 from jemb.text import normalise
 
@@ -28,7 +29,15 @@ DIGEST = np.dtype([("high", "<u8"), ("low", "<u8"), ("id", "<i8")])
 Digests = npt.NDArray[np.void]
 
 
-def judge(rows: Rows) -> Verdict:
+@options
+class ExactConfig:
+    """Removal of rows without content and of exact duplicates, white space and case apart."""
+
+    across: bool = False
+    """Also drop rows that a data set before this one (in order of name) has kept."""
+
+
+def judge(rows: Rows, options: ExactConfig, inputs: StageInputs) -> Verdict:
     """Drop rows that say nothing, and take negatives out that do.
 
     Reasons: `empty` (a side has no text), `identical` (query = positive), `no_negative` (a triplet all of whose
@@ -52,12 +61,30 @@ def judge(rows: Rows) -> Verdict:
     return verdict
 
 
-def duplicates(table: Table, job: Job, others: Sequence[Path] = ()) -> list[Dropped]:
+@stage(
+    "exact",
+    reasons={
+        "empty": "query or positive has no text",
+        "identical": "query and positive are the same text",
+        "no_negative": "no negative is left, in data that have negatives",
+        "duplicate": "equal to an earlier row, case and white space apart",
+        "duplicate_elsewhere": "equal to a row of another data set",
+    },
+    options=ExactConfig,
+    after=None,
+    default=True,
+    whole=True,
+    each=judge,
+    across="across",
+    advice="the same rows come several times, or a column is constant",
+)
+def duplicates(table: Table, job: Job, options: ExactConfig, inputs: StageInputs) -> list[Dropped]:
     """Of equal rows the one with the lowest id stays. Reason: `duplicate`.
 
     Triplets are equal when query, positive and the set of negatives are, so one pair may stay with several negatives.
-    others: folders of data sets that were made before; rows that are in them go too, as `duplicate_elsewhere`.
+    Rows that are in the data sets of `inputs.others` go too, as `duplicate_elsewhere`.
     """
+    others = inputs.others
     counts = table.counts()
     tasks: list[tuple[Path, Path]] = []
     for number, other in enumerate(others):

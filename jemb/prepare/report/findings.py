@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from jemb.prepare.registry import Statistic, all_stages
 from jemb.report import new_axes
 
 if TYPE_CHECKING:
@@ -48,46 +49,11 @@ class Histogram:
 Finding = float | Tally | Histogram
 
 
-@dataclass(frozen=True, slots=True)
-class About:
-    """Words for a statistic. title: what it shows. unit: of the counts. axis: what a histogram is over. setting: the
-    option of the stage that draws a line in it. aside: the name in a tally that would dwarf the others."""
-
-    title: str
-    unit: str = "rows"
-    axis: str = ""
-    setting: str = ""
-    aside: str = ""
-
-
-ABOUT = {
-    "near_duplicates.equal": About("Rows with the same words as another"),
-    "near_duplicates.candidates": About("Rows in a bucket with others"),
-    "near_duplicates.compared": About("Pairs compared"),
-    "near_duplicates.similarity": About(
-        "Pairs of near duplicates, by similarity", "pairs", "Jaccard similarity", "threshold"
-    ),
-    "near_duplicates.clusters": About("Clusters of near duplicates, by size", "clusters"),
-    "decontaminate.evaluation_texts": About("Evaluation texts looked for"),
-    "language.languages": About("Texts that are not in an allowed language", "texts", aside="allowed"),
-    "overlap.share": About("Words of the shorter text found in the longer", "rows", "share of its words", "share"),
-    "consistency.cosine": About("Similarity of query and positive", "rows", "cosine"),
-    "consistency.rank": About("Rank of the positive among the passages of the pool"),
-    "negation.negated": About("Rows given a negation"),
-    "negation.had_negatives": About("Rows that had negatives"),
-    "mine.positive": About("Similarity of query and positive", "rows", "cosine"),
-    "mine.negative": About("Similarity of query and mined negatives", "negatives", "cosine"),
-    "mine.rows": About("Rows by number of mined negatives"),
-    "cross_encoder.margin": About("Lead of the positive over a negative", "negatives", "r(q, p) − r(q, n)", "kappa"),
-    "cross_encoder.negatives": About("Negatives", "negatives"),
-    "cross_encoder.pairs": About("Rows without negatives"),
-}
-
-
-def about(stage: str, name: str) -> About:
+def about(stage: str, name: str) -> Statistic:
     """Words for the statistic `name` of a stage."""
     words = name.replace("_", " ")
-    return ABOUT.get(f"{stage}.{name}", About(words[:1].upper() + words[1:], axis=words))
+    known = all_stages().get(stage)
+    return (known.statistics if known else {}).get(name) or Statistic(words[:1].upper() + words[1:], axis=words)
 
 
 def findings(statistics: Mapping[str, Any]) -> dict[str, Finding]:
@@ -125,7 +91,7 @@ def tally_lines(tally: Tally, most: int = TALLY_ROWS) -> list[tuple[str, float]]
     return items
 
 
-def draw_histogram(histogram: Histogram, words: About, line: Any = None) -> Figure | None:
+def draw_histogram(histogram: Histogram, words: Statistic, line: Any = None) -> Figure | None:
     """A curve of steps over the ranges that have rows; None without any. With several series each in percent of its
     own, since one may be a hundredth of another. line: where a dashed one is drawn."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator

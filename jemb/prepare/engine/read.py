@@ -17,12 +17,12 @@ from typing import Any
 import pyarrow as pa
 
 from jemb.files import write_atomic
-from jemb.prepare.job import Job
+from jemb.prepare.engine.job import Job
+from jemb.prepare.engine.table import PIECE_BYTES, PIECE_ROWS, PIECE_SCHEMA, Piece, Table, write_table
 from jemb.prepare.source.check import check_names
 from jemb.prepare.source.parts import Part, Summary, Unreadable, parts, read_part
 from jemb.prepare.source.record_fields import Row
 from jemb.prepare.source.sources import Source
-from jemb.prepare.table import PIECE_BYTES, PIECE_ROWS, PIECE_SCHEMA, Piece, Table, write_table
 
 SERIAL_BYTES = 8 << 20
 """Bytes of input below which starting other processes takes longer than reading."""

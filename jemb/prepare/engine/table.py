@@ -74,6 +74,10 @@ class Verdict:
     negatives: list[tuple[str, ...]] | None = None
     statistics: dict[str, Any] = field(default_factory=dict)
 
+    def drop(self, position: int, reason: str, note: str = "") -> None:
+        """Drop the row at a position. note: for a reader of the report."""
+        self.dropped[position] = (reason, note)
+
 
 @dataclass(frozen=True, slots=True)
 class Dropped:

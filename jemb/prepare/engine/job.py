@@ -12,10 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tqdm.auto import tqdm
-
 from jemb.files import read_json, write_json
-from jemb.prepare.executor import Executor
+from jemb.prepare.engine.executor import Executor
+from jemb.progress import Progress
 
 T = TypeVar("T")
 
@@ -26,7 +25,7 @@ SERIAL_BELOW = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """folder: of this stage alone, kept until the data set is finished. label: for the progress bars."""
+    """folder: of this stage alone, kept until the data set is finished. label: for the progress."""
 
     folder: Path
     executor: Executor
@@ -51,7 +50,7 @@ class Job:
         """`function` of each item, results in the order of items; those done before a kill are not done again.
 
         function, items: picklable. function writes its files whole (`write_atomic`) and returns what JSON can hold; it
-        may be run twice. step: names the markers and the bar. sizes: rows of each item, for the bar's rate and rest.
+        may be run twice. step: names the markers and the progress. sizes: rows of each item.
         gpu: a task wants a GPU of its own, where there is one. serial_below: rows (sum of sizes) from which other
         processes are worth starting; None: `SERIAL_BELOW`.
         """
@@ -65,15 +64,13 @@ class Job:
             else:
                 todo.append(number)
         rest = [sizes[number] for number in todo]
-        with tqdm(
-            total=sum(sizes), initial=sum(sizes) - sum(rest), desc=f"{self.label}: {step}", unit=unit, unit_scale=True,
-            leave=False, disable=None,
-        ) as bar:  # fmt: skip
+        name = f"{self.label}: {step}"
+        with Progress(name, sum(sizes), unit, done=sum(sizes) - sum(rest)) as progress:
             tasks = [(items[number], self._marker(step, number)) for number in todo]
             serial = len(todo) < 2 or sum(rest) < (SERIAL_BELOW if serial_below is None else serial_below)
             for done, result in self.executor.run(partial(_task, function), tasks, gpu=gpu, serial=serial):
                 results[todo[done]] = result
-                bar.update(rest[done])
+                progress.update(rest[done])
         return [result for result in results if result is not None]
 
     def _marker(self, step: str, number: int) -> Path:

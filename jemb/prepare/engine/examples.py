@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from jemb.prepare.job import Job
-from jemb.prepare.order import scrambled
-from jemb.prepare.table import Table, key_of, read_drops
+from jemb.prepare.engine.job import Job
+from jemb.prepare.engine.order import scrambled
+from jemb.prepare.engine.table import Table, key_of, read_drops
 
 EXAMPLES = 5
 """Rows shown for each reason."""

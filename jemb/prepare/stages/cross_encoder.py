@@ -1,4 +1,4 @@
-"""Last stage: keep a negative only if a cross-encoder, too, finds the positive clearly better (arXiv 2307.11224).
+"""Keep a negative only if a cross-encoder, too, finds the positive clearly better (arXiv 2307.11224).
 
 Before: `mine.py` or `negation.py`, or the data set's own negatives. After: `write.py`. A triplet (q, p, n) stays iff
 r(q, p) - r(q, n) > kappa, with r the cross-encoder: what scores nearly as high as the positive may be another right
@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
-from jemb.config import CrossEncoderConfig
+from jemb.config import Positive, options
 from jemb.errors import Failure
-from jemb.prepare.table import Rows, Verdict
-from jemb.prepare.tools import Score
+from jemb.prepare.engine.table import Rows, Verdict
+from jemb.prepare.registry import Score, StageInputs, Statistic, stage
 
 Margins = npt.NDArray[np.float64]
 
@@ -27,33 +29,62 @@ LARGEST = {"logit": 20.0, "sigmoid": 1.0}
 """The histogram of margins runs from -x to x; what lies beyond is counted at its end."""
 
 
-def cross_encoder(rows: Rows, config: CrossEncoderConfig, make_score: Callable[[str], Score]) -> Verdict:
+@options
+class CrossEncoderConfig:
+    """Triplet filter of the paper: keep a negative n of (q, p) only if r(q, p) - r(q, n) > kappa."""
+
+    model: str = "cross-encoder/ms-marco-MiniLM-L-6-v2"
+    """Cross-encoder r with one output: a folder or a Hugging Face name."""
+    kappa: Annotated[float, Field(allow_inf_nan=False)] = 0.2
+    """What the positive must score more than the negative, in units of `activation`."""
+    activation: Literal["logit", "sigmoid"] = "logit"
+    """r is the model's raw output, or that squeezed into 0 to 1."""
+    max_length: Annotated[int, Field(ge=4)] | None = None
+    """Tokens a query with its passage is cut at; null: the model's own limit, 512 where it has none."""
+    batch_tokens: Positive | None = None
+    """Tokens scored at once, padding included; null: what suits the device."""
+
+
+@stage(
+    "cross_encoder",
+    reasons={"cross_encoder": "no negative scores far enough below the positive"},
+    options=CrossEncoderConfig,
+    statistics={
+        "margin": Statistic("Lead of the positive over a negative", "negatives", "r(q, p) − r(q, n)", "kappa"),
+        "negatives": Statistic("Negatives", "negatives"),
+        "pairs": Statistic("Rows without negatives"),
+    },
+    after="mine",
+    gpu=True,
+    speed_only=("batch_tokens",),
+    advice="the negatives answer the queries as well as the positives do",
+)
+def cross_encoder(rows: Rows, options: CrossEncoderConfig, inputs: StageInputs) -> Verdict:
     """Take out the negatives n with r(q, p) - r(q, n) <= kappa, and drop a row that loses its last one.
 
     Reason: `cross_encoder`, with the row's largest margin in the note. A row without negatives is a pair, of which the
-    rule says nothing: it passes, so that sources of pairs and of triplets can go through one job. make_score:
-    `config.model` to the function; must be hashable, with copies that were pickled equal to it: a process calls it once
-    for each model. Statistics: a histogram of the margins of all negatives; `pairs`, rows without any; negatives
-    `kept` and `removed`. Raises `Failure` when scores are missing or not finite.
+    rule says nothing: it passes, so that sources of pairs and of triplets can go through one job. A process loads the
+    model once. Statistics: a histogram of the margins of all negatives; `pairs`, rows without any; negatives `kept` and
+    `removed`. Raises `Failure` when scores are missing or not finite.
     """
     verdict = Verdict()
     changed: list[tuple[str, ...]] = []
     counts = np.zeros(BINS, np.int64)
-    score = _scorer(make_score, config.model) if any(rows.negatives) else None
+    score = _scorer(inputs.tools.cross_encoder(options), options.model) if any(rows.negatives) else None
     for start in range(0, len(rows), ROWS):
         negatives = rows.negatives[start : start + ROWS]
         for position, (texts, margins) in enumerate(
-            zip(negatives, _margins(rows, start, score, config), strict=True), start
+            zip(negatives, _margins(rows, start, score, options), strict=True), start
         ):
-            kept = tuple(text for text, margin in zip(texts, margins, strict=True) if margin > config.kappa)
+            kept = tuple(text for text, margin in zip(texts, margins, strict=True) if margin > options.kappa)
             if texts and not kept:
                 verdict.dropped[position] = ("cross_encoder", f"margin {margins.max():.3f}")
-            counts += _histogram(margins, LARGEST[config.activation])
+            counts += _histogram(margins, LARGEST[options.activation])
             changed.append(kept)
     total, left = (sum(map(len, part)) for part in (rows.negatives, changed))
     if left < total:
         verdict.negatives = changed
-    largest = LARGEST[config.activation]
+    largest = LARGEST[options.activation]
     verdict.statistics = {
         "margin": {"from": -largest, "to": largest, "counts": counts.tolist()},
         "negatives": {"kept": left, "removed": total - left},

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import jemb
 from jemb.errors import Failure, InputError
-from jemb.prepare.executor import AHEAD
+from jemb.prepare.engine.executor import AHEAD
 
 T = TypeVar("T")
 R = TypeVar("R")

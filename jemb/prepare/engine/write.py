@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from jemb.files import write_array, write_atomic
-from jemb.prepare.job import Job
-from jemb.prepare.order import scrambled
-from jemb.prepare.table import Rows, Table, key_of, read_drops
+from jemb.prepare.engine.job import Job
+from jemb.prepare.engine.order import scrambled
+from jemb.prepare.engine.table import Rows, Table, key_of, read_drops
 from jemb.records import Sample
 from jemb.shards import ShardInfo, encode_payload, write_shard
 

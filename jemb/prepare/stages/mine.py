@@ -13,18 +13,23 @@ nomic-embed.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
-from jemb.config import MineConfig
+from jemb.config import Positive, options
 from jemb.files import sync_folder, write_array, write_atomic
-from jemb.prepare.hard_negatives import (
+from jemb.prepare.engine.job import Job
+from jemb.prepare.engine.order import scrambled
+from jemb.prepare.engine.table import Dropped, Table, add_up, write_negatives
+from jemb.prepare.registry import StageInputs, Statistic, stage
+from jemb.prepare.vectors.hard_negatives import (
     NONE,
     Found,
     Hashes,
@@ -36,11 +41,9 @@ from jemb.prepare.hard_negatives import (
     is_complete,
     pair_keys,
 )
-from jemb.prepare.job import Job
-from jemb.prepare.order import scrambled
-from jemb.prepare.table import Dropped, Table, add_up, write_negatives
-from jemb.prepare.vectors.embeddings import Embeddings, Encode, StoredVectors, embed
-from jemb.prepare.vectors.scoring import exact_scores, top_candidates
+
+if TYPE_CHECKING:
+    from jemb.prepare.vectors.embeddings import Embeddings
 
 SPARE = 12
 """Passages looked up beyond those that the ranks ask for, to stand in for those that answer the query."""
@@ -57,7 +60,59 @@ its number among the embeddings, and its hash."""
 MEMBERS, KNOWN, POOL, TEXTS, ENDS = "members.npy", "known.npy", "pool.npy", "texts.bin", "ends.npy"
 
 
-def mine(table: Table, job: Job, config: MineConfig, seed: int, make_encoder: Callable[[str], Encode]) -> Dropped:
+@options
+class MineConfig:
+    """Hard negatives: passages of the data set that an encoder finds near the query, other than its positives."""
+
+    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    """Encoder that ranks the passages: a folder or a Hugging Face name."""
+    pool_size: Positive = 1_000_000
+    """Passages drawn from the same data set's positives to choose from; a smaller data set is its own pool."""
+    skip: Annotated[int, Field(ge=0)] = 0
+    """Passages passed over at the top of the ranking, as the likeliest to be right answers after all."""
+    top: Positive = 20
+    """Passages after those that may become negatives."""
+    num_negatives: Positive = 7
+    """Negatives drawn at random of what `top` and the bounds leave; fewer where fewer are left."""
+    max_share: Annotated[float, Field(gt=0, le=1)] | None = 0.95
+    """A negative's cosine may be at most this share of the positive's; (0, 1], null: no such bound."""
+    margin: Annotated[float, Field(ge=0, le=2)] | None = None
+    """And at most the positive's less this; 0 to 2, null: no such bound."""
+    min_score: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """Least cosine of a negative; -1 to 1, null: no such bound."""
+    replace: bool = False
+    """Put mined negatives in the place of those a row has; else they follow them."""
+    max_length: Annotated[int, Field(ge=2)] | None = None
+    """Tokens a text is cut at for the encoder; null: the encoder's own limit."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the encoder on a GPU. `fp32` keeps the rows that a CPU keeps; `bf16` is several times as fast and
+    decides otherwise on one or two rows of a thousand. A CPU computes in fp32."""
+    batch_tokens: Positive | None = None
+    """Tokens encoded at once, padding included; null: what suits the device."""
+    cache: str | None = None
+    """Folder in which vectors are kept, to be found again by later jobs with the same texts and encoder; null: none."""
+
+    def __post_init__(self) -> None:
+        if self.num_negatives > self.top:
+            raise ValueError(f"mine.num_negatives={self.num_negatives} is more than mine.top={self.top} passages")
+
+
+@stage(
+    "mine",
+    reasons={"no_negative": "no negative is left, in data that have negatives"},
+    options=MineConfig,
+    statistics={
+        "positive": Statistic("Similarity of query and positive", axis="cosine"),
+        "negative": Statistic("Similarity of query and mined negatives", "negatives", "cosine"),
+        "rows": Statistic("Rows by number of mined negatives"),
+    },
+    after="negation",
+    whole=True,
+    adds_negatives=True,
+    speed_only=("batch_tokens", "cache"),
+    advice="the bounds leave no passage: raise mine.max_share or mine.top",
+)
+def mine(table: Table, job: Job, options: MineConfig, inputs: StageInputs) -> Dropped:
     """Give each row up to `num_negatives` hard negatives; a row that has none after that is dropped as `no_negative`.
 
     They are left beside the pieces, in the job's folder (`table.changes_file`), for all live rows. No negative equals
@@ -72,17 +127,20 @@ def mine(table: Table, job: Job, config: MineConfig, seed: int, make_encoder: Ca
         return Dropped(np.empty(0, np.int64), np.empty(0, np.int64), "no_negative")
     offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     pieces = range(table.num_pieces)
-    embeddings = embed(table, job, config.encoder, make_encoder, config.cache)
+    from jemb.prepare.vectors.embeddings import embed
+
+    make_encoder = inputs.tools.encoder(options)
+    embeddings = embed(table, job, options.encoder, make_encoder, options.cache)
     job.map("hash", partial(_hash_piece, table, job.folder), pieces, sizes=counts)
     if not (job.folder / POOL).exists():
         write_array(job.folder / KNOWN, _known(job.folder, table.num_pieces))
-        members = _draw_pool(table, job.folder, embeddings, config.pool_size, seed)
+        members = _draw_pool(table, job.folder, embeddings, options.pool_size, inputs.seed)
         write_array(job.folder / MEMBERS, members)
         embeddings.write(members["number"], job.folder / POOL)
     job.map("texts", partial(_piece_texts, table, job.folder, offsets), pieces, sizes=counts)
     if not (job.folder / ENDS).exists():
         _join_texts(job.folder, table.num_pieces)
-    search = partial(_mine_piece, table, job.folder, offsets, embeddings, config, seed)
+    search = partial(_mine_piece, table, job.folder, offsets, embeddings, options, inputs.seed)
     results = job.map("search", search, pieces, sizes=counts, gpu=True)
     ids = np.concatenate([np.load(_without_file(job.folder, piece)) for piece in pieces])
     return Dropped(ids, np.zeros_like(ids), "no_negative", statistics=add_up(results))
@@ -165,6 +223,8 @@ def _mine_piece(
     table: Table, folder: Path, offsets: Numbers, embeddings: Embeddings, config: MineConfig, seed: int, piece: int
 ) -> dict[str, Any]:
     """Leave the negatives of the rows of a piece, and the ids of those that have none; statistics of them."""
+    from jemb.prepare.vectors.scoring import exact_scores
+
     rows = table.read(piece, ("negatives",))
     if not len(rows):
         write_array(_without_file(folder, piece), rows.ids)
@@ -211,6 +271,9 @@ def _search(
     queries: _Queries, embeddings: Embeddings, folder: Path, config: MineConfig, seed: int
 ) -> tuple[Numbers, npt.NDArray[np.float32]]:
     """(rows of the pool, `NONE` where there are no more; their scores), both [B, num_negatives]."""
+    from jemb.prepare.vectors.embeddings import StoredVectors
+    from jemb.prepare.vectors.scoring import top_candidates
+
     members, known = np.load(folder / MEMBERS), np.load(folder / KNOWN, mmap_mode="r")
     pool = StoredVectors.open(folder / POOL)
     chosen = np.full((len(queries.ids), config.num_negatives), NONE)

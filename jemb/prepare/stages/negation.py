@@ -12,20 +12,42 @@ of English (`english.py`) and very little grammar (`main_verb.py`): where none f
 from __future__ import annotations
 
 import re
+from typing import Literal
 
-from jemb.config import NegationConfig
+from jemb.config import options
+from jemb.prepare.engine.table import Rows, Verdict
 from jemb.prepare.negating.english import choice, table
 from jemb.prepare.negating.main_verb import Text
 from jemb.prepare.negating.rules import negate_fragment, negate_head, negate_main
 from jemb.prepare.negating.swaps import LEXICAL, take_out
-from jemb.prepare.table import Rows, Verdict
+from jemb.prepare.registry import StageInputs, Statistic, stage
 from jemb.text import count_words, normalise
 
 MAX_WORDS = 40
 """Longer sentences have more clauses than the rules can tell apart."""
 
 
-def add_negations(rows: Rows, config: NegationConfig) -> Verdict:
+@options
+class NegationConfig:
+    """Triplets from entailment pairs: the positive, minimally negated, becomes the negative of a pair without one."""
+
+    unmatched: Literal["drop", "keep"] = "drop"
+    """What to do with a pair that no rule can negate soundly. `keep` is of use where `mine` gives it a negative."""
+
+
+@stage(
+    "negation",
+    reasons={"not_negatable": "no rule negates the positive soundly"},
+    options=NegationConfig,
+    statistics={
+        "negated": Statistic("Rows given a negation"),
+        "had_negatives": Statistic("Rows that had negatives"),
+    },
+    after="consistency",
+    adds_negatives=True,
+    advice="the rules know single English sentences alone; negation.unmatched=keep leaves the other rows",
+)
+def add_negations(rows: Rows, options: NegationConfig, inputs: StageInputs) -> Verdict:
     """Give each row without negatives its negated positive; rows that have some stay as they are.
 
     Reason, with `unmatched="drop"`: `not_negatable`, where `negate` finds nothing or nothing new. Statistics: `negated`
@@ -42,7 +64,7 @@ def add_negations(rows: Rows, config: NegationConfig) -> Verdict:
             if new is not None and normalise(new) not in (normalise(positive), normalise(query)):
                 negatives = (new,)
                 negated += 1
-            elif config.unmatched == "drop":
+            elif options.unmatched == "drop":
                 verdict.dropped[position] = ("not_negatable", "")
         changed.append(negatives)
     if negated:

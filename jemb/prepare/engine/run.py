@@ -14,29 +14,27 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-from tqdm.auto import tqdm
 
 from jemb.config import PrepareConfig
 from jemb.errors import InputError
 from jemb.files import alone, replace_folder, write_atomic
-from jemb.prepare.decontaminate import choose_texts, digest
-from jemb.prepare.examples import find_examples
-from jemb.prepare.executor import Executor, LocalExecutor
-from jemb.prepare.identity import changes, is_origin, origin, stage_settings
-from jemb.prepare.job import Job
-from jemb.prepare.read import Reading, read
-from jemb.prepare.report import write_report
+from jemb.prepare.engine.examples import find_examples
+from jemb.prepare.engine.executor import Executor, LocalExecutor
+from jemb.prepare.engine.identity import changes, is_origin, origin
+from jemb.prepare.engine.job import Job
+from jemb.prepare.engine.passes import passes, run_each
+from jemb.prepare.engine.read import Reading, read
+from jemb.prepare.engine.table import Rows, Table, Verdict
+from jemb.prepare.engine.write import write_dropped, write_shards
+from jemb.prepare.registry import Stage, StageInputs, Tools, all_stages
+from jemb.prepare.report.page import write_report
+from jemb.prepare.report.summary import family, summary_table
 from jemb.prepare.source.check import check
 from jemb.prepare.source.sources import Source, find_sources
-from jemb.prepare.stages import Each, Given, passes, run_pass
-from jemb.prepare.summary import family, summary_table
-from jemb.prepare.table import Rows, Table, Verdict
-from jemb.prepare.tools import Tools
-from jemb.prepare.write import write_dropped, write_shards
+from jemb.progress import track
 from jemb.records import Kind
 from jemb.shards import Manifest, ShardReader, StageCount, read_manifest, write_manifest
 
@@ -47,6 +45,8 @@ DROPPED = "dropped"
 UNREADABLE = "unreadable.jsonl"
 MANIFEST = "manifest.json"
 REPORT = "report.html"
+LOSS = 0.2
+"""Share of a data set that a stage may drop without a warning."""
 
 
 def prepare(config: PrepareConfig, tools: Tools) -> list[Manifest]:
@@ -60,28 +60,24 @@ def prepare(config: PrepareConfig, tools: Tools) -> list[Manifest]:
     sources = find_sources(config)
     _check_output(output, config, sources)
     check(sources)
-    texts = _evaluation_texts(config, tools)
-    origins = {source.name: _origin(source, config, texts) for source in sources}
+    plans = _plan(config, sources, tools)
     with alone(output, "jemb prepare"):
         manifests: list[Manifest] = []
         made = 0
-        if not config.exact.across:  # with it, what a data set should be depends on those before it
-            for source in sources:
-                _finished(output / source.name, origins[source.name], config.overwrite)
+        for plan in plans:
+            if not plan.across:  # with it, what a data set should be depends on those before it
+                _finished(output / plan.source.name, plan.made_from, config.overwrite)
         _warn_of_others(output, sources)
         with _executor(config, output) as executor:
-            for source in tqdm(sources, desc="prepare", unit="data set", disable=None):
-                made_from = origins[source.name]
-                others = [manifest for manifest in manifests if manifest.shards] if config.exact.across else []
-                if others:
-                    made_from["settings"]["exact.others"] = {other.name: other.fingerprint for other in others}
-                manifest = _finished(output / source.name, made_from, config.overwrite)
+            for plan in track(plans, "prepare" if len(plans) > 1 else None, len(plans), "data set"):
+                name = plan.source.name
+                if plan.across:
+                    plan.add_others({other.name: other.fingerprint for other in manifests if other.shards}, output)
+                manifest = _finished(output / name, plan.made_from, config.overwrite)
                 if manifest is None:
-                    folders = tuple(output / other.name for other in others)
-                    given = Given(config, tools, texts, folders)
-                    manifest = _Making(source, made_from, given, output, executor).run()
+                    manifest = _Making(plan, output, executor).run()
                     made += 1
-                shutil.rmtree(output / WORK / source.name, ignore_errors=True)
+                shutil.rmtree(output / WORK / name, ignore_errors=True)
                 manifests.append(manifest)
         shutil.rmtree(output / WORK, ignore_errors=True)
         if made or not (output / REPORT).exists():
@@ -91,32 +87,66 @@ def prepare(config: PrepareConfig, tools: Tools) -> list[Manifest]:
     return manifests
 
 
-def _evaluation_texts(config: PrepareConfig, tools: Tools) -> list[str]:
-    """What the training data may not hold. Raises `InputError` where a path or task is wrong, before any work."""
-    if "decontaminate" not in config.stages:
-        return []
-    if not config.decontaminate.against:
-        raise InputError("stage decontaminate: give decontaminate.against=[PATH, mteb:TASK, …], the evaluation texts")
-    found = (text for entry in config.decontaminate.against for text in tools.evaluation_texts(entry))
-    texts = choose_texts(found, config.decontaminate.min_words)
-    if not texts:
-        raise InputError(
-            f"decontaminate.against={config.decontaminate.against}: no text of at least "
-            f"{config.decontaminate.min_words} words in there (decontaminate.min_words)"
-        )
-    return texts
+@dataclass(slots=True)
+class _Step:
+    """A stage of one data set. settings: what decides what it keeps, for the record."""
+
+    stage: Stage
+    options: Any
+    inputs: StageInputs
+    settings: dict[str, Any]
 
 
-def _origin(source: Source, config: PrepareConfig, texts: Sequence[str]) -> dict[str, Any]:
-    made_from = origin(source, config)
-    if texts:
-        made_from["settings"]["decontaminate.texts"] = digest(texts)
-    return made_from
+@dataclass(slots=True)
+class _Plan:
+    """What is to be made of one source. across: the stages that look at the data sets before it."""
+
+    source: Source
+    config: PrepareConfig
+    steps: list[_Step]
+    made_from: dict[str, Any]
+
+    @property
+    def across(self) -> list[_Step]:
+        return [step for step in self.steps if step.stage.across and getattr(step.options, step.stage.across)]
+
+    @property
+    def adds_negatives(self) -> bool:
+        return any(step.stage.adds_negatives for step in self.steps)
+
+    def add_others(self, fingerprints: dict[str, str], output: Path) -> None:
+        folders = tuple(output / name for name in fingerprints)
+        for step in self.across if fingerprints else ():
+            self.made_from["settings"][f"{step.stage.name}.others"] = fingerprints
+            step.inputs = replace(step.inputs, others=folders)
+
+
+def _plan(config: PrepareConfig, sources: Sequence[Source], tools: Tools) -> list[_Plan]:
+    """Of each source, with the options that are its own. Raises `InputError` where a stage cannot work."""
+    stages = all_stages(config.plugins)
+    ready: dict[tuple[str, str], tuple[Any, dict[str, Any]]] = {}
+    plans: list[_Plan] = []
+    for source in sources:
+        own = config.of(source.name)
+        steps: list[_Step] = []
+        for name, stage in stages.items():
+            if name not in own.stages:
+                continue
+            options = getattr(own, name) if stage.options else None
+            key = (name, repr(options))
+            if key not in ready:
+                ready[key] = stage.before(options, tools) if stage.before else (None, {})
+            prepared, settings = ready[key]
+            inputs = StageInputs(config.seed, tools, prepared)
+            steps.append(_Step(stage, options, inputs, stage.settings(options) | settings))
+        settings_of = {step.stage.name: step.settings for step in steps}
+        plans.append(_Plan(source, own, steps, origin(source, own, settings_of)))
+    return plans
 
 
 def _executor(config: PrepareConfig, output: Path) -> Executor:
     if config.executor == "ray":
-        from jemb.prepare.ray_executor import RayExecutor
+        from jemb.prepare.engine.ray_executor import RayExecutor
 
         return RayExecutor(config.ray.address, config.workers, output)
     return LocalExecutor(config.workers)
@@ -126,16 +156,22 @@ def _executor(config: PrepareConfig, output: Path) -> Executor:
 class _Making:
     """One data set from its files to its folder."""
 
-    source: Source
-    made_from: dict[str, Any]
-    given: Given
+    plan: _Plan
     output: Path
     executor: Executor
     chain: list[Any] = field(default_factory=list)
 
     @property
+    def source(self) -> Source:
+        return self.plan.source
+
+    @property
     def config(self) -> PrepareConfig:
-        return self.given.config
+        return self.plan.config
+
+    @property
+    def made_from(self) -> dict[str, Any]:
+        return self.plan.made_from
 
     def run(self) -> Manifest:
         settings = self.made_from["settings"]
@@ -143,31 +179,33 @@ class _Making:
         reading = read(self.source, self._job("read"))
         _check_readable(self.source, reading, self._beside(UNREADABLE), self.config.max_unreadable)
         table, counts, verdicts = self._with_negatives(reading)
-        for stage, steps in passes(self.given).items():
+        for step in self.plan.steps:
+            stage = step.stage.name
             self.chain.append(
                 {name: value for name, value in settings.items() if name.startswith(f"{stage}.")} | {"": stage}
             )
             reasons: dict[str, int] = {}
             statistics: dict[str, Any] = {}
             verdicts[stage] = []
-            for number, step in enumerate(steps):
+            steps = passes(step.stage, step.options, step.inputs)
+            for number, one in enumerate(steps):
                 job = self._job(f"{stage}-{number}" if len(steps) > 1 else stage)
-                result = run_pass(step, table, job)
+                result = one.run(table, job)
                 reasons |= result["dropped"]
                 statistics |= result["statistics"]
                 verdicts[stage].append(job.folder)
                 table = table.judged(job.folder)
             reasons = dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
-            counts.append(
-                StageCount(stage, sum(table.counts()), reasons, stage_settings(stage, self.config), statistics)
-            )
+            counts.append(StageCount(stage, sum(table.counts()), reasons, step.settings, statistics))
             log.info("%s: %s keeps %s", self.source.name, stage, _words(counts[-1]))
         examples = find_examples(table, verdicts, self._job("examples"), self.config.seed)
         counts = [
-            StageCount(c.name, c.kept, c.dropped, c.settings, {**c.statistics, "examples": examples.get(c.name, {})})
-            for c in counts
+            replace(count, statistics={**count.statistics, "examples": examples.get(count.name, {})})
+            for count in counts
         ]
-        kind: Kind = "triplets" if reading.triplets or {"negation", "mine"} & set(self.config.stages) else "pairs"
+        for step, count in zip(self.plan.steps, counts[1:], strict=True):
+            _warn_of_losses(self.source.name, step.stage, count)
+        kind: Kind = "triplets" if reading.triplets or self.plan.adds_negatives else "pairs"
         return self._write(
             table, verdicts, Manifest(self.source.name, kind, (), tuple(counts), self.made_from), reading
         )
@@ -177,9 +215,9 @@ class _Making:
         table = reading.table
         reasons = {"unreadable": len(reading.unreadable)}
         verdicts: dict[str, list[Path]] = {"read": []}
-        if 0 < reading.triplets < reading.rows and not {"negation", "mine"} & set(self.config.stages):
+        if 0 < reading.triplets < reading.rows and not self.plan.adds_negatives:
             job = self._job("negatives")
-            reasons |= run_pass(Each("negatives", _need_negatives), table, job)["dropped"]
+            reasons |= run_each("negatives", _need_negatives, table, job, ("negatives",))["dropped"]
             verdicts["read"], table = [job.folder], table.judged(job.folder)
             log.warning(
                 "%s: %d of %d rows have hard negatives, so it becomes a data set of triplets; the %d rows without are "
@@ -248,6 +286,22 @@ def _decides_rows(setting: str) -> bool:
 
 def _need_negatives(rows: Rows) -> Verdict:
     return Verdict({position: ("no_negative", "") for position, texts in enumerate(rows.negatives) if not texts})
+
+
+def _warn_of_losses(name: str, stage: Stage, count: StageCount) -> None:
+    """Where a stage drops much of a data set, say so, with what is likely behind it, and a few of the rows."""
+    lost = sum(count.dropped.values())
+    if lost <= LOSS * (count.kept + lost):
+        return
+    found = count.statistics["examples"]
+    rows = [row for reason in sorted(found, key=lambda reason: -len(found[reason])) for row in found[reason]][:3]
+    shown = [f"{row['reason']} {row['note']}: {row['query'][:60]!r} / {row['positive'][:60]!r}" for row in rows]
+    log.warning(
+        "%s: %s drops %d of %d rows (%.0f %%)%s. The report has more; sources.%s.stages=[…] leaves a stage out for "
+        "this data set. For example:\n  %s",
+        name, stage.name, lost, count.kept + lost, 100 * lost / (count.kept + lost),
+        f"; the likely cause: {stage.advice}" if stage.advice else "", name, "\n  ".join(shown),
+    )  # fmt: skip
 
 
 def _words(count: StageCount) -> str:

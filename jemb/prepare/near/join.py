@@ -1,13 +1,9 @@
-"""Third stage: of rows that are nearly the same text, keep one (arXiv 2402.17016 adds it to the paper's filters).
+"""The join of near duplicates: MinHash signatures name the candidates, the exact Jaccard similarity of the shingle sets
+decides, and of each connected group the lowest id stays.
 
-Before: `exact.py`. After: `language.py`. MinHash signatures name the candidates, the exact Jaccard similarity of the
-shingle sets decides, and of each connected group the lowest id stays. The default, 16 bands of 8 with the exact check,
-finds 0.998 of the true pairs at J >= 0.8 and removes no others, where the 9 bands of 13 that datasketch computes for
-that threshold find 0.856.
+Each step is a map of tasks from files to files:
 
-The flow, each step a map of tasks from files to files:
-
-    pieces ─► sign ─► a file a piece: folded texts, digests, band keys (`near/spill.py`)
+    pieces ─► sign ─► a file a piece: folded texts, digests, band keys (`spill.py`)
                        │ digests, range by range: rows of equal words; the first goes on
                        │ band keys, a few bands at a time, range by range: what is connected now
                        ▼ is not compared again in the next
@@ -20,20 +16,19 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jemb.config import NearDuplicatesConfig
 from jemb.files import write_array
-from jemb.prepare.job import Job
+from jemb.prepare.engine.job import Job
+from jemb.prepare.engine.table import Dropped, Table, add_up
 from jemb.prepare.near.buckets import Found, band_rows, connect, equal_rows, keys_of, merge
 from jemb.prepare.near.folding import Numbers, ends, fold, fold_rows, pack
-from jemb.prepare.near.index import Index
 from jemb.prepare.near.spill import Spills, write_spill
-from jemb.prepare.table import Dropped, Table, add_up
 
-__all__ = ["Index", "find_near_duplicates", "near_duplicates"]
+if TYPE_CHECKING:
+    from jemb.prepare.stages.near_duplicates import NearDuplicatesConfig
 
 FEW_ROWS = 250_000
 """Rows compared in one task, all bands in turn; and in a range of keys, up to `RANGES` of them."""
@@ -46,13 +41,8 @@ CLUSTER = 10
 Item = tuple[tuple[int, ...], int]
 
 
-def near_duplicates(table: Table, job: Job, config: NearDuplicatesConfig, seed: int) -> Dropped:
-    """Keep the lowest id of each group of rows connected by Jaccard >= threshold. Reason: `near_duplicate`.
-
-    Case, white space and punctuation do not matter. The result can miss a pair close to the threshold (never one of
-    equal words), and `seed` then decides which. Statistics: `clusters` (groups by size), `equal` (dropped for equal
-    words), `candidates` (rows looked at, band by band), `compared` (pairs), `similarity` of the pairs that connect.
-    """
+def join(table: Table, job: Job, config: NearDuplicatesConfig, seed: int) -> Dropped:
+    """What the stage `near_duplicates` drops."""
     counts = table.counts()
     total = sum(counts)
     ranges = num_ranges(total)

@@ -9,21 +9,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import Any
 
-from jemb.config import PrepareConfig, StageName
+from jemb.config import PrepareConfig
 from jemb.prepare.source.sources import Source
 from jemb.tables import base_name, each, hub_name, hub_state, is_url, look, open_bytes
 
+Settings = Mapping[str, Mapping[str, Any]]
+"""Stage -> option -> value."""
 RULES = 3
 """Raised whenever a stage comes to keep other rows for the same settings."""
-STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
-"""The filters in the order they run."""
-NO_MATTER = ("batch_tokens", "cache")
-"""Options of stages that change how fast they are and not what they keep."""
 
 
-def origin(source: Source, config: PrepareConfig) -> dict[str, Any]:
+def origin(source: Source, config: PrepareConfig, stages: Settings) -> dict[str, Any]:
     """JSON value: format, files and settings.
 
     Of a local file: name, bytes, sha256; of a remote one: name, bytes and what the server says changes with its content
@@ -31,7 +29,11 @@ def origin(source: Source, config: PrepareConfig) -> dict[str, Any]:
     given also the licence, which makes no other data set.
     """
     describe = _hub_data if source.format == "hf" else _file
-    made_from = {"format": source.format, "files": each(describe, source.paths), "settings": settings(source, config)}
+    made_from = {
+        "format": source.format,
+        "files": each(describe, source.paths),
+        "settings": settings(source, config, stages),
+    }
     return made_from | ({"license": source.license} if source.license else {})
 
 
@@ -53,28 +55,18 @@ def is_origin(value: Mapping[str, Any]) -> bool:
     return isinstance(value.get("settings"), dict) and isinstance(value.get("files"), list)
 
 
-def settings(source: Source, config: PrepareConfig) -> dict[str, Any]:
+def settings(source: Source, config: PrepareConfig, stages: Settings) -> dict[str, Any]:
     """The options that decide what is written, by dotted name: not workers, batch size or limits that only stop a job,
     and only those of stages that run. Of fields, constants and limit those that count for this data set."""
-    chosen = [name for name in STAGE_NAMES if name in config.stages]
-    values: dict[str, Any] = {"rules": RULES, "stages": chosen, "seed": config.seed}
+    values: dict[str, Any] = {"rules": RULES, "stages": list(stages), "seed": config.seed}
     values |= {"shard_samples": config.shard_samples, "keep_dropped": config.keep_dropped}
     values |= {f"fields.{name}": value for name, value in asdict(source.fields).items()}
     values |= {f"constants.{name}": value for name, value in source.constants.items()}
     if source.limit is not None:
         values["limit"] = source.limit
-    for stage in chosen:
-        values |= {f"{stage}.{name}": value for name, value in stage_settings(stage, config).items()}
+    for stage, own in stages.items():
+        values |= {f"{stage}.{name}": value for name, value in own.items()}
     return values
-
-
-def stage_settings(stage: str, config: PrepareConfig) -> dict[str, Any]:
-    """The options of one stage that decide what it keeps."""
-    options = getattr(config, stage, None)
-    values = {} if options is None else asdict(options)
-    if stage == "decontaminate":  # no folders here either; `run.py` adds the digest of the texts themselves
-        values["against"] = [base_name(entry) for entry in values["against"]]
-    return {name: value for name, value in values.items() if name not in NO_MATTER}
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

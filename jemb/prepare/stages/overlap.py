@@ -5,17 +5,41 @@ Not among the default stages. A row goes when nearly all words of its shorter te
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from jemb.config import OverlapConfig
-from jemb.prepare.table import Rows, Verdict
+from pydantic import Field
+
+from jemb.config import Positive, options
+from jemb.prepare.engine.table import Rows, Verdict
+from jemb.prepare.registry import StageInputs, Statistic, stage
 from jemb.text import words as words_of
 
 BINS = 20
 """Of the histogram of shares of words found."""
 
 
-def drop_overlapping(rows: Rows, config: OverlapConfig) -> Verdict:
+@options
+class OverlapConfig:
+    """Overlap filter of Jina v3 (arXiv 2409.10173): pairs whose words are the same teach little."""
+
+    share: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Drop a pair when at least this share of the words of its shorter text are substrings of the longer; (0, 1]."""
+    min_words: Positive = 4
+    """And at least so many words are. A letter of a script without spaces (Chinese, Japanese, Thai, …) is a word."""
+
+
+@stage(
+    "overlap",
+    reasons={"overlap": "query and positive have nearly the same words"},
+    options=OverlapConfig,
+    statistics={
+        "share": Statistic("Words of the shorter text found in the longer", axis="share of its words", setting="share")
+    },
+    after="language",
+    columns=("query", "positive"),
+    advice="queries are cut out of their positives, as titles or first sentences are",
+)
+def drop_overlapping(rows: Rows, options: OverlapConfig, inputs: StageInputs) -> Verdict:
     """Drop a row when `words_found` gives at least `min_words` and at least `share` of the words. Reason: `overlap`.
 
     Negatives are not looked at. Statistics: a histogram of the share of words found, of all rows that have words.
@@ -23,13 +47,13 @@ def drop_overlapping(rows: Rows, config: OverlapConfig) -> Verdict:
     verdict = Verdict()
     counts = [0] * BINS
     # A product like 0.7 * 10 may come out a hair above the number of words it stands for.
-    share = config.share - 1e-9
+    share = options.share - 1e-9
     for position, (query, positive) in enumerate(zip(rows.query, rows.positive, strict=True)):
         found, words = words_found(query, positive)
         if not words:
             continue
         counts[min(found * BINS // words, BINS - 1)] += 1
-        if found >= config.min_words and found >= share * words:
+        if found >= options.min_words and found >= share * words:
             verdict.dropped[position] = ("overlap", f"{found} of {words} words")
     verdict.statistics = {"share": _histogram(counts)}
     return verdict

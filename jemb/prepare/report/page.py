@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jemb.prepare.findings import (
+from jemb.prepare.report.findings import (
     EXAMPLES,
     Finding,
     Histogram,
@@ -22,7 +22,7 @@ from jemb.prepare.findings import (
     findings,
     tally_lines,
 )
-from jemb.prepare.summary import REASONS, add_stages, by_order, drop_reasons, family, funnel
+from jemb.prepare.report.summary import add_stages, by_order, family, funnel, meanings
 from jemb.report import Bar, Cell, Report
 from jemb.shards import Manifest, StageCount
 
@@ -90,13 +90,12 @@ def _together(report: Report, manifests: Sequence[Manifest], common: Settings) -
     stages = add_stages(manifests)
     report.heading("Summary")
     _data_set_bars(report, manifests, [stage.name for stage in stages])
-    reasons = drop_reasons(funnels)
     lines = [*zip([manifest.name for manifest in manifests], funnels, strict=True), ("total", _sum(funnels))]
     rows: list[list[Cell]] = []
     for name, counts in lines:
         share = _percent(counts["kept"], counts["read"])
-        rows.append([name, counts["read"], counts["kept"], share, *(counts.get(reason, 0) for reason in reasons)])
-    report.table(["data set", "read", "kept", "of all", *reasons], rows, "Rows: read = kept + dropped, by reason.")
+        rows.append([name, counts["read"], counts["kept"], share, _drops(counts)])
+    report.table(["data set", "read", "kept", "of all", "dropped"], rows, "Rows: read = kept + dropped, by reason.")
     report.heading("All data sets together")
     _funnel_bars(report, stages, _sum(funnels)["read"])
     _funnel_tables(report, stages, _sum(funnels)["read"])
@@ -104,6 +103,12 @@ def _together(report: Report, manifests: Sequence[Manifest], common: Settings) -
         stage.name: add_findings(_found(manifest).get(stage.name, {}) for manifest in manifests) for stage in stages
     }
     _findings(report, found, common)
+
+
+def _drops(counts: Mapping[str, int]) -> str:
+    """Reasons with their rows, most first."""
+    found = [(count, reason) for reason, count in counts.items() if reason not in ("read", "kept")]
+    return ", ".join(f"{reason} {count:,}" for count, reason in sorted(found, key=lambda item: -item[0])) or "none"
 
 
 def _data_set_bars(report: Report, manifests: Sequence[Manifest], stages: Sequence[str]) -> None:
@@ -146,8 +151,9 @@ def _reasons(dropped: Mapping[str, int]) -> Iterator[tuple[str, int, str]]:
     for reason in by_order(dropped):
         if dropped[reason]:
             families.setdefault(family(reason), {})[reason.partition(":")[2]] = dropped[reason]
+    known = meanings()
     for name, members in families.items():
-        said = REASONS.get(name, "")
+        said = known.get(name, "")
         if set(members) != {""}:
             said += ": " * bool(said) + ", ".join(
                 f"{member} {exact(count)}" for member, count in tally_lines(members, MEMBERS)
@@ -191,8 +197,8 @@ def _examples(report: Report, manifest: Manifest) -> None:
         counts = next(other.dropped for other in manifest.stages if other.name == stage)
         total = sum(count for name, count in counts.items() if name == reason or family(name) == reason)
         with report.details(reason, f"{len(rows)} of {total:,} rows that {stage} dropped"):
-            if family(reason) in REASONS:
-                report.text(f"Meaning: {REASONS[family(reason)]}.")
+            if meaning := meanings().get(family(reason)):
+                report.text(f"Meaning: {meaning}.")
             for row in rows:
                 note = f" ({row['note']})" if row.get("note") else ""
                 head = f"Row {row.get('key', '?')}: {row.get('reason', reason)}{note}"

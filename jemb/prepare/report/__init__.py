@@ -1,0 +1,1 @@
+"""What `prepare` shows: the table at its end, and `report.html`."""
