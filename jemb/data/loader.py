@@ -57,6 +57,10 @@ class StepDataset(Dataset[Batch]):
         self.ahead = ahead
         self.tokens = {source.name: tokens_of(source, tokens) for source in plan.sources} if tokens else {}
 
+    def __len__(self) -> int:
+        """Samples of all data sets: what Lightning asks before it makes the sampler anew for several processes."""
+        return self.plan.num_samples
+
     def __getitem__(self, step: int) -> Batch:
         return self.__getitems__(self.sampler.share(step, self.rank, self.world_size))
 

@@ -1,0 +1,72 @@
+"""A stranger's script: the parts of jemb in a `lightning.Trainer` of their own, as `python own_trainer.py …` starts it.
+
+It knows nothing of the run folder, the launcher or the commands.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
+
+from jemb import EmbeddingModule, PairData
+from jemb.train.deepspeed import ZeroConfig, ZeroStrategy
+
+STEPS = 20
+
+
+class Mine(lightning.Callback):
+    """What a user might want to know of each step."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.norms: list[float] = []
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
+        self.losses.append(float(trainer.callback_metrics["loss"]))
+        self.norms.append(pl_module.grad_norm)
+
+
+def strategy_of(name: str) -> Any:
+    if name == "fsdp":
+        return ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo")
+    return ZeroStrategy(ZeroConfig(stage=int(name[-1]))) if name.startswith("deepspeed") else name
+
+
+def fit(
+    model: str,
+    shards: str,
+    folder: str,
+    strategy: str = "auto",
+    devices: int = 1,
+    stop: int = STEPS,
+    going_on: str = "",
+) -> tuple[list[float], list[float]]:
+    """(loss, gradient norm) of each step. stop: the step behind which it is as if killed, a checkpoint being there."""
+    mine = Mine()
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        devices=devices,
+        strategy=strategy_of(strategy),
+        max_steps=stop,
+        max_epochs=-1,
+        gradient_clip_val=1.0,
+        log_every_n_steps=1,
+        logger=CSVLogger(folder, name="log", version=0),
+        callbacks=[mine, ModelCheckpoint(folder, filename="{step}", every_n_train_steps=4, save_top_k=-1)],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    module = EmbeddingModule(model, objective="pairs", temperature=0.05, max_steps=STEPS)
+    data = PairData(shards, global_batch_size=8, workers=0)
+    trainer.fit(module, data, ckpt_path=str(Path(folder) / going_on) if going_on else None)
+    return mine.losses, mine.norms
+
+
+if __name__ == "__main__":
+    fit(*sys.argv[1:5], devices=int(sys.argv[5]))

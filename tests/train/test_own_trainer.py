@@ -1,0 +1,104 @@
+"""The parts of jemb in a Trainer of one's own: the losses of `jemb train`, under every strategy, also continued."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning
+import own_trainer
+import pytest
+from own_trainer import STEPS, fit
+from ranks import on_ranks
+from training_runs import Training, losses, read_lines
+
+from jemb import EmbeddingModule, PairData
+from jemb.errors import InputError
+from jemb.run_folder import RunFolder
+from jemb.train import fsdp
+
+STRATEGIES = ["deepspeed_2", *(["fsdp"] if fsdp.ON_CPU else [])]
+
+
+def norms(run: RunFolder) -> list[float]:
+    return [line["grad_norm"] for line in read_lines(run.metrics)]
+
+
+def test_one_process(tmp_path: Path, pair_run: RunFolder, pair_shards: Path) -> None:
+    found, lengths = fit(str(pair_run.start), str(pair_shards), str(tmp_path))
+    assert found == pytest.approx(losses(pair_run), abs=1e-5)
+    assert lengths == pytest.approx(norms(pair_run), rel=1e-4), "of the global batch, before clipping"
+
+
+def test_a_script_with_ddp(tmp_path: Path, pair_run: RunFolder, pair_shards: Path, pair_options: list[str]) -> None:
+    """`python script.py`, whose Trainer starts the second process; what its logger got, against `jemb train` in one
+    process and in two of torchrun."""
+    command = [sys.executable, own_trainer.__file__, str(pair_run.start), str(pair_shards), str(tmp_path), "ddp", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "log" / "version_0" / "metrics.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    found = [float(line["loss"]) for line in lines]
+    assert found == pytest.approx(losses(pair_run), abs=1e-5)
+    assert "loss_terms/query_to_positive" in lines[0]
+    together = Training(tmp_path / "run", pair_options, 2).succeed()
+    assert found == pytest.approx(losses(together), abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_strategies(tmp_path: Path, pair_run: RunFolder, pair_shards: Path, strategy: str) -> None:
+    given = str(pair_run.start), str(pair_shards), str(tmp_path / "kept"), strategy, 2
+    found, lengths = on_ranks(tmp_path, 2, fit, *given)[0]
+    assert found == pytest.approx(losses(pair_run), abs=1e-5)
+    assert lengths == pytest.approx(norms(pair_run), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "before", "after"),
+    [
+        ("auto", 1, 1),
+        ("ddp", 2, 1),
+        *(pytest.param(strategy, 2, 2, marks=pytest.mark.slow) for strategy in STRATEGIES),
+    ],
+)
+def test_killed_and_continued(
+    tmp_path: Path, pair_run: RunFolder, pair_shards: Path, strategy: str, before: int, after: int
+) -> None:
+    """From the checkpoint of step 8: the losses of all steps behind it, also on another number of processes."""
+    given = str(pair_run.start), str(pair_shards), str(tmp_path / "kept")
+    first = on_ranks(tmp_path / "one", before, fit, *given, strategy, before, 10)[0][0]
+    second = on_ranks(
+        tmp_path / "two", after, fit, *given, strategy if after > 1 else "auto", after, STEPS, "step=8.ckpt"
+    )[0][0]
+    assert first == pytest.approx(losses(pair_run)[:10], abs=1e-5)
+    assert second == pytest.approx(losses(pair_run)[8:], abs=1e-5)
+
+
+def fit_alone(model: str, shards: str) -> str:
+    """What a Trainer says that was not told of the other processes."""
+    trainer = lightning.Trainer(accelerator="cpu", devices=1, max_steps=1, logger=False, enable_checkpointing=False)
+    with pytest.raises(InputError) as error:
+        trainer.fit(EmbeddingModule(model), PairData(shards, global_batch_size=8, workers=0))
+    return str(error.value)
+
+
+def test_a_trainer_that_does_not_know_of_the_other_processes(
+    tmp_path: Path, pair_run: RunFolder, pair_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of two tasks of srun would train by itself, in silence."""
+    task = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "SLURM_STEP_TASKS_PER_NODE": "2"}
+    for name, value in task.items():
+        monkeypatch.setenv(name, value)
+    assert "the Trainer has 1 processes, but 2 were started" in fit_alone(str(pair_run.start), str(pair_shards))
+
+
+def test_options_of_the_module(pair_run: RunFolder) -> None:
+    with pytest.raises(InputError, match="temprature"):
+        EmbeddingModule(str(pair_run.start), temprature=0.1)
+    with pytest.raises(InputError, match="there is no such objective"):
+        EmbeddingModule(str(pair_run.start), objective="cosent")
+    module = EmbeddingModule(str(pair_run.start), objective="triplets", margin=0.1)
+    assert module.objective.negatives
