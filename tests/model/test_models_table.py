@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from benchmarks.models import COLUMNS, kinds, table
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "models.md"
