@@ -198,7 +198,8 @@ def _whole(stages: tuple[Any, ...]) -> type[PrepareConfig]:
         value = _as_list(value)
         return [of_function.get(item, item) for item in value] if isinstance(value, list) else value
 
-    some: Any = Annotated[list[Literal[tuple(names)]], BeforeValidator(by_name)]  # type: ignore[valid-type]
+    choice: Any = Literal.__getitem__(tuple(names))  # made at run time, which no checker of types can follow
+    some: Any = Annotated[list[choice], BeforeValidator(by_name)]
     own: dict[str, Any] = {
         stage.name: (
             dict[str, Any],
@@ -230,7 +231,7 @@ def _whole(stages: tuple[Any, ...]) -> type[PrepareConfig]:
 
 
 def _extended(
-    base: type[Any], added: Mapping[str, tuple[Any, Any, str]], extra: Mapping[str, dict[str, str]]
+    base: type[Any], added: dict[str, tuple[Any, Any, str]], extra: Mapping[str, dict[str, Any]]
 ) -> type[Any]:
     """A subclass with more fields, each (type, default or its factory, meaning). A stage's name may be that of a field
     here: then the field wins, and the stage is refused."""

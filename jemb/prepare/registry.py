@@ -28,7 +28,7 @@ from jemb.errors import InputError
 
 if TYPE_CHECKING:
     from jemb.prepare.engine.job import Job
-    from jemb.prepare.engine.table import Dropped, Rows, Table, Verdict
+    from jemb.prepare.engine.table import Dropped, Table, Verdict
 
 Encode = Callable[[Sequence[str]], npt.NDArray[np.float32]]
 """N texts to unit vectors [N, D]. An `identity`, where the function has one, names all its vectors depend on."""
@@ -93,7 +93,7 @@ class Stage:
     reasons: Mapping[str, str]
     options: type | None = None
     statistics: Mapping[str, Statistic] = field(default_factory=dict)
-    each: Callable[[Rows, Any, StageInputs], Verdict] | None = None
+    each: Callable[..., Verdict] | None = None
     whole: Callable[[Table, Job, Any, StageInputs], Dropped | Sequence[Dropped]] | None = None
     before: Callable[[Any, Tools], tuple[Any, dict[str, Any]]] | None = None
     after: str | None = "language"
@@ -124,7 +124,8 @@ def stage(
     file has registered the name."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        made = Stage(name, reasons, **{"whole" if whole else "each": function}, **about)
+        functions: dict[str, Any] = {"whole" if whole else "each": function}
+        made = Stage(name, reasons, **functions, **about)
         there = _REGISTERED.get(name)
         old = there and (there.whole or there.each)
         if old and (old.__module__, old.__qualname__) != (function.__module__, function.__qualname__):
