@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 HELPERS = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
 """In the command lines of Python's own processes, of which this one has one each for all tests."""
-CLUSTER = ("slurm", "munge", "unshare")
-"""The same of the Slurm cluster, whose nodes may be started anew by a test."""
+CLUSTER = ("slurm", "munge", "unshare", "ray::")
+"""The same of clusters that serve several tests, whose nodes and workers may be started anew by one of them."""
 PATIENCE = 20
 """Seconds that processes have to end after their test; the machine may be busy."""
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,8 +121,8 @@ def test_a_folder_that_gives_other_vectors_is_not_left(
     run = make_run(tmp_path / "run", status="finished", model=bert())
     save = Encoder.save
 
-    def save_badly(self: Encoder, folder: Path, card: str | None = None) -> None:
-        save(self, folder, card)
+    def save_badly(self: Encoder, folder: Path, card: str | None = None, **more: Any) -> None:
+        save(self, folder, card, **more)
         tamper(folder)
 
     monkeypatch.setattr(Encoder, "save", save_badly)
@@ -136,8 +137,8 @@ def test_transformers_is_checked_as_well(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("jemb.export.check._sentence_transformers", lambda folder: lambda texts: encode(trained, texts))
     save = Encoder.save
 
-    def save_badly(self: Encoder, folder: Path, card: str | None = None) -> None:
-        save(self, folder, card)
+    def save_badly(self: Encoder, folder: Path, card: str | None = None, **more: Any) -> None:
+        save(self, folder, card, **more)
         tamper_tokenizer(folder)
 
     monkeypatch.setattr(Encoder, "save", save_badly)

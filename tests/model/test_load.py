@@ -191,7 +191,7 @@ def test_find_auxiliary_prefers_a_local_folder(tmp_path: Path, monkeypatch: pyte
 
 
 def test_run_folders(tiny: Encoder, texts: list[str], tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "run.json").write_text('{"status": "finished"}')
     (tmp_path / "config.yaml").write_text("")
     with pytest.raises(InputError, match=r"has not finished.*jemb export run="):
         load_encoder(str(tmp_path))

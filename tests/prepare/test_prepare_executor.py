@@ -63,6 +63,7 @@ def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
     else:
         made = LocalExecutor(1 if request.param == "serial" else 2)
     with made:
+        list(made.run(double, range(4)))  # starts the workers, which serve all tests of this module
         yield made
 
 

@@ -49,10 +49,10 @@ def test_ray_and_local_processes_write_the_same_bytes(tmp_path, monkeypatch):
             stages=["exact", "near_duplicates", "decontaminate", "language", "consistency"],
             decontaminate=DecontaminateConfig(against=[str(tmp_path / "task.txt")]),
         )  # fmt: skip
-        for module in ("job", "vectors.embeddings"):
+        for module in ("engine.job", "vectors.embeddings"):
             monkeypatch.setattr(f"jemb.prepare.{module}.SERIAL_BELOW", 10**9 if name == "local" else 0)
         notes = tmp_path / f"{name} notes"
-        prepare(config, replace(TOOLS, encoder=partial(noting_encoder, notes)))
+        prepare(config, replace(TOOLS, encoder=lambda options, notes=notes: partial(noting_encoder, notes)))
         assert [bool(task) for task in set(notes.read_text().splitlines())] == [name == "ray"], "in Ray's tasks"
         files = [path for path in sorted((tmp_path / name).rglob("*")) if path.is_file()]
         found.append({str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files})

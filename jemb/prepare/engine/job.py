@@ -58,9 +58,8 @@ class Job:
         results: list[Result | None] = [None] * len(items)
         todo: list[int] = []
         for number in range(len(items)):
-            marker = self._marker(step, number)
-            if marker.exists():
-                results[number] = read_json(marker)
+            if self.is_done(step, number):
+                results[number] = read_json(self._marker(step, number))
             else:
                 todo.append(number)
         rest = [sizes[number] for number in todo]
@@ -72,6 +71,10 @@ class Job:
                 results[todo[done]] = result
                 progress.update(rest[done])
         return [result for result in results if result is not None]
+
+    def is_done(self, step: str, number: int) -> bool:
+        """Whether an earlier start of the job has done that item."""
+        return self._marker(step, number).exists()
 
     def _marker(self, step: str, number: int) -> Path:
         return self.folder / f"{step.replace(' ', '-')}-{number:06d}.done"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -25,9 +26,11 @@ import numpy.typing as npt
 
 from jemb.errors import Failure
 from jemb.files import write_array
+from jemb.prepare.engine.executor import LocalExecutor
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.table import Table
 from jemb.prepare.vectors.numbering import NUMBERS, Prompts, number_texts, read_texts, whole_array
+from jemb.progress import duration
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,8 @@ BLOCK = 2048
 MOST_BLOCKS = 4096
 SERIAL_BELOW = 4000
 """Texts that are encoded in this process: before another one has loaded a model, these are done."""
+TRIED = 64
+"""Texts that are encoded to tell beforehand how long all will take."""
 COPIED = 65_536
 """Vectors copied at once."""
 
@@ -121,6 +126,8 @@ def embed(
     work = _Work(table, job.folder, block, name, make_encoder, cache, prompts)
     sizes = [min(block, texts - start) for start in range(0, texts, block)]
     blocks = range(len(sizes))
+    if texts >= SERIAL_BELOW and isinstance(job.executor, LocalExecutor) and not job.is_done("embed", blocks[0]):
+        _say_estimate(work, texts, job)
     results = job.map(
         "embed", partial(_embed, work), blocks, sizes=sizes, unit="text", gpu=True, serial_below=SERIAL_BELOW
     )
@@ -140,6 +147,26 @@ class _Work:
     make_encoder: Callable[[str], Encode]
     cache: str | None
     prompts: Prompts
+
+
+def _say_estimate(work: _Work, texts: int, job: Job) -> None:
+    """How long it will take, from the first texts, before hours may have begun."""
+    sample = read_texts(work.table, work.folder, 0, TRIED, work.prompts)
+    encode = _encoder(work.make_encoder, work.name)
+    encode(sample[:2])  # what only the first call costs
+    began = time.monotonic()
+    encode(sample)
+    seconds = max(time.monotonic() - began, 1e-3)
+    log.info(
+        "%s: %s distinct texts to encode with %s, about %s on %d processes (%.3g texts a second on one); those in the "
+        "cache of vectors take no time",
+        job.label,
+        f"{texts:,}",
+        work.name,
+        duration(seconds / len(sample) * texts / job.executor.workers),
+        job.executor.workers,
+        len(sample) / seconds,
+    )
 
 
 def _embed(work: _Work, block: int) -> dict[str, Any]:
