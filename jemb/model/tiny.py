@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import (
 
 from jemb.config import ModelConfig
 from jemb.errors import InputError
+from jemb.files import writing
 from jemb.model.encoder import Encoder
 from jemb.model.load import load_encoder
 from jemb.model.quiet import quiet
@@ -69,7 +71,7 @@ def make_tiny(texts: Iterable[str], config: ModelConfig, *, seed: int, max_lengt
 
 def encoder_of(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options: Any) -> Encoder:
     """The encoder of what `transformers` has in memory, by way of a folder; options: those of `load_encoder`."""
-    with TemporaryDirectory() as folder, quiet():
+    with TemporaryDirectory() as folder, quiet(), writing(Path(folder)):
         backbone.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         return load_encoder(folder, **options)
