@@ -47,7 +47,7 @@ def compose_config(name: str, cls: type[T], overrides: Sequence[str]) -> T:
         with start:
             raw = compose(config_name=name if folders else f"{name}_defaults", overrides=for_hydra)
         values = OmegaConf.to_container(raw, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise InputError(_readable(str(error))) from None
     assert isinstance(values, dict)
     for path, value in texts:

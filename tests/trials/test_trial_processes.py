@@ -112,8 +112,8 @@ def in_processes(then: Prelude) -> None:
 @pytest.mark.parametrize("number", [SIGKILL, SIGTERM], ids=["SIGKILL", "SIGTERM"])
 @pytest.mark.parametrize(
     ("name", "pattern", "more"),
-    [("train", "step-00000002$", "workers=1"), ("tokenize", "tokens.json$", "workers=2"), ("prepare", r"\.json$", "workers=2")],
-    ids=["train", "tokenize", "prepare"],
+    [("train", "step-00000002$", "workers=1"), ("prepare", r"\.json$", "workers=2")],
+    ids=["train", "prepare"],
 )  # fmt: skip
 def test_workers_die(
     name: str, pattern: str, more: str, number: int, world: Path, undisturbed: Callable[..., dict[str, str]]

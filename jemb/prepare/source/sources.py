@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -86,6 +87,9 @@ def find_sources(config: PrepareConfig) -> list[Source]:
     if config.input is None and not any(source.path for source in config.sources.values()):
         raise InputError("there is nothing to prepare: give input=… or sources.NAME.path=…")
     found = {} if config.input is None else _find_in(to_local(config.input), Path(config.output))
+    for name, source in found.items():
+        if not name.isprintable():  # line ends, and bytes that are not UTF-8
+            raise InputError(f"{source.where!a}: {name!a} cannot be shown as the name of a data set; rename it")
     for name, options in config.sources.items():
         if options.path is not None:
             _check_name(name)
@@ -129,7 +133,7 @@ def _find_in(place: str, leave_out: Path) -> dict[str, Source]:
     found: dict[str, Source] = {}
     ignored: list[str] = []
     for entry in entries:
-        if not is_url(place) and Path(entry.place).resolve() == leave_out.resolve():
+        if not is_url(place) and os.path.realpath(entry.place) == os.path.realpath(leave_out):
             continue
         source = None
         if entry.is_folder and not entry.name.endswith(LEFT_BY_PREPARE):
