@@ -192,4 +192,4 @@ def _found(files: Any, place: str, info: Mapping[str, Any]) -> Found:
 
 def _local_entry(path: Path) -> Found:
     is_folder = path.is_dir()
-    return Found(str(path), is_folder, None, "", is_folder or path.is_file() or path.is_symlink())
+    return Found(str(path), is_folder, None, "", is_folder or path.is_file() or not path.exists())

@@ -103,7 +103,7 @@ def test_asked_to_end(name: str, number: int, world: Path, undisturbed: Callable
 
 def in_processes(then: Prelude) -> None:
     """However little there is to do, prepare's workers do it."""
-    from jemb.prepare import job
+    from jemb.prepare.engine import job
 
     job.SERIAL_BELOW = 0
     then()
