@@ -39,6 +39,12 @@ def test_each_fault_has_its_test(row: list[str]) -> None:
     assert missing_tests(row[3]) == []
 
 
+def test_every_number_of_the_list_has_a_row() -> None:
+    """The list had 29 numbers under the letters A to E; the audit of the GPU paths had letters of its own."""
+    named = {int(number) for row in rows() for number in re.findall(r"[A-E](\d+)", row[0].partition(":")[0])}
+    assert set(range(1, 30)) - named == set()
+
+
 def test_what_is_not_there_is_found() -> None:
     assert missing_tests("`test_faults.py::test_what_is_not…`, `…_has_its_test`") == []
     assert missing_tests("`test_faults.py::test_nothing_at_all`, `test_gone.py::test_each_fault_has_its_test`") == [
