@@ -6,6 +6,7 @@ Standard library alone, for the command line looks here before torch is imported
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import platform
 import re
@@ -176,11 +177,18 @@ def end_with_parent() -> None:
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
     def watch() -> None:  # where there is no such call, and for a parent that was gone before it
-        while os.getppid() == parent:
+        while not _gone(parent):
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _gone(parent: int) -> bool:
+    """Whether the process that had this number when it was our parent has ended; for a worker of multiprocessing also
+    where it had ended before we could ask for its number."""
+    started = multiprocessing.parent_process()
+    return os.getppid() != parent or (started is not None and not started.is_alive())
 
 
 def obey_parent_alone() -> None:
@@ -198,7 +206,7 @@ def obey_parent_alone() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while not _gone(parent):
             told = signal.sigtimedwait({signal.SIGTERM}, 1)
             if told and told.si_pid == parent:
                 break

@@ -64,8 +64,9 @@ def begin_with(run: RunFolder, state: Path | None, model: ModelConfig) -> Encode
     """The encoder with the weights to begin with, on every rank. `Checkpoints` puts in the moments."""
     encoder = load_start(run.start, dropout=model.dropout, trust_remote_code=model.trust_remote_code)
     if state is not None:
+        # Its libraries may be others than before. With the weights of the start: the trained ones may be no numbers.
+        on_rank_zero(lambda: probe(encoder, str(run.path)))
         load_weights(encoder, state)
-        on_rank_zero(lambda: probe(encoder, str(run.path)))  # its libraries may be others than before
     return encoder
 
 

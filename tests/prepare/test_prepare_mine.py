@@ -17,6 +17,7 @@ from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.table import Dropped, Table, write_dropped
 from jemb.prepare.stages import mine as module
 from jemb.prepare.stages.mine import MineConfig, mine
+from jemb.prepare.vectors import scoring
 from jemb.text import normalise
 
 WORDS = [f"{a}{b}" for a in ("ba", "ki", "mo", "su") for b in ("lur", "tes", "dov", "an", "er")]
@@ -190,13 +191,13 @@ def test_a_query_with_many_answers_is_searched_deeper(table: Any, job: Any, monk
     config = MineConfig(top=4, num_negatives=4, max_share=None)
     monkeypatch.setattr(module, "SPARE", 1)
     looked_up: list[int] = []
-    top_candidates = module.top_candidates
+    top_candidates = scoring.top_candidates
 
     def counted(queries: np.ndarray, pool: Any, k: int) -> Any:
         looked_up.append(k)
         return top_candidates(queries, pool, k)
 
-    monkeypatch.setattr(module, "top_candidates", counted)
+    monkeypatch.setattr(scoring, "top_candidates", counted)
     _, negatives = run(table(rows), job("deep"), config)
     assert list(map(list, negatives.values())) == brute_force(rows, config)
     assert looked_up == [5, 20, 80]
