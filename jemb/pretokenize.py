@@ -95,7 +95,12 @@ def open_tokens(folder: str, readers: Mapping[str, ShardReader], encoder: Encode
     """The stored tokens of every data set. Raises InputError where they are not those of this encoder's tokenizer."""
     place = _folder(folder, "tokens")
     return {
-        name: TokenReader(inside(place, name, f"tokens={folder}"), reader.manifest, recipe_of(name, reader, encoder))
+        name: TokenReader(
+            inside(place, name, f"tokens={folder}"),
+            reader.manifest,
+            recipe_of(name, reader, encoder),
+            len(encoder.embeddings),
+        )
         for name, reader in readers.items()
     }
 

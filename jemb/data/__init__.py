@@ -2,7 +2,7 @@
 
 from jemb.data.ahead import ReadAhead
 from jemb.data.collate import Collate
-from jemb.data.loader import StepDataset, StepLoader
+from jemb.data.loader import StepDataset, StepLoader, loader_processes
 from jemb.data.plan import BatchPlan
 from jemb.data.sampler import GlobalBatchSampler, for_sentence_transformers
 from jemb.data.small import PlanSource
@@ -18,4 +18,5 @@ __all__ = [
     "StepLoader",
     "Verifier",
     "for_sentence_transformers",
+    "loader_processes",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -18,6 +19,7 @@ from jemb.data.joined import rows_of, tokens_of
 from jemb.data.plan import BatchPlan
 from jemb.data.sampler import GlobalBatchSampler, StepRows
 from jemb.data.verify import Verifier
+from jemb.errors import Failure
 from jemb.launch import obey_parent_alone
 from jemb.records import Batch
 from jemb.shards import ShardReader, TokenReader
@@ -120,6 +122,20 @@ class StepLoader:
         finally:
             if self.dataset.ahead:
                 self.dataset.ahead.close()
+
+
+@contextmanager
+def loader_processes() -> Iterator[None]:
+    """One that is killed inside the block becomes a `Failure`: torch raises its own error wherever the trainer is."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise Failure(
+            "a loader process was killed, perhaps by the system for lack of memory: the same command continues from "
+            "the last checkpoint, with workers=0 in the training process itself"
+        ) from None
 
 
 def start_worker(number: int) -> None:

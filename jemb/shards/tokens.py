@@ -92,11 +92,12 @@ def finish_tokens(folder: Path, recipe: Recipe) -> None:
 class TokenReader:
     """The token ids of one data set, whose rows are numbered as by its `ShardReader`.
 
-    Raises `InputError` where they are not there or not finished, or where they were made by another recipe.
+    vocabulary: ids below it have an embedding. Raises `InputError` where they are not there or not finished, or where
+    they were made by another recipe.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, recipe: Recipe) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, manifest: Manifest, recipe: Recipe, vocabulary: int = 2**32) -> None:
+        self.folder, self.vocabulary = folder, vocabulary
         path = folder / TOKENS
         if not path.is_file():
             raise InputError(
@@ -151,7 +152,13 @@ class TokenReader:
         ends = np.cumsum(lengths)
         ids = np.empty(int(ends[-1]) if len(ends) else 0, dtype=np.int64)
         for chosen, part, begin in parts:
-            ids[_ranges((ends - lengths)[chosen], lengths[chosen])] = part.ids[_ranges(begin, lengths[chosen])]
+            found = part.ids[_ranges(begin, lengths[chosen])]
+            if found.max(initial=0) >= self.vocabulary:
+                raise InputError(
+                    f"{part_path(self.folder, part.number, 'ids')}: has the id {found.max()}, but the model has only "
+                    f"{self.vocabulary} embeddings: it has changed; remove {self.folder} and run `jemb tokenize` again"
+                )
+            ids[_ranges((ends - lengths)[chosen], lengths[chosen])] = found
         return ids, lengths, hashes
 
     def _parts(self, rows: Numbers) -> Iterator[tuple[Numbers, _Part, Numbers]]:
@@ -170,6 +177,7 @@ class _Part:
     starts: Numbers
     first: NDArray[Any]
     hashes: Numbers
+    number: int
 
 
 @lru_cache(maxsize=MAX_MAPPED // len(ARRAYS))
@@ -183,7 +191,7 @@ def _open_part(folder: Path, number: int, size: int) -> _Part:
             raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
         except ValueError as error:
             raise InputError(f"{path}: damaged ({error}); remove {folder} and run `jemb tokenize` again") from None
-    part = _Part(*arrays)
+    part = _Part(*arrays, number)
     numbers = all(array.ndim == 1 and array.dtype.kind in "iu" for array in arrays)
     if not numbers or not (
         len(part.first) == size + 1

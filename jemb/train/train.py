@@ -13,6 +13,7 @@ import lightning
 from lightning.pytorch.loggers import Logger
 
 from jemb.config import TrainConfig
+from jemb.data import loader_processes
 from jemb.distributed import max_over_ranks, rank, world_size
 from jemb.errors import InputError
 from jemb.files import writing
@@ -142,7 +143,8 @@ def _fit(
         config, job.processes, max_steps=job.max_steps - start.step, callbacks=[*callbacks, *ours], loggers=loggers
     )
     try:
-        trainer.fit(module, loader)
+        with loader_processes():
+            trainer.fit(module, loader)
     except InputError as error:
         if rank():  # a damaged sample is met by one process, and the first prints only its own errors
             log.error("jemb train: process %d: %s", rank(), error)

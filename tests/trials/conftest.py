@@ -18,16 +18,8 @@ SLOW = re.compile(
 """Trials like others, each of which starts a command twice: `python -m tests.trials` and `-m slow` run them."""
 
 
-WAITING = Path(__file__).with_name("waiting.txt")
-"""Trials that come out otherwise until what they found is mended, one a line. They are left out."""
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    waiting = set(WAITING.read_text().split()) if WAITING.exists() else set()
-    left_out = [item for item in items if item.nodeid.rpartition("/")[2] in waiting]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in left_out]
     for item in items:
         if SLOW.search(item.nodeid):
             item.add_marker(pytest.mark.slow)
