@@ -191,7 +191,8 @@ def _open_part(folder: Path, number: int, size: int) -> _Part:
             raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
         except ValueError as error:
             raise InputError(f"{path}: damaged ({error}); remove {folder} and run `jemb tokenize` again") from None
-    part = _Part(*arrays, number)
+    ids, starts, first, hashes = arrays
+    part = _Part(ids, starts, first, hashes, number)
     numbers = all(array.ndim == 1 and array.dtype.kind in "iu" for array in arrays)
     if not numbers or not (
         len(part.first) == size + 1
