@@ -139,8 +139,8 @@ def find_folder(name_or_path: str, *, code: bool = False) -> Path:
                 f"{path}: this run has not finished, so it has no model/ yet. Finish it with the same "
                 f"`jemb train` command, or take its last checkpoint: jemb export run={path} output=DIR"
             )
-        record = run.read_record("status")
-        if record["status"] != "finished":
+        record = run.read_record()
+        if record.get("status") != "finished":
             log.warning("%s: the run is not finished; this is its model of step %s", path, record.get("model_step"))
         return run.model
     if path.is_dir():

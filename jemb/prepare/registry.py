@@ -161,7 +161,7 @@ def _in_order(stages: list[Stage]) -> Iterator[Stage]:
 
 def _is_ours(one: Stage) -> bool:
     function = one.whole or one.each
-    return function is not None and function.__module__.startswith("jemb.prepare.stages.")
+    return function is not None and (function.__module__ or "").startswith("jemb.prepare.stages.")
 
 
 @cache

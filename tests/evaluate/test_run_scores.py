@@ -76,5 +76,5 @@ def test_a_model_that_is_no_longer_there_leaves_no_scores(run: RunFolder, caplog
 def test_scores_of_no_named_model_are_not_taken_for_this_ones(run: RunFolder) -> None:
     assert run.read_scores() == {}
     run.scores.write_text('{"sts:a": {"spearman": 50.0}}')
-    with pytest.raises(InputError, match=r"scores\.json: holds no scores"):
+    with pytest.raises(InputError, match=r"scores\.json: it has no field .model."):
         run.read_scores()
