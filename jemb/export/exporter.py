@@ -83,12 +83,9 @@ def _check(config: ExportConfig, run: RunFolder, output: Path) -> None:
 
 def _trained_encoder(run: RunFolder, config: ExportConfig) -> tuple[Encoder, str]:
     """The encoder, and which weights it has in words."""
+    finished = run.read_record().get("status") == "finished"
     # A finished run that goes on to more steps still has its earlier model.
-    if (
-        run.model.is_dir()
-        and (run.read_record()["status"] == "finished" or not run.checkpoints())
-        and not config.adapter
-    ):
+    if run.model.is_dir() and (finished or not run.checkpoints()) and not config.adapter:
         return load_encoder(str(run.model), trust_remote_code=config.trust_remote_code), FINISHED
     if config.adapter and not (run.start / LORA).is_file():
         raise InputError(f"adapter=true: {run.path} trained all weights (no model.lora.rank); leave adapter out")

@@ -327,7 +327,10 @@ def broken_shards(folder: Path, pairs: Path) -> dict[str, tuple[list[str], list[
         "truncated tar": ([f"shards={cut}"], ["shard-000001.tar", "bytes", "cut off"]),
         "missing tar": ([f"shards={gone}"], ["shard-000000.tar", "no such file"]),
         "unknown data set": ([shards, "weights.answer=2"], ["weights.answer", "did you mean 'answers'?"]),
-        "batch too large": ([shards, "global_batch_size=30"], ["global_batch_size=30", "all-titles.v2 (27)", "<=27"]),
+        "batch too large": (
+            [shards, "small_datasets=refuse", "global_batch_size=30"],
+            ["global_batch_size=30", "all-titles.v2 (27)", "<=27"],
+        ),
         "no negatives": ([shards, "objective=triplets"], ["objective=triplets", "answers", "objective=pairs"]),
         "init missing": ([shards, "init=/no/model"], ["/no/model"]),
         "init no model": ([shards, f"init={folder}/empty"], [f"{folder}/empty"]),
