@@ -115,13 +115,16 @@ def test_joined_data_sets(tmp_path: Path, make_dataset: Callable[..., Path]) -> 
     assert sorted(keys[:52]) == sorted([f"a/a-{i}" for i in range(19)] + [f"b/b-{i}" for i in range(33)])
 
 
-def test_a_large_vocabulary_and_a_sample_with_too_few(mixed_shards: Path, tmp_path: Path) -> None:
+def test_a_large_vocabulary_and_a_sample_with_too_few(
+    mixed_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Encoder, "embeddings", property(lambda self: range(200_000)))
     encoder = load_encoder(AUXILIARY, max_length=16)
     flat = encoder.tokenize.flat
     encoder.tokenize.flat = lambda texts: (flat(texts)[0] + 70_000, flat(texts)[1])  # type: ignore[method-assign]
     (reader,) = open_datasets(mixed_shards).values()
     (tmp_path / "tokens" / "mixed").mkdir(parents=True)
-    recipe = module.recipe_of(reader, encoder)
+    recipe = module.recipe_of("mixed", reader, encoder)
     for number in range(7):
         stop = min(64, 10 * number + 10)
         task = module._Task(reader, number, 10 * number, stop, encoder.tokenize, recipe, tmp_path / "tokens" / "mixed")
@@ -147,7 +150,7 @@ def test_any_number_of_shards(tmp_path: Path, make_dataset: Callable[..., Path])
     before = len(list(Path("/proc/self/fd").iterdir()))
     assert (tokens.count(np.arange(len(reader))) == 2).all()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
-    encoder, recipe = load_encoder(AUXILIARY), module.recipe_of(reader, load_encoder(AUXILIARY))
+    encoder, recipe = load_encoder(AUXILIARY), module.recipe_of("many", reader, load_encoder(AUXILIARY))
     (tmp_path / "empty").mkdir()
     module._write(module._Task(reader, 0, 0, 0, encoder.tokenize, recipe, tmp_path / "empty"))
     assert np.load(tmp_path / "empty" / "000000.starts.npy").tolist() == [0]
