@@ -107,7 +107,7 @@ class Job:
 @pytest.mark.parametrize(
     ("hangs", "event"),
     [
-        ("jemb.prepare.stages::_judge", "ray dies"),
+        ("jemb.prepare.engine.passes::_judge", "ray dies"),
         pytest.param("jemb.shards.writer:_OpenShard:finish", "node dies", marks=pytest.mark.slow),
         pytest.param("jemb.shards.writer:_OpenShard:finish", "time limit", marks=pytest.mark.slow),
     ],
