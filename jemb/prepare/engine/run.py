@@ -345,7 +345,7 @@ def _check_output(output: Path, config: PrepareConfig, sources: Sequence[Source]
     if output.exists() and not output.is_dir():
         raise InputError(f"output={output}: is a file; wanted a folder")
     places = [config.input, *(source.where for source in sources)]
-    if any(place is not None and output.resolve() == Path(place).resolve() for place in places):
+    if any(place is not None and os.path.realpath(output) == os.path.realpath(place) for place in places):
         raise InputError(f"output={output}: is the input folder; wanted another")
     there = next(folder for folder in (output, *output.parents) if folder.exists())
     if not os.access(there, os.W_OK | os.X_OK):
