@@ -153,7 +153,8 @@ def _find_in(place: str, leave_out: Path) -> dict[str, Source]:
     if ignored:
         log.warning("%s: ignored %s; %s%s", place, ", ".join(ignored), WANTED, _advice(ignored))
     if not found:
-        raise InputError(f"{place}: no data set in it; {WANTED}{_advice(ignored)}")
+        there = f", only {', '.join(ignored)}" if ignored else ""
+        raise InputError(f"{place}: no data set in it{there}; {WANTED}{_advice(ignored)}")
     return found
 
 
