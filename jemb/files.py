@@ -103,8 +103,9 @@ def writing(path: Path, more: str = "") -> Iterator[None]:
         if number not in NO_ROOM:
             raise
         told = f"; {more}" if more else ""
+        way_out = "Choose a place that can be written to" if number == errno.EROFS else "Make room"
         raise Failure(
-            f"{path}: cannot be written ({os.strerror(number)}){told}. Make room; then the same command continues"
+            f"{path}: cannot be written ({os.strerror(number)}){told}. {way_out}; then the same command continues"
         ) from None
 
 

@@ -230,22 +230,22 @@ def _whole(stages: tuple[Any, ...]) -> type[PrepareConfig]:
     return _extended(PrepareConfig, {"stages": (some, default, text), **options_of, "sources": (sources, {}, "")}, {})
 
 
-def _extended(
-    base: type[Any], added: dict[str, tuple[Any, Any, str]], extra: Mapping[str, dict[str, Any]]
-) -> type[Any]:
+def _extended(base: type[Any], added: dict[str, tuple[Any, Any, str]], extra: Mapping[str, Any]) -> type[Any]:
     """A subclass with more fields, each (type, default or its factory, meaning). A stage's name may be that of a field
     here: then the field wins, and the stage is refused."""
     hints = get_type_hints(base, include_extras=True)
     every: dict[str, tuple[Any, Any, str]] = {}
     for item in fields(base):
         default = item.default_factory if item.default_factory is not MISSING else item.default
-        every[item.name] = (hints[item.name], default, base.__pydantic_fields__[item.name].description or "")
+        meaning = (base.__pydantic_fields__[item.name].description or "").partition("\n\n")[0]
+        every[item.name] = (hints[item.name], default, meaning)
     if taken := (every.keys() & added.keys()) - {"sources"}:
         raise ValueError(f"stage {min(taken)!r}: jemb prepare has an option of that name; wanted another name")
     types: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     for name, (hint, default, meaning) in (every | added).items():
-        types[name] = Annotated[hint, Field(description=meaning or None, json_schema_extra=extra.get(name))]
+        key = {"json_schema_extra": extra[name]} if name in extra else {}
+        types[name] = Annotated[hint, Field(description=meaning or None, **key)]
         if isinstance(default, list | dict):
             defaults[name] = field(default_factory=partial(deepcopy, default))
         elif default is not MISSING:

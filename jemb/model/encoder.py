@@ -12,7 +12,6 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from jemb.files import writing
 from jemb.model.folder import make_readable
 from jemb.model.lora import merge_lora
 from jemb.model.quiet import quiet
@@ -198,7 +197,7 @@ class Encoder(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         self.model.prompts, self.model.default_prompt_name = dict(self.prompts), self.default_prompt
         self.model.similarity_fn_name = "cosine"
-        with writing(folder), quiet(), self.model.truncate_embeddings(self.truncate_dim):
+        with quiet(), self.model.truncate_embeddings(self.truncate_dim):
             self.model.save(str(folder), create_model_card=False)
         make_readable(folder, self.max_length, self.own_dropout)
         text = card or PLAIN_CARD.format(dim=self.dim, pooling=self.pooling, max_length=self.max_length)

@@ -15,6 +15,7 @@ import pytest
 from blocks import ROOT
 
 from jemb.app.cli import COMMANDS
+from jemb.config import PrepareConfig
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +61,13 @@ def test_long_lines_of_code_wrap(site: Path) -> None:
 def test_every_option_is_on_its_page(site: Path, command: str) -> None:
     page = (site / "configuration" / f"{command}.html").read_text()
     shown = [html.unescape(name) for name in re.findall(rf'<dt id="{command}\.([^"]+)"', page)]
-    expected = [name.replace(".constants.NAME", ".constants.FIELD") for name in options_of(COMMANDS[command].config)]
+    config = PrepareConfig.whole() if command == "prepare" else COMMANDS[command].config
+    expected = [re.sub(r"^(sources\.NAME\.)(\w+)\.NAME$", of_mapping, name) for name in options_of(config)]
     assert sorted(shown) == sorted(expected)
+
+
+def of_mapping(found: re.Match[str]) -> str:
+    return f"{found[1]}{found[2]}.{'FIELD' if found[2] == 'constants' else 'OPTION'}"
 
 
 def test_defaults_and_meanings_are_those_of_the_code(site: Path) -> None:
