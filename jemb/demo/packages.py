@@ -19,7 +19,7 @@ from pathlib import Path
 
 from jemb.demo.docstring import Docstring, parse_docstring
 from jemb.prepare.engine.executor import LocalExecutor
-from jemb.prepare.negating.english import words
+from jemb.prepare.english import words
 from jemb.progress import Progress
 
 _LONGEST = 100

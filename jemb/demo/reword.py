@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from jemb.prepare.negating.english import WORD, choice, groups, head_verb, swap, third_person
+from jemb.prepare.english import WORD, choice, head_verb, swap, third_person
 
 
 def reword(sentence: str) -> str | None:
@@ -24,8 +24,14 @@ def reword(sentence: str) -> str | None:
     return text if text != sentence else None
 
 
+def _groups(text: str) -> dict[str, list[str]]:
+    """`a: b, c` lines, parted by line ends or `;`, as {"a": ["b", "c"]}."""
+    entries = (entry.partition(":") for entry in re.split(r"[;\n]", text) if entry.strip())
+    return {word.strip(): [other.strip() for other in others.split(",")] for word, _, others in entries}
+
+
 # For the verb at the head of a sentence.
-_VERB_SYNONYMS = groups("""
+_VERB_SYNONYMS = _groups("""
 compute: calculate, work out; calculate: compute, work out; return: give back, hand back
 create: make, build; make: create; construct: build, create; build: construct, make
 generate: produce, create; get: obtain, fetch; retrieve: fetch, get; fetch: retrieve, get
@@ -47,7 +53,7 @@ indicate: tell; insert: put; add: attach, put; write: record; log: record; rende
 solve: work out
 """)
 # For words anywhere.
-_SYNONYMS = groups("""
+_SYNONYMS = _groups("""
 generated: produced, created; removed: deleted; provided: given, supplied; given: specified, provided
 specified: given, provided; representing: describing; containing: holding; called: invoked
 used: employed; using: by means of, with the help of; each: every; every: each; whether: if

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from jemb.demo.packages import Documented, cut, fold, readable
 from jemb.demo.reword import reword
-from jemb.prepare.negating.english import words
+from jemb.prepare.english import words
 from jemb.prepare.stages.negation import negate
 
 Row = dict[str, Any]

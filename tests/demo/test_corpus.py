@@ -18,7 +18,7 @@ from jemb.demo.corpus import CorpusCounts, build_corpus
 from jemb.demo.docstring import parse_docstring
 from jemb.demo.packages import find_modules, fold, read_module, readable
 from jemb.errors import InputError
-from jemb.prepare.negating.english import words
+from jemb.prepare.english import words
 
 NOUNS = [
     "".join(syllables) for syllables in product(("ba", "ki", "mo"), ("lur", "tes", "dov"), ("an", "er", "ol", "im"))

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from jemb.demo.reword import reword
-from jemb.prepare.negating.english import words
+from jemb.prepare.english import words
 
 
 @pytest.mark.parametrize(

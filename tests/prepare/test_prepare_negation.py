@@ -14,7 +14,7 @@ from prepare_tools import inputs
 
 from jemb.demo.packages import read_module
 from jemb.prepare.engine.table import Rows
-from jemb.prepare.negating.english import AMBIGUOUS_PASTS, GERUNDS, PASTS, THIRDS, words
+from jemb.prepare.english import base_of_third, head_verb, third_person, words
 from jemb.prepare.stages.negation import NegationConfig, add_negations, negate
 
 # Sentence -> every right negation by the rules (a hash of the sentence chooses one); None: it cannot be negated.
@@ -38,11 +38,10 @@ DOCSTRINGS = {
     "Keys must be unique.": {"Keys must not be unique."},
     "The lock may be held.": {"The lock cannot be held."},
     "The graph has been drawn.": {"The graph has not been drawn."},
-    "Whether it's a method.": {"Whether it's not a method."},
+    "Whether it's a method.": {None},
     "This function returns a list.": {"This function does not return a list."},
-    "A class that holds nodes.": {"A class that does not hold nodes."},
-    "An object which has a name.": {"An object which does not have a name."},
-    "It silently drops nodes.": {"It does not silently drop nodes."},
+    "A class that holds nodes.": {None},
+    "It silently drops nodes.": {None},
     "Does not raise an error if the file is missing.": {"Raises an error if the file is missing."},
     "Do not return a copy.": {"Return a copy."},
     "Doesn't try again.": {"Tries again."},
@@ -51,21 +50,19 @@ DOCSTRINGS = {
     "The name cannot be parsed.": {"The name can be parsed."},
     "This can't happen here.": {"This can happen here."},
     "The call won't block.": {"The call will block."},
-    "Nodes that have not been seen.": {"Nodes that have been seen."},
-    "An error for names not in the table.": {"An error for names in the table."},
+    "Nodes that have not been seen.": {None},
+    "An error for names not in the table.": {None},
     "Never called directly.": {"Always called directly."},
     "ALWAYS on.": {"NEVER on."},
     "Base class for all estimators.": {None},
-    "Names of all nodes.": {"Names of no nodes."},
-    "Names of all the nodes.": {"Names of none of the nodes."},
-    "A figure with a legend.": {"A figure without a legend."},
-    "A figure without legend.": {"A figure with legend."},
+    "Names of all nodes.": {None},
+    "A figure with a legend.": {None},
     "Gradient with respect to the weights.": {None},
     "The first axis.": {"The last axis."},
     "A valid name.": {"An invalid name."},
     "An even number.": {"An odd number."},
     "An internal name.": {"An external name."},
-    "If True, keep the index.": {"If False, keep the index."},
+    "If True, keep the index.": {None},
     "Order by ascending cost.": {"Order by descending cost."},
     "Handling of reading and writing.": {None},
     "The path of input.txt and true_divide(x).": {None},
@@ -80,55 +77,52 @@ SENTENCES = {
     # One verb, and where it is.
     "A man is playing a guitar": "A man is not playing a guitar",
     "A man plays a guitar on stage.": "A man does not play a guitar on stage.",
-    "Two men play a game of chess.": "Two men do not play a game of chess.",
-    "Libya abruptly closes its borders.": "Libya does not abruptly close its borders.",
+    "Two men play a game of chess.": None,
     "In June 1704, the gentry dethroned the king.": None,
-    "In 1990 he joined the team.": "In 1990 he did not join the team.",
-    "The comedian wrote a book": "The comedian did not write a book",
-    "Alan Jones died in Fort Wayne, Indiana.": "Alan Jones did not die in Fort Wayne, Indiana.",
+    "In 1990 he joined the team.": None,
     "Houses built in 1900 burn well.": None,
-    "A film called The Road won a prize.": "A film called The Road did not win a prize.",
+    "A film called The Road won a prize.": None,
     "The man surrounded by photographers is smiling": "The man surrounded by photographers is not smiling",
     "Will Smith is an actor.": "Will Smith is not an actor.",
     "The can of beans is open.": "The can of beans is not open.",
     "He has limited experience.": None,
-    "He has seen the film.": "He has not seen the film.",
-    "It had six wheels.": "It did not have six wheels.",
-    "They'll leave soon.": "They will not leave soon.",
-    "She's a doctor.": "She's not a doctor.",
+    "He has seen the film.": None,
+    "It had six wheels.": None,
+    "She's a doctor.": None,
     # Not the verb of another clause.
     "The man who is wearing a hat walks home.": None,
-    "While it rained, the boys swam in the lake.": "While it rained, the boys did not swim in the lake.",
+    "While it rained, the boys swam in the lake.": None,
     "When it rains, the match is off.": "When it rains, the match is not off.",
-    "The book he has is old.": None,
+    "The book he has is old.": "The book he has is not old.",
     "Fans watch as players rest between sessions.": None,
     "A man whittles at a bar which serves beer.": None,
     "Grace enters the room and knocks the chair over.": None,
     "A man stands barefoot and watches the sunset.": None,
-    # Quantifiers turn with the verb, or instead of it.
-    "Some people are eating.": "No people are eating.",
-    "Some of the men are eating.": "None of the men are eating.",
-    "Someone is cooking.": "Nobody is cooking.",
-    "Everyone is happy.": "Not everyone is happy.",
-    "All men are mortal.": "Not all men are mortal.",
-    "Many people are seated.": "Not many people are seated.",
+    "The price has risen at the end of it's lifespan.": None,
+    "The person towards the right is dressed in black.": "The person towards the right is not dressed in black.",
+    "The president leads the party and signs the laws.": None,
+    "A few boys play the drums.": None,
+    # What is said of some, or of a number, is not denied by its verb.
+    "Some people are eating.": None,
+    "All men are mortal.": None,
     "All you need is love.": None,
     "A few people are eating.": None,
     "Most people are eating.": None,
     "Only two people are eating.": None,
     "Nearly twenty schools have been built.": None,
-    "A chef is preparing some food": "A chef is not preparing any food",
+    "A chef is preparing some food": None,
     "There is a man on a horse.": "There is no man on a horse.",
     "There are two men.": "There are no men.",
-    "There are a lot of people here.": "There are no people here.",
-    "There is snow on the ground.": "There is no snow on the ground.",
+    "There are a lot of people here.": None,
+    "There is snow on the ground.": None,
     "There is only one way.": None,
     "There are two chairs and a table.": None,
     "There are about 15,000 houses.": None,
-    # Adverbs that change beside a negation.
-    "He is still there.": "He is no longer there.",
-    "He is already there.": "He is not yet there.",
-    "He is also a singer.": "He is not a singer.",
+    "In 1900 there were 300 farms.": None,
+    "There are a total of 673 airports.": None,
+    # Adverbs that would have to change too.
+    "He is still there.": None,
+    "He is also a singer.": None,
     "He is just a boy.": None,
     "It still has influence.": None,
     "The shop was open until 1990.": None,
@@ -137,22 +131,21 @@ SENTENCES = {
     "Is it raining?": None,
     "What is the capital of France": None,
     # Negations that are there.
-    "There is no man slicing a tomato": "There is a man slicing a tomato",
+    "There is no man slicing a tomato": None,
     "There is no milk in the glass": None,
     "There are no men in the room": "There are men in the room",
-    "Nobody is cooking.": "Somebody is cooking.",
-    "No one is cooking.": "Someone is cooking.",
-    "No man is cooking.": "A man is cooking.",
-    "He was not an actor.": "He was an actor.",
+    "Nobody is cooking.": None,
+    "He was not an actor.": None,
     "He does not have any money.": None,
     "He is not only an actor.": None,
     "He was not there because he was ill.": None,
     "Nobody is not there.": None,
     "Hardly anyone came.": None,
+    "The eggs are not so popular.": None,
     # Captions.
-    "Two children standing in the grass.": "Two children not standing in the grass.",
+    "Two children standing in the grass.": None,
     "Some people standing in the grass.": None,
-    "A man with a dog.": "A man without a dog.",
+    "A man with a dog.": None,
     "The dog runs. The cat sleeps on the mat.": None,
 }
 
@@ -168,19 +161,17 @@ def test_sentences(sentence: str) -> None:
 
 
 def test_forms_of_verbs() -> None:
-    known = {**THIRDS, **PASTS, **AMBIGUOUS_PASTS}
-    for form, verb in {
-        "tries": "try",
-        "watches": "watch",
-        "stopped": "stop",
-        "visited": "visit",
-        "carried": "carry",
-    }.items():
-        assert known[form] == verb
-    for form, verb in {"went": "go", "built": "build", "referred": "refer", "has": "have", "used": "use"}.items():
-        assert known[form] == verb
-    assert {"dying", "sitting", "making", "visiting", "seeing", "running"} <= GERUNDS
-    assert not PASTS.keys() & AMBIGUOUS_PASTS.keys()
+    forms = {"try": "tries", "watch": "watches", "have": "has", "die": "dies", "cache": "caches", "close": "closes"}
+    for verb, form in forms.items():
+        assert third_person(verb) == form
+        assert base_of_third(form) == verb
+    assert [base_of_third(word) for word in ("glass", "bus", "this", "is", "not")] == [None] * 5
+    # What is as often a noun needs a word beside it that only a verb has.
+    assert [head_verb(text) is None for text in ("Checks of names", "Checks the names", "Check names")] == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_no_negation_of_a_paragraph_or_of_what_is_no_english() -> None:
@@ -236,7 +227,7 @@ def test_kinds_vary(sentences: list[str]) -> None:
     for sentence in sentences:
         added = Counter(words(negate(sentence) or sentence)) - Counter(words(sentence))
         kinds["verb" if {"do", "does"} & set(added) else "not" if "not" in added else "other"] += added.total() > 0
-    assert min(kinds.values()) >= 10
+    assert min(kinds.values()) >= 5
     assert len(kinds) == 3
 
 

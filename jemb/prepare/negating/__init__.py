@@ -1,1 +1,0 @@
-"""The little English that rule-based negation needs. `negation.py` applies it."""
