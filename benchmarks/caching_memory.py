@@ -52,8 +52,8 @@ def measure(name: str, device: str) -> int:
     import torch
 
     from jemb.config import ModelConfig
+    from jemb.core.records import Tokens
     from jemb.model import encode_together, make_tiny
-    from jemb.records import Tokens
 
     config = ModelConfig(hidden_size=256, num_layers=4, num_heads=4, vocab_size=1000, dropout=0.1)
     encoder = make_tiny(["some words to learn"], config, seed=0, max_length=TOKENS).to(device).train()

@@ -135,7 +135,7 @@ WAYS = {"jemb": jemb, "sampler of sentence-transformers": sampler, "mosaicml-str
 
 def write_jemb(folder: Path, samples: int) -> None:
     from benchmarks.texts import pairs
-    from jemb.records import Sample
+    from jemb.core.records import Sample
     from jemb.shards import ShardWriter
     from jemb.shards.manifest import read_manifest, write_manifest
 

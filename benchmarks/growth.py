@@ -78,7 +78,7 @@ def row(folder: Path, batch: int, length: int, shape: str, device: str, rate: fl
 def write_texts(folder: Path, count: int, length: int) -> None:
     """`count` pairs of different texts of `length` words each."""
     from benchmarks.texts import vocabulary
-    from jemb.records import Sample
+    from jemb.core.records import Sample
     from jemb.shards import ShardWriter
 
     words = [word for word in vocabulary()[0][:4000] if len(word) < 12]

@@ -65,7 +65,7 @@ def table(title: str, ways: dict[str, Callable[[], int]], repeats: int, against:
 
 def write_data(folder: Path, count: int) -> list[dict[str, str]]:
     from benchmarks.texts import pairs
-    from jemb.records import Sample
+    from jemb.core.records import Sample
     from jemb.shards import ShardWriter
 
     rows = list(pairs(count))

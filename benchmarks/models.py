@@ -64,7 +64,7 @@ def measure(make: Callable[[Path], Path], folder: Path, shards: Path) -> list[st
     """The cells of one row."""
     from sentence_transformers import SentenceTransformer
 
-    from jemb.errors import InputError
+    from jemb.core.errors import InputError
     from jemb.model import encode, load_encoder, probe
     from jemb.run_folder import RunFolder
 
@@ -143,7 +143,7 @@ def _child(command: str, arguments: Sequence[str], kill: bool) -> None:
 
 
 def write_shards(folder: Path) -> Path:
-    from jemb.records import Sample
+    from jemb.core.records import Sample
     from jemb.shards import ShardWriter
 
     words = " ".join(zoo.TEXTS).split()

@@ -114,7 +114,7 @@ def cold(root: Path, work: Way) -> float:
 
 def write(folder: Path, count: int) -> Path:
     from benchmarks.texts import pairs
-    from jemb.records import Sample
+    from jemb.core.records import Sample
     from jemb.shards import ShardWriter
 
     with ShardWriter(folder, "pairs", "pairs", shard_samples=SHARD) as writer:

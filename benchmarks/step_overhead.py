@@ -107,7 +107,7 @@ def batches(rank: int, world_size: int, vocab_size: int) -> list[Any]:
     """This rank's share of each global batch; no two texts are equal, so that no candidate is hidden."""
     import torch
 
-    from jemb.records import Batch, Tokens
+    from jemb.core.records import Batch, Tokens
 
     made = []
     for step in range(STEPS):
@@ -173,7 +173,7 @@ def bare_steps(
     from torch.nn.functional import cross_entropy
     from torch.nn.parallel import DistributedDataParallel
 
-    from jemb.records import Tokens
+    from jemb.core.records import Tokens
 
     class Gather(torch.autograd.Function):
         @staticmethod

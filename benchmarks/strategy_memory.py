@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lightning import Trainer
     from torch import Tensor
 
-    from jemb.records import Batch
+    from jemb.core.records import Batch
     from jemb.train.module import EmbeddingModule
 
 STRATEGIES = ["ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3", "fsdp"]
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def write_shards(folder: Path) -> str:
-    from jemb.records import Sample
+    from jemb.core.records import Sample
     from jemb.shards import ShardWriter
 
     with ShardWriter(folder / "shards", "words", "pairs", 1000) as writer:

@@ -122,7 +122,7 @@ def docstring_pairs(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def write_data(folder: Path, pairs: Sequence[dict[str, str]]) -> None:
-    from jemb.records import Sample
+    from jemb.core.records import Sample
     from jemb.shards import ShardWriter
 
     with (folder / "pairs.jsonl").open("w") as file:

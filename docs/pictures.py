@@ -23,13 +23,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from torch import Tensor
 
+from jemb.core.records import Sample
 from jemb.data import BatchPlan, Collate, PlanSource
 from jemb.loss import Rows, contrastive_loss
 from jemb.model import Encoder, encode, find_auxiliary, load_encoder
 from jemb.prepare.near.buckets import keys_of
 from jemb.prepare.near.folding import fold, fold_text, pack
 from jemb.prepare.stages.near_duplicates import NearDuplicatesConfig
-from jemb.records import Sample
 from jemb.shards import open_datasets
 
 HERE = Path(__file__).parent / "pictures"

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from jemb.config import PrepareConfig as PrepareConfig
     from jemb.config import TokenizeConfig as TokenizeConfig
     from jemb.config import TrainConfig as TrainConfig
+    from jemb.core.errors import Failure as Failure
+    from jemb.core.errors import InputError as InputError
     from jemb.data import GlobalBatchSampler as GlobalBatchSampler
     from jemb.data import for_sentence_transformers as for_sentence_transformers
     from jemb.data.module import PairData as PairData
-    from jemb.errors import Failure as Failure
-    from jemb.errors import InputError as InputError
     from jemb.loss import Loss as Loss
     from jemb.loss import Objective as Objective
     from jemb.loss import Texts as Texts
@@ -53,7 +53,7 @@ HOMES = {
     ),
     "jemb.data": ("GlobalBatchSampler", "for_sentence_transformers"),
     "jemb.data.module": ("PairData",),
-    "jemb.errors": ("Failure", "InputError"),
+    "jemb.core.errors": ("Failure", "InputError"),
     "jemb.loss": ("Loss", "Objective", "Texts", "objective"),
     "jemb.model": ("Encoder", "encode", "load_encoder"),
     "jemb.train": ("EmbeddingModule", "StopOnSignal"),

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from jemb.config import InspectConfig
-from jemb.errors import InputError
+from jemb.core.errors import InputError
+from jemb.core.records import Sample
 from jemb.public import for_terminal, without_places, without_secrets
-from jemb.records import Sample
 from jemb.run_folder import RunFolder, is_run
 from jemb.shards import ShardReader, adopt, open_datasets
 from jemb.shards.duplicates import KINDS, Duplicates, count_duplicates, equal_shards

@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from jemb.config import Role, TrainConfig, roles
-from jemb.files import read_json
+from jemb.core.files import read_json
 from jemb.public import each_text, last_name, without_places
 from jemb.run_folder import STAGE, RunFolder, is_run
 

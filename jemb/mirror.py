@@ -18,9 +18,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from jemb.errors import Failure, InputError
-from jemb.files import create, inside, read_json, write_json
-from jemb.parse import check_shape, parse_json
+from jemb.core.errors import Failure, InputError
+from jemb.core.files import create, inside, read_json, write_json
+from jemb.core.parse import check_shape, parse_json
 from jemb.run_folder import CHECKPOINT, RECORD, RunFolder
 from jemb.shards import cache_home
 from jemb.tables.places import base_name, each, is_url, join, to_local

@@ -24,7 +24,7 @@ import torch.distributed as dist
 
 import jemb
 from jemb.config import TrainConfig
-from jemb.errors import Failure, InputError
+from jemb.core.errors import Failure, InputError
 from jemb.launch import NodeInfo
 from jemb.shards import ShardCache, ShardReader, cache_home, open_datasets
 from jemb.tables.places import is_url, to_local

@@ -14,15 +14,15 @@ import numpy as np
 
 from jemb.config import TokenizeConfig
 from jemb.config.train import PromptsConfig
-from jemb.errors import InputError
-from jemb.files import alone, inside
+from jemb.core.errors import InputError
+from jemb.core.files import alone, inside
+from jemb.core.progress import Progress
+from jemb.core.text import content_hash
 from jemb.model import Encoder, Tokenize, load_encoder, probe
 from jemb.prepare.engine.executor import LocalExecutor
-from jemb.progress import Progress
 from jemb.shards import ShardReader, open_datasets
 from jemb.shards.tokens import Recipe, TokenReader, finish_tokens, has_part, start_tokens, write_part
 from jemb.tables.places import is_url, to_local
-from jemb.text import content_hash
 
 ROWS = 4096
 """Samples that are tokenised at once."""

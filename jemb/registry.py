@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 
 T = TypeVar("T")
 

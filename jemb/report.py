@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from jemb.files import write_atomic
+from jemb.core.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

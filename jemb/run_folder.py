@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jemb.errors import InputError
-from jemb.files import open_lock, read_bytes, read_json, read_yaml, write_json
-from jemb.parse import Shape, check_shape, parse_json
+from jemb.core.errors import InputError
+from jemb.core.files import open_lock, read_bytes, read_json, read_yaml, write_json
+from jemb.core.parse import Shape, check_shape, parse_json
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from jemb.records import Sample
+from jemb.core.records import Sample
 from jemb.shards import ShardWriter
 
 WORDS = [

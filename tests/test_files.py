@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jemb.files import naming, write_array, write_atomic
+from jemb.core.files import naming, write_array, write_atomic
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

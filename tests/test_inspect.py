@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from jemb.config import InspectConfig, ModelConfig
+from jemb.core.records import Sample
 from jemb.inspect import inspect
 from jemb.model import make_tiny
-from jemb.records import Sample
 from jemb.run_folder import RunFolder
 from jemb.shards import ShardWriter
 

@@ -10,7 +10,7 @@ import pytest
 from object_store import BUCKET, FaultyProxy
 
 from jemb.app.cli import main
-from jemb.errors import Failure, InputError
+from jemb.core.errors import Failure, InputError
 from jemb.mirror import Mirror, local_copy, whole_files, written_file, written_to
 from jemb.run_folder import RunFolder
 from jemb.shards import cache_home, open_datasets

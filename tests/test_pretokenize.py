@@ -18,11 +18,11 @@ import torch
 import jemb.pretokenize as module
 from jemb.app.cli import main
 from jemb.config import TokenizeConfig
+from jemb.core.errors import InputError
+from jemb.core.records import Batch, Sample, Tokens
 from jemb.data import BatchPlan, Collate, PlanSource, StepDataset
-from jemb.errors import InputError
 from jemb.model import Encoder, find_auxiliary, load_encoder
 from jemb.pretokenize import open_tokens, pretokenize
-from jemb.records import Batch, Sample, Tokens
 from jemb.shards import ShardWriter, open_datasets
 from jemb.shards.tokens import ARRAYS, finish_tokens, start_tokens
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from jemb import progress
-from jemb.progress import Progress, duration, track
+from jemb.core import progress
+from jemb.core.progress import Progress, duration, track
 
 
 def test_a_line_by_hand(monkeypatch):

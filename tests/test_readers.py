@@ -18,13 +18,13 @@ from made_shards import make_samples, write_shards
 
 from jemb.app.cli import main
 from jemb.config import ExportConfig, ModelConfig
-from jemb.errors import Failure, InputError
+from jemb.core.errors import Failure, InputError
+from jemb.core.files import read_json, read_yaml
+from jemb.core.parse import check_shape
 from jemb.evaluate.run import _is_scores
-from jemb.files import read_json, read_yaml
 from jemb.inspect import describe_run
 from jemb.lineage import TRAINING, stages_before, stages_of, training_seconds
 from jemb.model import make_tiny
-from jemb.parse import check_shape
 from jemb.run_folder import RunFolder
 from jemb.shards import open_datasets
 from jemb.shards.tokens import Recipe, TokenReader, _open_part, finish_tokens, write_part

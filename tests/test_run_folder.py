@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ranks import context
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.run_folder import OPTIMIZER, POSITION, WEIGHTS, RunFolder, describe_file, read_position
 from jemb.train.record import locked
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jemb.core.text import count_words, words
 from jemb.prepare.near.index import Index
 from jemb.prepare.stages.decontaminate import choose_texts
-from jemb.text import count_words, words
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def main() -> None:
         return
     from benchmarks.experiments.lab import Lab
     from benchmarks.experiments.material import Material, docstrings
-    from jemb.errors import InputError
+    from jemb.core.errors import InputError
 
     try:
         material = Material(arguments.data or docstrings(arguments.output / "docstrings"))

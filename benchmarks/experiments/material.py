@@ -13,9 +13,9 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from jemb.core.errors import InputError
+from jemb.core.files import whole_folder
 from jemb.demo.corpus import build_corpus
-from jemb.errors import InputError
-from jemb.files import whole_folder
 from jemb.tables import Bad, kind_of, read_table
 
 Row = dict[str, str]

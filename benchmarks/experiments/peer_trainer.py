@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.experiments.material import Row
 from jemb.config import TrainConfig
-from jemb.files import whole_folder
+from jemb.core.files import whole_folder
 
 
 def train(

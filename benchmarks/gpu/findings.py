@@ -53,7 +53,7 @@ def tiny(device: str) -> list[str]:
 
 
 def make_shards(folder: Path, device: str, num_negatives: int = 0) -> Path:
-    from jemb.records import Sample
+    from jemb.core.records import Sample
     from jemb.shards import ShardWriter
 
     draw = random.Random(0)

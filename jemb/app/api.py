@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jemb.config import EvaluateConfig, ExportConfig, PrepareConfig, SourceConfig, TokenizeConfig, TrainConfig
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.launch import find_ranks
 from jemb.mirror import local_copy, written_file, written_to
 from jemb.tables.places import is_url, to_local

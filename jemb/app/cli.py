@@ -36,7 +36,7 @@ from jemb.config import (
     suggest,
 )
 from jemb.config.parse import unknown_option
-from jemb.errors import Failure, InputError
+from jemb.core.errors import Failure, InputError
 from jemb.launch import end_at_early_signals, end_with_launcher, find_ranks
 from jemb.public import for_terminal
 

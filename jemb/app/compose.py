@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from jemb.config import option_kinds, suggest
 from jemb.config.parse import find_option, unknown_option
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from jemb.app.compose import compose_config
 from jemb.config import TrainConfig
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.launch import find_node
 
 

@@ -30,7 +30,7 @@ from omegaconf import DictConfig
 
 from jemb.app.compose import compose_config, find_kind
 from jemb.config import TrainConfig
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.launch import find_ranks
 from jemb.mirror import local_copy
 from jemb.run_folder import RunFolder

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs, PydanticCustomError
 
 from jemb.config.foreign import translate
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.registry import suggest
 
 T = TypeVar("T")

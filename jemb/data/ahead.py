@@ -13,8 +13,8 @@ from collections.abc import Mapping
 
 from torch.utils.data import get_worker_info
 
+from jemb.core.errors import Failure, InputError
 from jemb.data.plan import BatchPlan, Window
-from jemb.errors import Failure, InputError
 from jemb.shards import RemoteTars, ShardInfo, ShardReader
 
 log = logging.getLogger(__name__)

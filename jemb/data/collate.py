@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jemb.core.records import Batch, Sample, Tokens
+from jemb.core.text import content_hash
 from jemb.data.joined import StoredTokens
 from jemb.data.permutation import mix, shuffled
-from jemb.records import Batch, Sample, Tokens
-from jemb.text import content_hash
 
 Numbers = NDArray[np.int64]
 

@@ -13,9 +13,9 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
+from jemb.core.errors import InputError
+from jemb.core.files import MAX_MAPPED, map_array
 from jemb.data.permutation import mix, scramble
-from jemb.errors import InputError
-from jemb.files import MAX_MAPPED, map_array
 from jemb.shards import ShardReader
 from jemb.shards.index import INDEX_DTYPE
 

@@ -12,9 +12,9 @@ from typing import Protocol
 
 import numpy as np
 
+from jemb.core.records import Sample
 from jemb.data.deal import Numbers, PayloadSizes
 from jemb.data.small import PlanSource
-from jemb.records import Sample
 from jemb.shards import ShardReader, TokenReader
 
 

@@ -13,15 +13,15 @@ from contextlib import contextmanager
 
 from torch.utils.data import DataLoader, Dataset
 
+from jemb.core.errors import Failure
+from jemb.core.records import Batch
 from jemb.data.ahead import ReadAhead
 from jemb.data.collate import Collate
 from jemb.data.joined import rows_of, tokens_of
 from jemb.data.plan import BatchPlan
 from jemb.data.sampler import GlobalBatchSampler, StepRows
 from jemb.data.verify import Verifier
-from jemb.errors import Failure
 from jemb.launch import obey_parent_alone
-from jemb.records import Batch
 from jemb.shards import ShardReader, TokenReader
 
 

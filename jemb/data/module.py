@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import lightning
 from torch.utils.data import DataLoader, Dataset
 
+from jemb.core.errors import InputError
 from jemb.data.collate import Collate
 from jemb.data.joined import rows_of
 from jemb.data.loader import StepDataset, start_worker
 from jemb.data.plan import BatchPlan
 from jemb.data.sampler import GlobalBatchSampler
 from jemb.data.small import PlanSource, SmallDatasets
-from jemb.errors import InputError
 from jemb.registry import suggest
 from jemb.shards import ShardCache, ShardReader, open_datasets
 from jemb.tables.places import is_url, to_local

@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jemb.core.errors import InputError
 from jemb.data.permutation import mix, permute, shuffled
 from jemb.data.small import PlanSource, SmallDatasets, own_batch, settle_small
 from jemb.data.windows import WindowedPass
-from jemb.errors import InputError
 
 PLAN_VERSION = 1
 BLOCK = 1024

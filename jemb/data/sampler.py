@@ -14,10 +14,10 @@ from typing import Any, Literal
 import torch.distributed as dist
 from torch.utils.data import BatchSampler
 
+from jemb.core.errors import InputError
 from jemb.data.deal import Numbers, check_sum, deal
 from jemb.data.plan import BatchPlan
 from jemb.data.small import PlanSource
-from jemb.errors import InputError
 
 
 class StepRows(list[int]):

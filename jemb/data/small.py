@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 
 SmallDatasets = Literal["own_size", "join", "leave_out", "refuse"]
 SMALLEST = 32

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jemb.core.errors import Failure, InputError
 from jemb.data.plan import BatchPlan
-from jemb.errors import Failure, InputError
 from jemb.shards import ShardReader, TokenReader
 
 log = logging.getLogger(__name__)

@@ -22,10 +22,10 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
+from jemb.core.errors import InputError
+from jemb.core.files import whole_folder
 from jemb.demo.packages import Documented, digest, find_modules, fold, installed_roots, read_modules
 from jemb.demo.rows import PAIR_SETS, TRIPLET_SETS, Row, negations_of
-from jemb.errors import InputError
-from jemb.files import whole_folder
 
 _HELD_OUT = 0.15
 """Share of the objects with a body that is held out: with the usual packages some 8 % of all objects."""

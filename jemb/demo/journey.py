@@ -21,12 +21,12 @@ from jemb.config import (
     PrepareConfig,
     TrainConfig,
 )
+from jemb.core.errors import Failure, InputError
+from jemb.core.files import write_atomic, write_json
 from jemb.demo.corpus import build_corpus
 from jemb.demo.summary import scores_table, write_report
-from jemb.errors import Failure, InputError
 from jemb.evaluate import evaluate
 from jemb.export import export
-from jemb.files import write_atomic, write_json
 from jemb.prepare import Tools, prepare, summary_table
 from jemb.prepare.stages.consistency import ConsistencyConfig
 from jemb.run_folder import RunFolder

@@ -17,10 +17,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jemb.core.progress import Progress
 from jemb.demo.docstring import Docstring, parse_docstring
 from jemb.prepare.engine.executor import LocalExecutor
 from jemb.prepare.english import words
-from jemb.progress import Progress
 
 _LONGEST = 100
 """Words at which a body is cut."""

@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from jemb.core.progress import Progress
 from jemb.data.deal import deal
 from jemb.distributed.ranks import rank, world_size
-from jemb.progress import Progress
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 """N texts -> float32 [N, D] in the order of the texts."""

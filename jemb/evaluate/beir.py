@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.evaluate.rows import Row, check_file, read_lines, read_rows
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from scipy import stats
 
-from jemb.errors import Failure
+from jemb.core.errors import Failure
 from jemb.evaluate.vectors import Encode
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jemb.config import EvaluateConfig
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.evaluate.bm25 import SETTINGS, score_bm25
 from jemb.evaluate.measure import Measured, Task
 from jemb.evaluate.reranking import RerankingTask

@@ -15,7 +15,7 @@ import mteb
 from huggingface_hub import snapshot_download
 from mteb.abstasks import AbsTask
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 
 datasets.disable_progress_bars()
 

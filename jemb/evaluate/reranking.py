@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytrec_eval
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.evaluate.measure import Mean, Measured, Score, Task
 from jemb.evaluate.rows import read_rows
 from jemb.evaluate.vectors import Encode, encode_distinct, pair_cosines, prompted

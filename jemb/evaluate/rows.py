@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jemb.config import suggest
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.tables import Bad, Damaged, Lines, kind_of, open_data, read_table, refuse_foreign, separator_hint, text_of
 
 FORMATS = ".jsonl, .tsv, .csv (each also .gz or .zst) or .parquet"

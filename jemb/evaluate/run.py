@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from jemb.config import EvaluateConfig
-from jemb.errors import InputError
+from jemb.core.errors import InputError
+from jemb.core.files import read_json, write_json
 from jemb.evaluate.bootstrap import Bootstrap
 from jemb.evaluate.comparison import Comparison
 from jemb.evaluate.measure import Task
@@ -23,7 +24,6 @@ from jemb.evaluate.report import report_path, write_report
 from jemb.evaluate.task_result import write_task_results
 from jemb.evaluate.tasks import load_task, load_tasks
 from jemb.evaluate.vectors import Encode
-from jemb.files import read_json, write_json
 from jemb.run_folder import RunFolder, is_run
 
 log = logging.getLogger(__name__)

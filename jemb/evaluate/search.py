@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from jemb.core.progress import track
 from jemb.prepare.engine.executor import usable_cores
 from jemb.prepare.vectors.scoring import fastest, top_candidates
-from jemb.progress import track
 
 QUERIES = 4096
 """Of one pass over the corpus."""

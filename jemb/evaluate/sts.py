@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jemb.errors import Failure, InputError
+from jemb.core.errors import Failure, InputError
 from jemb.evaluate.measure import Correlation, Measured, Score, Task
 from jemb.evaluate.rows import read_rows
 from jemb.evaluate.vectors import Encode, encode_distinct, pair_cosines, prompted

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import jemb
+from jemb.core.files import write_json
 from jemb.evaluate.comparison import Cell, Comparison, short_names
-from jemb.files import write_json
 
 
 def write_task_results(comparison: Comparison, folder: Path) -> None:

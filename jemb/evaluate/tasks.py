@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from jemb.config import suggest
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.evaluate.measure import Task
 from jemb.evaluate.negation import read_negation
 from jemb.evaluate.reranking import read_reranking

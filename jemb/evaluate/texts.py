@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.evaluate.tasks import MTEB, require_mteb
 from jemb.tables import Bad, kind_of, list_folder, look, read_table
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from jemb.errors import Failure
+from jemb.core.errors import Failure
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 """N texts -> float [N, D] in the order of the texts. Rows need not have unit length. Where the function has an

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jemb.errors import Failure
+from jemb.core.errors import Failure
+from jemb.core.files import read_json
 from jemb.export.onnx_file import INPUTS, OUTPUTS, PLACE
-from jemb.files import read_json
 from jemb.model import Encoder, Tokenize, encode
 from jemb.model.folder import FLAGS
 from jemb.model.quiet import quiet

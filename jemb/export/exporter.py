@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jemb.config import ExportConfig
-from jemb.errors import InputError
+from jemb.core.errors import InputError
+from jemb.core.files import whole_folder, write_json, writing
 from jemb.export.card import write_card
 from jemb.export.check import check_same_vectors
 from jemb.export.hub import check_login, push
 from jemb.export.onnx_file import check_onnx_installed, check_onnx_possible, write_onnx
-from jemb.files import whole_folder, write_json, writing
 from jemb.lineage import TRAINING, stages_of
 from jemb.model import Encoder, load_encoder, load_start, load_weights
 from jemb.model.load import check_truncate_dim

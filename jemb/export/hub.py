@@ -11,7 +11,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import LocalTokenNotFoundError
 
-from jemb.errors import Failure, InputError
+from jemb.core.errors import Failure, InputError
 from jemb.model.load import first_line
 
 

@@ -18,7 +18,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.model import Encoder
 from jemb.model.load import first_line
 from jemb.model.quiet import quiet

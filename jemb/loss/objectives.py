@@ -28,7 +28,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.loss.contrastive import info_nce, margin_loss
 from jemb.loss.masks import EqualTexts, equal_texts
 from jemb.loss.protocol import Loss, Rows, Texts

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.loss.tiles import in_full_precision
 from jemb.registry import OBJECTIVES
 

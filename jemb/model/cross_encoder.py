@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.model.encode import BATCH_TOKENS, BLOCK, batches
 from jemb.model.encoder import device_of
 from jemb.model.folder import auto_maps, check_code, read_modules

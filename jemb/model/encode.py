@@ -13,8 +13,8 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 import torch
 
+from jemb.core.progress import Progress
 from jemb.model.encoder import Encoder, device_of
-from jemb.progress import Progress
 
 BLOCK = 4096
 """Texts tokenised at once; their ids are in memory, padded, until they are encoded."""

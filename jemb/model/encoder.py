@@ -12,11 +12,11 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from jemb.core.records import Tokens
 from jemb.model.folder import make_readable
 from jemb.model.lora import merge_lora
 from jemb.model.quiet import quiet
 from jemb.model.tokenize import Tokenize
-from jemb.records import Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jemb.errors import InputError
-from jemb.files import inside, read_json
+from jemb.core.errors import InputError
+from jemb.core.files import inside, read_json
 
 log = logging.getLogger(__name__)
 

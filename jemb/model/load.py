@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from jemb.errors import InputError
-from jemb.files import read_json
+from jemb.core.errors import InputError
+from jemb.core.files import read_json
 from jemb.model.dropout import dropout_fields, set_dropout_layers
 from jemb.model.encoder import Encoder, choose_prompt
 from jemb.model.folder import check_folder, read_modules

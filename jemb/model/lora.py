@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
-from jemb.errors import InputError
-from jemb.files import read_json
+from jemb.core.errors import InputError
+from jemb.core.files import read_json
 from jemb.model.quiet import quiet
 
 if TYPE_CHECKING:

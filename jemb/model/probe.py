@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.model.encode import encode
 from jemb.model.encoder import Encoder
 from jemb.model.quiet import quiet

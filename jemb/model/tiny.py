@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from jemb.config import ModelConfig
-from jemb.errors import InputError
-from jemb.files import writing
+from jemb.core.errors import InputError
+from jemb.core.files import writing
 from jemb.model.encoder import Encoder
 from jemb.model.load import load_encoder
 from jemb.model.quiet import quiet

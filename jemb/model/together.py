@@ -18,8 +18,8 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
+from jemb.core.records import Tokens
 from jemb.model.encoder import Encoder
-from jemb.records import Tokens
 
 ROWS = {"cpu": 32, "cuda": 512}
 """Texts in one call of the encoder: few where padding costs most, many where a call does."""

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from jemb.errors import InputError
-from jemb.records import Tokens
+from jemb.core.errors import InputError
+from jemb.core.records import Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

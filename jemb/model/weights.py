@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from jemb.errors import InputError
-from jemb.files import read_json, write_json
+from jemb.core.errors import InputError
+from jemb.core.files import read_json, write_json
 from jemb.model.encoder import Encoder
 from jemb.model.load import load_encoder
 from jemb.model.lora import add_lora

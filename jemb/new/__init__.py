@@ -7,8 +7,8 @@ from pathlib import Path
 from shutil import copytree
 
 from jemb.config import NewConfig
-from jemb.errors import InputError
-from jemb.files import whole_folder
+from jemb.core.errors import InputError
+from jemb.core.files import whole_folder
 
 HIDDEN = "gitignore"
 """In the template without its dot, which package data would lose."""

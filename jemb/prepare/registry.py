@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 
 if TYPE_CHECKING:
     from jemb.prepare.engine.job import Job

@@ -3,7 +3,7 @@
 Before: `prepare/` decides what is kept and in which order. After: `data/` plans over manifests, reads rows.
 """
 
-from jemb.files import write_atomic
+from jemb.core.files import write_atomic
 from jemb.shards.adopt import adopt
 from jemb.shards.cache import ShardCache, cache_home
 from jemb.shards.manifest import Manifest, ShardInfo, StageCount, read_manifest, write_manifest

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from jemb.errors import InputError
-from jemb.files import write_atomic
-from jemb.progress import track
-from jemb.records import Kind, Sample
+from jemb.core.errors import InputError
+from jemb.core.files import write_atomic
+from jemb.core.progress import track
+from jemb.core.records import Kind, Sample
 from jemb.shards.index import encode_index
 from jemb.shards.manifest import MANIFEST, UNFINISHED, Manifest, ShardInfo, write_manifest
 from jemb.shards.member import BLOCK, decode_header, decode_payload, plain_name

@@ -19,8 +19,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from jemb.errors import Failure, InputError
-from jemb.files import open_lock
+from jemb.core.errors import Failure, InputError
+from jemb.core.files import open_lock
 from jemb.shards.manifest import ShardInfo
 from jemb.tables.transfer import fetch
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jemb.progress import track
+from jemb.core.progress import track
+from jemb.core.text import content_hash
 from jemb.shards.reader import ShardReader
-from jemb.text import content_hash
 
 KINDS = ("samples", "queries", "positives")
 

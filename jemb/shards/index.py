@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 
 INDEX_DTYPE = np.dtype([("offset", "<u8"), ("size", "<u4")])
 """offset: byte of the tar where the payload starts (its 512-byte header lies before); size: payload bytes."""

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from jemb.errors import InputError
-from jemb.files import check_name, read_json, write_json
-from jemb.records import Kind
+from jemb.core.errors import InputError
+from jemb.core.files import check_name, read_json, write_json
+from jemb.core.records import Kind
 
 MANIFEST = "manifest.json"
 UNFINISHED = ".unfinished"

@@ -10,8 +10,8 @@ import tarfile
 import unicodedata
 from typing import Any
 
-from jemb.errors import InputError
-from jemb.records import Sample
+from jemb.core.errors import InputError
+from jemb.core.records import Sample
 from jemb.shards.index import MAX_SIZE
 
 BLOCK = tarfile.BLOCKSIZE

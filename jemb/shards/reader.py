@@ -13,9 +13,9 @@ from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 
-from jemb.errors import InputError
-from jemb.progress import track
-from jemb.records import Sample
+from jemb.core.errors import InputError
+from jemb.core.progress import track
+from jemb.core.records import Sample
 from jemb.shards.cache import ShardCache
 from jemb.shards.index import REBUILD, check_index, index_file_bytes, open_index
 from jemb.shards.manifest import INDEX_HINT, MANIFEST, UNFINISHED, ShardInfo, read_manifest

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jemb.errors import InputError
-from jemb.files import open_lock, write_atomic
-from jemb.parse import parse_json
+from jemb.core.errors import InputError
+from jemb.core.files import open_lock, write_atomic
+from jemb.core.parse import parse_json
 from jemb.shards.cache import ShardCache
 from jemb.shards.index import REBUILD, index_file_bytes
 from jemb.shards.manifest import MANIFEST, Manifest, ShardInfo

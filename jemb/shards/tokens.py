@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jemb.errors import InputError
-from jemb.files import MAX_MAPPED, map_array, read_json, write_array, write_json
-from jemb.parse import check_shape
+from jemb.core.errors import InputError
+from jemb.core.files import MAX_MAPPED, map_array, read_json, write_array, write_json
+from jemb.core.parse import check_shape
 from jemb.shards.manifest import Manifest
 
 log = logging.getLogger(__name__)

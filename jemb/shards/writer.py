@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from jemb.errors import InputError
-from jemb.files import create, naming, open_lock, sync_folder, write_atomic
-from jemb.records import Kind, Sample
+from jemb.core.errors import InputError
+from jemb.core.files import create, naming, open_lock, sync_folder, write_atomic
+from jemb.core.records import Kind, Sample
 from jemb.shards.index import encode_index
 from jemb.shards.manifest import MANIFEST, UNFINISHED, Manifest, ShardInfo, StageCount, write_manifest
 from jemb.shards.member import BLOCK, check_key, encode_header, encode_payload

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.tables.delimited import refuse_equal_names
 from jemb.tables.places import open_bytes
 from jemb.tables.records import MAX_RECORD, TOO_LONG, Bad, NotText, Record, excerpt

@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.tables.records import MAX_RECORD, TOO_LONG, Bad, Record, excerpt
 from jemb.tables.streams import Damaged, Lines, open_data, refuse_foreign
 

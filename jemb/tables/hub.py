@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.tables.columns import BATCH, BATCH_BYTES, rows_of
 from jemb.tables.records import Bad, Record
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.tables.places import open_bytes
 from jemb.tables.records import BOM, Bad, Record, excerpt, json_of
 from jemb.tables.streams import BLOCK, PACKED_BLOCK, Damaged, Lines, open_data, packing, refuse_foreign

@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from jemb.errors import InputError
-from jemb.files import inside
+from jemb.core.errors import InputError
+from jemb.core.files import inside
 
 UNNAMED = "data"
 """The data set that rows without a name become."""

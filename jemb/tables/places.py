@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.tables.places import open_bytes
 from jemb.tables.records import MAX_RECORD
 

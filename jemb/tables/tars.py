@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.tables.records import MAX_RECORD, TOO_LONG, Bad, NotText, Record, excerpt, json_of, text_of
 from jemb.tables.streams import Damaged, open_data, refuse_foreign
 

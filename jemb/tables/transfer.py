@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from jemb.errors import Failure, InputError
-from jemb.files import check_name
+from jemb.core.errors import Failure, InputError
+from jemb.core.files import check_name
 from jemb.tables.places import file_system
 
 T = TypeVar("T")

@@ -16,10 +16,10 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 
 from jemb.config import ModelConfig, TrainConfig, suggest
+from jemb.core.errors import InputError
 from jemb.data import BatchPlan, Collate, PlanSource, ReadAhead, StepDataset, StepLoader, Verifier
 from jemb.data.permutation import mix
 from jemb.distributed import rank, world_size
-from jemb.errors import InputError
 from jemb.loss import make_objective
 from jemb.model import Encoder, load_encoder, make_tiny, probe
 from jemb.model.load import DEFAULT_MAX_LENGTH

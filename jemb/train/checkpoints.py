@@ -22,9 +22,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from jemb.core.errors import InputError
+from jemb.core.files import sync_folder, write_json, writing
 from jemb.distributed import mean_over_ranks, rank
-from jemb.errors import InputError
-from jemb.files import sync_folder, write_json, writing
 from jemb.model import Encoder
 from jemb.model.weights import current_name
 from jemb.run_folder import OPTIMIZER, POSITION, WEIGHTS, RunFolder, describe_file

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from jemb.config import TrainConfig
+from jemb.core.records import Tokens
 from jemb.data import BatchPlan
 from jemb.launch import planned_world_size
 from jemb.model import Encoder, add_lora
 from jemb.model.load import DEFAULT_MAX_LENGTH
 from jemb.pretokenize import open_tokens
-from jemb.records import Tokens
 from jemb.run_folder import RunFolder
 from jemb.tables.places import to_local
 from jemb.train.build import (

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from jemb.config import EvaluationConfig
+from jemb.core.errors import InputError
 from jemb.distributed import Encode, shared_encoding
-from jemb.errors import InputError
 from jemb.model import Encoder, encode
 from jemb.run_folder import RunFolder
 from jemb.train.checkpoints import Checkpoints

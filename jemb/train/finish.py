@@ -6,7 +6,7 @@ import logging
 import signal
 from pathlib import Path
 
-from jemb.files import whole_folder, writing
+from jemb.core.files import whole_folder, writing
 from jemb.model import load_start, load_weights
 from jemb.run_folder import RunFolder
 from jemb.train.build import Job

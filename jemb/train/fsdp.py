@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.train.processes import Processes
 
 ON_CPU = hasattr(torch.cpu.Stream, "record_event")

@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from jemb.core.errors import Failure, InputError
+from jemb.core.records import Batch, Tokens
 from jemb.data.permutation import mix
 from jemb.distributed import gather_rows, gather_values, mean_over_ranks, rank, world_size
-from jemb.errors import Failure, InputError
 from jemb.launch import find_ranks
 from jemb.loss import Loss, Objective, Rows, Texts, make_objective
 from jemb.model import Encoder, encode_together, load_encoder
-from jemb.records import Batch, Tokens
 from jemb.train.deepspeed import last_norm
 from jemb.train.fsdp import shard
 from jemb.train.optim import Schedule, clip_gradients, make_optimizer

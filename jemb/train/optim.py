@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW, Optimizer
 
 from jemb.config import TrainConfig
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps of each parameter, besides the number of its steps."""

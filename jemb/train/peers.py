@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
+from jemb.core.errors import Failure, InputError
 from jemb.distributed import rank, world_size
-from jemb.errors import Failure, InputError
 from jemb.train.processes import address
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments import ClusterEnvironment
 
+from jemb.core.errors import Failure, InputError
 from jemb.distributed import rank, world_size
-from jemb.errors import Failure, InputError
 from jemb.launch import RankInfo, end_with_launcher, find_ranks, store_of_agent
 
 if TYPE_CHECKING:

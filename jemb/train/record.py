@@ -22,9 +22,9 @@ import yaml
 
 import jemb
 from jemb.config import Role, TrainConfig, roles
+from jemb.core.errors import InputError
+from jemb.core.files import open_lock, write_atomic, write_json
 from jemb.data import BatchPlan
-from jemb.errors import InputError
-from jemb.files import open_lock, write_atomic, write_json
 from jemb.lineage import public_name, stages_before
 from jemb.public import each_text, without_secrets
 from jemb.run_folder import HELD_HERE, RunFolder

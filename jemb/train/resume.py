@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jemb.config import ModelConfig, TrainConfig
+from jemb.core.files import whole_folder, writing
 from jemb.distributed import world_size
-from jemb.files import whole_folder, writing
 from jemb.model import Encoder, load_start, load_weights, probe, save_start
 from jemb.run_folder import RunFolder
 from jemb.train.build import Job, check_negatives, choose_bf16, lora_options, make_encoder, open_job_tokens

@@ -19,8 +19,8 @@ from typing import Any
 import lightning
 from tqdm.auto import tqdm
 
-from jemb.files import write_atomic
-from jemb.records import Batch
+from jemb.core.files import write_atomic
+from jemb.core.records import Batch
 from jemb.run_folder import RunFolder
 from jemb.train.module import EmbeddingModule
 from jemb.train.trackers import Trackers

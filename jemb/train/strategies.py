@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from jemb.config import TrainConfig
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.train.deepspeed import ZeroConfig, ZeroState, ZeroStrategy
 from jemb.train.fsdp import make_fsdp
 from jemb.train.optim import start_moments

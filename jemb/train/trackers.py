@@ -20,8 +20,8 @@ from typing import Any, Protocol
 
 from torch.utils.tensorboard import SummaryWriter
 
-from jemb.errors import InputError
-from jemb.files import write_atomic
+from jemb.core.errors import InputError
+from jemb.core.files import write_atomic
 from jemb.public import csv_cell
 from jemb.run_folder import RunFolder
 

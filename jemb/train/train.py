@@ -13,10 +13,10 @@ import lightning
 from lightning.pytorch.loggers import Logger
 
 from jemb.config import TrainConfig
+from jemb.core.errors import InputError
+from jemb.core.files import writing
 from jemb.data import loader_processes
 from jemb.distributed import max_over_ranks, rank, world_size
-from jemb.errors import InputError
-from jemb.files import writing
 from jemb.run_folder import RunFolder
 from jemb.train.build import Job, make_loader, make_module, make_trainer, open_job
 from jemb.train.checkpoints import Checkpoints

@@ -20,7 +20,7 @@ import jemb.app.train
 from jemb.app.cli import COMMANDS, main
 from jemb.config import TrainConfig, describe, option_names
 from jemb.config.foreign import NAMES, translate
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 
 Given = Callable[..., Any]
 

@@ -12,7 +12,7 @@ import pytest
 from jemb import config as configs
 from jemb.app.compose import compose_config
 from jemb.config import ExportConfig, ModelConfig, PrepareConfig, TrainConfig
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.prepare.registry import all_stages
 
 TRAIN: dict[str, Any] = {"shards": "s", "output": "o"}

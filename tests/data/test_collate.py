@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from jemb.core.records import Sample, Tokens
+from jemb.core.text import content_hash
 from jemb.data import Collate
-from jemb.records import Sample, Tokens
-from jemb.text import content_hash
 
 
 def letters(texts: Sequence[str]) -> Tokens:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jemb.core.errors import InputError
 from jemb.data.deal import PayloadSizes, check_sum, deal
-from jemb.errors import InputError
 from jemb.shards import encode_payload, open_datasets
 
 

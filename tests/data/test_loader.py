@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from jemb.core.errors import InputError
+from jemb.core.records import Batch, Tokens
 from jemb.data import BatchPlan, Collate, PlanSource, StepDataset, StepLoader
 from jemb.data.deal import check_sum, deal
-from jemb.errors import InputError
-from jemb.records import Batch, Tokens
 from jemb.shards import open_datasets
 
 STEPS = 30

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jemb.core.errors import InputError
 from jemb.data import BatchPlan, PlanSource
 from jemb.data.small import SmallDatasets, own_batch
-from jemb.errors import InputError
 
 
 def plan_of(

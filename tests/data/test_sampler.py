@@ -16,10 +16,10 @@ from ranks import on_ranks
 from torch.utils.data import ConcatDataset, DataLoader
 
 import jemb
+from jemb.core.errors import InputError
+from jemb.core.records import Batch
 from jemb.data import BatchPlan, GlobalBatchSampler, PlanSource
-from jemb.errors import InputError
 from jemb.model import load_encoder
-from jemb.records import Batch
 
 STEPS = sum(SIZES.values()) // BATCH
 """Of a pass over all samples."""

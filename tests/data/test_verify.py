@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jemb.core.errors import InputError
 from jemb.data import BatchPlan, PlanSource, Verifier
-from jemb.errors import InputError
 from jemb.shards import RemoteTars, ShardCache, ShardReader, TokenReader, open_datasets
 from jemb.shards.tokens import Recipe, finish_tokens, part_path, start_tokens, write_part
 

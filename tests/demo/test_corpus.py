@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
+from jemb.core.errors import InputError
 from jemb.demo import corpus, packages
 from jemb.demo.corpus import CorpusCounts, build_corpus
 from jemb.demo.docstring import parse_docstring
 from jemb.demo.packages import find_modules, fold, read_module, readable
-from jemb.errors import InputError
 from jemb.prepare.english import words
 
 NOUNS = [

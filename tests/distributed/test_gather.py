@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from ranks import joined, on_ranks
 
+from jemb.core.errors import InputError
 from jemb.distributed import gather_rows, gather_values, mean_over_ranks, rank, world_size
-from jemb.errors import InputError
 from jemb.train.processes import on_rank_zero
 
 

@@ -17,7 +17,7 @@ from scipy import stats
 from jemb.app.cli import command_help
 from jemb.app.compose import compose_config
 from jemb.config import EvaluateConfig
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.evaluate import evaluate, table
 from jemb.evaluate import run as run_module
 from jemb.evaluate.comparison import short_names

@@ -11,7 +11,7 @@ from made_tasks import sentence, write_tasks
 
 from jemb.app.evaluate import run as run_command
 from jemb.config import EvaluateConfig, ModelConfig
-from jemb.errors import Failure, InputError
+from jemb.core.errors import Failure, InputError
 from jemb.evaluate import Comparison, Measured, Results, Score, Task, evaluate, load_task, score, table
 from jemb.evaluate import run as run_module
 from jemb.evaluate.models import load_text_encoder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.evaluate.texts import dataset_texts, evaluation_texts, task_texts
 
 

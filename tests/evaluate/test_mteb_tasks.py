@@ -19,7 +19,7 @@ import mteb_objects  # noqa: E402
 from sentence_transformers import SentenceTransformer  # noqa: E402
 
 from jemb.config import EvaluateConfig, ModelConfig  # noqa: E402
-from jemb.errors import InputError  # noqa: E402
+from jemb.core.errors import InputError  # noqa: E402
 from jemb.evaluate import RetrievalTask, Task, evaluate, load_task, load_tasks  # noqa: E402
 from jemb.evaluate import tasks as tasks_module  # noqa: E402
 from jemb.evaluate.bm25 import score_bm25  # noqa: E402

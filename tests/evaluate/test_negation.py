@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.evaluate import score
 
 # Angles in degrees of anchor, entailment, negative; a smaller difference is a higher cosine.

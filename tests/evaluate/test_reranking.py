@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.evaluate import load_task, score
 from jemb.evaluate.bm25 import score_bm25
 from jemb.evaluate.reranking import RerankingTask

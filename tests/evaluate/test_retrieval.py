@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import pytrec_eval
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.evaluate import RetrievalTask, load_task, score
 from jemb.evaluate.retrieval import Run, query_metrics
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.evaluate.rows import read_rows
 
 ROWS = [

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.run_folder import RunFolder
 
 KEEP = """
 import sys
 from pathlib import Path
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.run_folder import RunFolder
 run = RunFolder(Path(sys.argv[1]))
 identity = run.model_identity()

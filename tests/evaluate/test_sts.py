@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jemb.errors import Failure, InputError
+from jemb.core.errors import Failure, InputError
 from jemb.evaluate import load_task, score
 from jemb.evaluate.measure import Correlation
 

@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard import metadata_load
 
 from jemb.config import ExportConfig
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.lineage import TRAINING
 from jemb.model import Encoder, encode
 

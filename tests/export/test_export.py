@@ -18,7 +18,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
 from jemb.config import ExportConfig
-from jemb.errors import Failure, InputError
+from jemb.core.errors import Failure, InputError
 from jemb.export import export
 from jemb.model import Encoder, encode
 from jemb.run_folder import OPTIMIZER, WEIGHTS

@@ -12,7 +12,7 @@ import pytest
 from export_runs import bert, make_run
 from hub_server import Hub, serving
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.export.hub import check_login
 
 

@@ -14,7 +14,7 @@ import pytest
 from export_runs import TEXTS, bert, make_run, run_export, t5
 from onnx import numpy_helper
 
-from jemb.errors import Failure, InputError
+from jemb.core.errors import Failure, InputError
 from jemb.export import onnx_file
 from jemb.model import Encoder, encode
 

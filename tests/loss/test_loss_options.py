@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 
 from jemb.app.compose import compose_config
 from jemb.config import ModelConfig, TrainConfig
+from jemb.core.errors import InputError
+from jemb.core.records import Sample
 from jemb.data import Collate
-from jemb.errors import InputError
 from jemb.model import make_tiny
-from jemb.records import Sample
 from jemb.train.build import make_module
 from jemb.train.module import EmbeddingModule
 

@@ -20,7 +20,7 @@ from sentence_transformers.sentence_transformer.losses import (
 from torch import Tensor
 
 import jemb.loss.objectives as objectives
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.loss import Loss, equal_texts, info_nce, log_sum_exp, margin_loss
 
 # Two rows, cosines easy by hand: s(q, p) = [[1, 0.6], [0, 0.8]], s(q, n) = [[0, 0.8], [1, 0.6]],

@@ -16,10 +16,10 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
 from benchmarks import zoo
-from jemb.errors import InputError
+from jemb.core.errors import InputError
+from jemb.core.records import Tokens
 from jemb.model import Encoder, encode, encode_together, load_encoder, probe
 from jemb.model.load import load_tokenizer
-from jemb.records import Tokens
 
 TEXTS = ["a", "how do I open a file?", "the film was not bad at all " * 20, "Köln and 図書館"]
 

@@ -11,7 +11,7 @@ PROGRAM = """
 import resource, torch
 from jemb.config import ModelConfig
 from jemb.model import encode_together, make_tiny
-from jemb.records import Tokens
+from jemb.core.records import Tokens
 config = ModelConfig(hidden_size=128, num_layers=2, num_heads=4, vocab_size=300)
 encoder = make_tiny(["some words to learn"], config, seed=0, max_length=34).train()
 peaks = []

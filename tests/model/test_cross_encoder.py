@@ -14,7 +14,7 @@ from sentence_transformers import CrossEncoder as TheirCrossEncoder
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 
 from jemb.app.models import make_cross_encoder
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.model import load_cross_encoder
 from jemb.prepare.stages.cross_encoder import CrossEncoderConfig
 

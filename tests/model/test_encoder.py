@@ -7,8 +7,8 @@ import pytest
 import torch
 from model_helpers import set_pooling
 
+from jemb.core.records import Tokens
 from jemb.model import Encoder, encode
-from jemb.records import Tokens
 
 
 def weighted(hidden: np.ndarray) -> np.ndarray:

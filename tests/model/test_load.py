@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from transformers import BertModel, RobertaConfig, RobertaModel, T5EncoderModel, T5ForConditionalGeneration
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.model import Encoder, encode, find_auxiliary, load, load_encoder
 
 
@@ -289,7 +289,8 @@ def test_a_download_that_was_cut_off_is_completed(monkeypatch: pytest.MonkeyPatc
 
 def test_a_name_the_hub_cannot_give_fails_at_once() -> None:
     program = (
-        "import time\nfrom jemb.errors import InputError\nfrom jemb.model import load_encoder\nstart = time.time()\n"
+        "import time\nfrom jemb.core.errors import InputError\n"
+        "from jemb.model import load_encoder\nstart = time.time()\n"
         "try:\n    load_encoder('google-t5/t5-no-such')\n"
         "except InputError as error:\n    print(time.time() - start, error)"
     )

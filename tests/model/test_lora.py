@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from benchmarks import zoo
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.model import Encoder, add_lora, encode, load_encoder
 
 pytest.importorskip("peft")

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from jemb.config import ModelConfig
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.model import Encoder, Tokenize, encode, make_tiny
 from jemb.model.tiny import EMBEDDING_SCALE, train_wordpiece
 

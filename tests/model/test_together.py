@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from jemb.config import ModelConfig
+from jemb.core.records import Tokens
 from jemb.model import Encoder, encode_together, make_tiny
 from jemb.model.together import groups_within, split_into
-from jemb.records import Tokens
 
 TEXTS = [["a", "a longer text of several words", "two words"] * 12, ["the other side", "x " * 30] * 10]
 WAYS: list[dict[str, Any]] = [

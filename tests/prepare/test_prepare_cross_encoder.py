@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from prepare_tools import inputs
 
-from jemb.errors import Failure
+from jemb.core.errors import Failure
 from jemb.prepare.engine.table import Rows, Verdict
 from jemb.prepare.stages import cross_encoder as module
 from jemb.prepare.stages.cross_encoder import CrossEncoderConfig, cross_encoder

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jemb.errors import Failure
+from jemb.core.errors import Failure
 from jemb.prepare.engine.table import write_drops
 from jemb.prepare.vectors import embeddings, numbering
 from jemb.prepare.vectors.embeddings import StoredVectors, embed

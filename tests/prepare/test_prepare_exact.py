@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from prepare_tools import inputs
 
+from jemb.core.records import Sample
+from jemb.core.text import normalise
 from jemb.prepare.engine.table import write_dropped, write_verdict
 from jemb.prepare.stages import exact
 from jemb.prepare.stages.exact import ExactConfig, duplicates, judge
-from jemb.records import Sample
 from jemb.shards import ShardWriter
-from jemb.text import normalise
 
 
 def found(dropped):

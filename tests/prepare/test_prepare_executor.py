@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from prepare_tools import running
 
-from jemb.errors import Failure, InputError
+from jemb.core.errors import Failure, InputError
 from jemb.prepare.engine.executor import Executor, LocalExecutor
 from jemb.prepare.engine.job import Job
 

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jemb.config import FieldsConfig
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.prepare.source.parts import Summary, Unreadable, parts, read_part
 from jemb.prepare.source.record_fields import Row
 from jemb.prepare.source.sources import Source

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from prepare_tools import inputs
 
+from jemb.core.text import normalise
 from jemb.prepare.engine.executor import LocalExecutor
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.table import Dropped, Table, write_dropped
 from jemb.prepare.stages import mine as module
 from jemb.prepare.stages.mine import MineConfig, mine
 from jemb.prepare.vectors import scoring
-from jemb.text import normalise
 
 WORDS = [f"{a}{b}" for a in ("ba", "ki", "mo", "su") for b in ("lur", "tes", "dov", "an", "er")]
 Row = tuple[str, ...]

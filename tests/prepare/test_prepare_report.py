@@ -187,7 +187,7 @@ def test_addresses_are_inside_the_page():
 def test_same_manifests_same_bytes(tmp_path: Path):
     code = (
         "import sys; from pathlib import Path; from jemb.shards import Manifest\n"
-        "from jemb.files import read_json; from jemb.prepare.report.page import write_report\n"
+        "from jemb.core.files import read_json; from jemb.prepare.report.page import write_report\n"
         "write_report([Manifest.from_json(value, 'x') for value in read_json(Path(sys.argv[1]))], Path(sys.argv[2]))"
     )
     stored = tmp_path / "manifests.json"

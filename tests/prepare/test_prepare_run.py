@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from prepare_tools import TOOLS, bag_encoder, no_model, write_tar
 
 from jemb.config import FieldsConfig, PrepareConfig
-from jemb.errors import InputError
-from jemb.files import alone
+from jemb.core.errors import InputError
+from jemb.core.files import alone
 from jemb.prepare import Tools, prepare, summary_table
 from jemb.prepare.engine import run
 from jemb.prepare.stages.consistency import ConsistencyConfig

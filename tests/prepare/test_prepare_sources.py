@@ -22,7 +22,8 @@ from prepare_tools import TOOLS, write_tar
 from jemb.app.compose import compose_config
 from jemb.config import FieldsConfig, PrepareConfig
 from jemb.config.prepare import SourceConfig, SourceFieldsConfig
-from jemb.errors import InputError
+from jemb.core.errors import InputError
+from jemb.core.records import Sample
 from jemb.prepare.engine import run
 from jemb.prepare.engine.identity import changes, is_origin, origin
 from jemb.prepare.registry import all_stages
@@ -31,7 +32,6 @@ from jemb.prepare.source.parts import parts, read_part
 from jemb.prepare.source.record_fields import Row
 from jemb.prepare.source.sources import Source, find_sources
 from jemb.prepare.stages.language import LanguageConfig
-from jemb.records import Sample
 from jemb.shards import ShardWriter
 
 LINE = b'{"query":"a","positive":"b"}\n'

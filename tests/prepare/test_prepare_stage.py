@@ -12,7 +12,7 @@ from prepare_tools import TOOLS
 
 from jemb.app.cli import main
 from jemb.config import PrepareConfig
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.prepare import prepare
 from jemb.prepare import registry as stages
 from jemb.prepare.engine import job, read

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import webdataset
 
-from jemb.errors import InputError
-from jemb.records import Sample
+from jemb.core.errors import InputError
+from jemb.core.records import Sample
 from jemb.shards import ShardReader, ShardWriter, adopt, open_datasets
 
 FORMS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}

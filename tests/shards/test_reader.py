@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from jemb.errors import InputError
-from jemb.records import Sample
+from jemb.core.errors import InputError
+from jemb.core.records import Sample
 from jemb.shards import Manifest, ShardReader, ShardWriter, open_datasets, read_manifest
 
 

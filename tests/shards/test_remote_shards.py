@@ -23,7 +23,7 @@ from fsspec.registry import _registry
 from object_store import BUCKET, FaultyProxy, bytes_on_disk, put, put_folder
 
 from jemb.config import TrainConfig
-from jemb.errors import Failure, InputError
+from jemb.core.errors import Failure, InputError
 from jemb.launch import find_node
 from jemb.preflight import facts_of, faults_here
 from jemb.shards import ShardCache, ShardReader, cache_home, open_datasets

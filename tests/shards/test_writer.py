@@ -12,8 +12,8 @@ import webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jemb.errors import InputError
-from jemb.records import Sample
+from jemb.core.errors import InputError
+from jemb.core.records import Sample
 from jemb.shards import ShardReader, ShardWriter, StageCount, open_datasets, read_manifest
 from jemb.shards.member import encode_header
 
@@ -197,7 +197,7 @@ CHILD = """
 import os, resource, signal, sys
 from pathlib import Path
 import jemb.shards.writer as writer_module
-from jemb.records import Sample
+from jemb.core.records import Sample
 from jemb.shards import ShardWriter
 folder, mode, at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import webdataset
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.tables import Bad, NotText, iter_members, read_table
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.evaluate.beir import read_qrels
 from jemb.evaluate.rows import read_rows
 from jemb.tables import Bad, NotText, read_table

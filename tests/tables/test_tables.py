@@ -24,7 +24,7 @@ from fsspec.registry import _registry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.tables import (
     Bad,
     Damaged,

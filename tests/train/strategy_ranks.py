@@ -15,10 +15,10 @@ from torch.optim import SGD, Optimizer
 
 import jemb.train.module as module_file
 from jemb.config import ModelConfig, TrainConfig
+from jemb.core.records import Batch, Sample
 from jemb.data import Collate
 from jemb.distributed import rank, world_size
 from jemb.model import Encoder, make_tiny
-from jemb.records import Batch, Sample
 from jemb.train.build import make_module, make_trainer
 from jemb.train.processes import joined_processes
 from jemb.train.strategies import state_of

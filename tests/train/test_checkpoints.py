@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from training_runs import Training, losses, read_lines, weights
 
 from jemb.app.cli import run_command
-from jemb.errors import InputError
+from jemb.core.errors import InputError
+from jemb.core.records import Batch
 from jemb.model import load_encoder, read_weights
-from jemb.records import Batch
 from jemb.run_folder import OPTIMIZER, RunFolder, read_position
 from jemb.train import fsdp
 from jemb.train.module import EmbeddingModule

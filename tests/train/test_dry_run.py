@@ -14,8 +14,8 @@ from training_runs import Training, read_lines
 
 from jemb.app.cli import main
 from jemb.config import ModelConfig
+from jemb.core.records import Sample
 from jemb.model import Encoder, make_tiny
-from jemb.records import Sample
 from jemb.run_folder import RunFolder
 from jemb.shards import ShardWriter
 from jemb.train.dry_run import kept_for_backward

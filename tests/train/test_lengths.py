@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from jemb.config import TrainConfig
+from jemb.core.errors import InputError
 from jemb.data import BatchPlan, PlanSource
-from jemb.errors import InputError
 from jemb.train.build import count_steps
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from training_runs import PATIENCE, Training, losses, read_lines
 
 from jemb.app.cli import main
+from jemb.core.records import Batch
 from jemb.prepare.engine.executor import LocalExecutor
-from jemb.records import Batch
 from jemb.run_folder import RunFolder
 from jemb.train import peers
 from jemb.train.checkpoints import Checkpoints

@@ -15,7 +15,7 @@ from training_runs import SMALL, Training, losses, read_lines
 from jemb import registry
 from jemb.app.compose import compose_config
 from jemb.config import TrainConfig
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.loss import Rows, Texts, make_objective
 from jemb.registry import OBJECTIVES
 

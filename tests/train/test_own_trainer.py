@@ -15,7 +15,7 @@ from ranks import on_ranks
 from training_runs import Training, losses, read_lines
 
 from jemb import EmbeddingModule, PairData
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.run_folder import RunFolder
 from jemb.train import fsdp
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from training_runs import Training, losses
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.launch import RankInfo, find_ranks, first_host, tasks_of_node
 from jemb.run_folder import RunFolder
 from jemb.train.processes import JoinedEnvironment, choose_gpu

@@ -17,10 +17,10 @@ from torch import Tensor
 from training_runs import Training, read_lines, weights
 
 import jemb
+from jemb.core.errors import InputError
+from jemb.core.records import Batch
 from jemb.data import BatchPlan, PlanSource, StepDataset
-from jemb.errors import InputError
 from jemb.model import load_encoder, read_weights
-from jemb.records import Batch
 from jemb.run_folder import RunFolder, is_run
 from jemb.shards import open_datasets
 from jemb.train import run_log

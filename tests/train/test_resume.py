@@ -16,7 +16,7 @@ import pytest
 import torch
 from training_runs import Training, losses, read_lines, slowly, weights
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.model import Encoder, load_encoder, read_weights
 from jemb.run_folder import OPTIMIZER, WEIGHTS, RunFolder
 from jemb.train.checkpoints import Checkpoints

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from jemb.errors import InputError
-from jemb.files import write_json
+from jemb.core.errors import InputError
+from jemb.core.files import write_json
 from jemb.run_folder import RunFolder
 from jemb.train import trackers as module
 from jemb.train.run_log import RunLog

@@ -19,7 +19,7 @@ from typing import Any
 from ranks import Meeting, context, write_to
 from torch import Tensor
 
-from jemb.records import Batch
+from jemb.core.records import Batch
 from jemb.run_folder import RunFolder
 
 SMALL = ["model.hidden_size=32", "model.num_layers=1", "model.vocab_size=400", "max_length=16", "workers=0"]

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
 
-from jemb.errors import Failure
+from jemb.core.errors import Failure
 from jemb.launch import end_with_parent
 
 T = TypeVar("T")

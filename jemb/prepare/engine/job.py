@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jemb.files import read_json, write_json
+from jemb.core.files import read_json, write_json
+from jemb.core.progress import Progress
 from jemb.prepare.engine.executor import Executor
-from jemb.progress import Progress
 
 T = TypeVar("T")
 

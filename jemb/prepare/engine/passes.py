@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jemb.files import read_json, write_json
+from jemb.core.files import read_json, write_json
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.table import (
     Dropped,

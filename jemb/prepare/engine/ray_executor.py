@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import jemb
-from jemb.errors import Failure, InputError
+from jemb.core.errors import Failure, InputError
 from jemb.prepare.engine.executor import AHEAD
 
 T = TypeVar("T")

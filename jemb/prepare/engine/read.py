@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from jemb.files import write_atomic
+from jemb.core.files import write_atomic
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.table import PIECE_BYTES, PIECE_ROWS, PIECE_SCHEMA, Piece, Table, write_table
 from jemb.prepare.source.check import check_names

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from jemb.config import PrepareConfig
-from jemb.errors import InputError
-from jemb.files import alone, replace_folder, write_atomic
+from jemb.core.errors import InputError
+from jemb.core.files import alone, replace_folder, write_atomic
+from jemb.core.progress import track
+from jemb.core.records import Kind
 from jemb.prepare.engine.examples import find_examples
 from jemb.prepare.engine.executor import Executor, LocalExecutor
 from jemb.prepare.engine.identity import changes, is_origin, origin
@@ -34,8 +36,6 @@ from jemb.prepare.report.page import write_report
 from jemb.prepare.report.summary import family, summary_table
 from jemb.prepare.source.check import check
 from jemb.prepare.source.sources import Source, find_sources
-from jemb.progress import track
-from jemb.records import Kind
 from jemb.shards import Manifest, ShardReader, StageCount, read_manifest, write_manifest
 
 log = logging.getLogger(__name__)

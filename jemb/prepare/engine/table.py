@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jemb.files import write_atomic
+from jemb.core.files import write_atomic
 
 Ids = npt.NDArray[np.int64]
 

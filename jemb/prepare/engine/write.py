@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from jemb.files import write_array, write_atomic
+from jemb.core.files import write_array, write_atomic
+from jemb.core.records import Sample
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.order import scrambled
 from jemb.prepare.engine.table import Rows, Table, key_of, read_drops
-from jemb.records import Sample
 from jemb.shards import ShardInfo, encode_payload, write_shard
 
 COLUMNS = ("query", "positive", "negatives", "extra")

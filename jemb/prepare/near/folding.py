@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from jemb.config import DuplicateSide
+from jemb.core.text import is_mark, stands_alone, words
 from jemb.prepare.near.kernel import kernel, read_only
-from jemb.text import is_mark, stands_alone, words
 
 ASK = 0xFFFFFFFF
 """In the table of letters: this one is left to Python."""
@@ -69,7 +69,7 @@ def ends(lengths: Numbers) -> Numbers:
 
 
 def fold_text(text: str, apart: bool = False) -> str:
-    """The words of `text` in lower case, one space between, no punctuation. apart: as in `jemb.text.words`.
+    """The words of `text` in lower case, one space between, no punctuation. apart: as in `jemb.core.text.words`.
 
     A text of punctuation alone is compared as it is, or all of them would be equal.
     """

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jemb.files import write_array
+from jemb.core.files import write_array
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.table import Dropped, Table, add_up
 from jemb.prepare.near.buckets import Found, band_rows, connect, equal_rows, keys_of, merge

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from jemb.files import write_atomic
+from jemb.core.files import write_atomic
 from jemb.prepare.near.folding import Numbers, Packed, copy_runs, ends
 from jemb.prepare.near.minhash import Keys
 

@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 
 from jemb.config import suggest
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.prepare.source.sources import Source
 from jemb.tables import Bad, each, read_table, separator_hint
 

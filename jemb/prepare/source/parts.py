@@ -16,7 +16,7 @@ from itertools import islice, pairwise
 from typing import Any
 
 from jemb.config import FieldsConfig
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.prepare.source.record_fields import Converter, Row, reason, shown
 from jemb.prepare.source.sources import Source
 from jemb.tables import (

@@ -16,7 +16,7 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from jemb.config import FieldsConfig, PrepareConfig, suggest
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.prepare.source.record_fields import OWN_FIELDS
 from jemb.shards import Manifest
 from jemb.tables import (

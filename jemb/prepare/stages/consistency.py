@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from jemb.config import Positive, options
-from jemb.files import write_array
+from jemb.core.files import write_array
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.order import scrambled
 from jemb.prepare.engine.table import Dropped, Table, add_up

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from jemb.config import Positive, options
-from jemb.errors import Failure
+from jemb.core.errors import Failure
 from jemb.prepare.engine.table import Rows, Verdict
 from jemb.prepare.registry import Score, StageInputs, Statistic, stage
 

@@ -17,13 +17,13 @@ import pyarrow as pa
 from pydantic import Field
 
 from jemb.config import Positive, Sides, Strings, options
-from jemb.errors import InputError
-from jemb.files import write_array
+from jemb.core.errors import InputError
+from jemb.core.files import write_array
+from jemb.core.text import count_words, normalise
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.table import Dropped, Table, load_table, write_table
 from jemb.prepare.registry import StageInputs, Statistic, Tools, stage
 from jemb.tables import base_name
-from jemb.text import count_words, normalise
 
 if TYPE_CHECKING:
     from jemb.prepare.near.index import Index

@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from jemb.config import options
-from jemb.files import write_array
+from jemb.core.files import write_array
+from jemb.core.text import normalise
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.table import Dropped, Rows, Table, Verdict
 from jemb.prepare.registry import StageInputs, stage
 from jemb.shards import ShardInfo, ShardReader, read_manifest
-from jemb.text import normalise
 
 RANGE_ROWS = 8_000_000
 """Digests compared at once: 200 MB."""

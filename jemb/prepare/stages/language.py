@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jemb.config import Share, Sides, Strings, options, suggest
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 from jemb.prepare.engine.table import Rows, Verdict
 from jemb.prepare.registry import StageInputs, Statistic, Tools, stage
 

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from jemb.config import Positive, options
-from jemb.files import sync_folder, write_array, write_atomic
+from jemb.core.files import sync_folder, write_array, write_atomic
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.order import scrambled
 from jemb.prepare.engine.table import Dropped, Table, add_up, write_negatives

@@ -14,10 +14,10 @@ import re
 from typing import Literal, NamedTuple
 
 from jemb.config import options
+from jemb.core.text import count_words, normalise
 from jemb.prepare.engine.table import Rows, Verdict
 from jemb.prepare.english import WORD, base_of_third, choice, head_verb, like, swap, table, third_person, words
 from jemb.prepare.registry import StageInputs, Statistic, stage
-from jemb.text import count_words, normalise
 
 MAX_WORDS = 40
 """Longer sentences have more clauses than the rules can tell apart."""

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from jemb.config import Positive, options
+from jemb.core.text import words as words_of
 from jemb.prepare.engine.table import Rows, Verdict
 from jemb.prepare.registry import StageInputs, Statistic, stage
-from jemb.text import words as words_of
 
 BINS = 20
 """Of the histogram of shares of words found."""
@@ -62,7 +62,7 @@ def drop_overlapping(rows: Rows, options: OverlapConfig, inputs: StageInputs) ->
 def words_found(query: str, positive: str) -> tuple[int, int]:
     """(words of the shorter text that are substrings of the longer one, words of the shorter text), case folded.
 
-    A word is a run of letters, digits and underscores, or a letter of a script without spaces (`jemb.text.words`); one
+    A word is a run of letters, digits and underscores, or a letter of a script without spaces (`core/text.py`); one
     that occurs twice counts twice. Shorter is the text with fewer characters, of equal ones the query. A substring may
     lie anywhere, also within a longer word: `art` is found in `party`.
     """

@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jemb.errors import Failure
-from jemb.files import write_array
+from jemb.core.errors import Failure
+from jemb.core.files import write_array
+from jemb.core.progress import duration
 from jemb.prepare.engine.executor import LocalExecutor
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.table import Table
 from jemb.prepare.vectors.numbering import NUMBERS, Prompts, number_texts, read_texts, whole_array
-from jemb.progress import duration
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from jemb.core.text import content_hash
 from jemb.prepare.engine.order import scrambled
-from jemb.text import content_hash
 
 if TYPE_CHECKING:
     from jemb.prepare.stages.mine import MineConfig

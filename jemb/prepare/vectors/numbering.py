@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jemb.files import sync_folder, write_array
+from jemb.core.files import sync_folder, write_array
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.table import Table
 

@@ -21,8 +21,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from jemb.errors import Failure, InputError
-from jemb.parse import Shape, check_shape, parse_json, parse_yaml
+from jemb.core.errors import Failure, InputError
+from jemb.core.parse import Shape, check_shape, parse_json, parse_yaml
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from jemb.errors import InputError
+from jemb.core.errors import InputError
 
 Shape = Any
 """A type (float takes whole numbers too, None is null), a tuple of shapes (any of them), `[shape]` (a list of such),

@@ -6,7 +6,7 @@ def _original(message: object) -> object:
     text = str(message)
     if "Original Traceback (most recent call last):" not in text:
         return message
-    return text.rpartition("\njemb.errors.")[2].partition(": ")[2].rstrip()
+    return text.rpartition("\njemb.core.errors.")[2].partition(": ")[2].rstrip()
 
 
 class InputError(ValueError):
