@@ -15,7 +15,7 @@ from jemb.app.cli import main
 from jemb.config import ModelConfig
 from jemb.core.errors import InputError
 from jemb.core.files import alone, check_name, create, inside, open_lock, whole_folder, write_atomic
-from jemb.evaluate.task_result import file_name
+from jemb.evaluate.comparison import file_name
 from jemb.model import load_encoder, make_tiny
 from jemb.model.cross_encoder import load_cross_encoder
 from jemb.run_folder import RunFolder

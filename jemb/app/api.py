@@ -77,7 +77,7 @@ def evaluate(config: EvaluateConfig) -> Comparison | None:
         with written_file(config.output) as output:
             models = [local_copy(model) for model in config.model]
             return evaluate_here(replace(config, model=models, output=output))
-    from jemb.evaluate.distributed import evaluate_together
+    from jemb.evaluate.run import evaluate_together
     from jemb.train.peers import report_lost_peers
     from jemb.train.processes import joined_processes
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jemb.evaluate.texts import evaluation_texts
+from jemb.evaluate.tasks import evaluation_texts
 from jemb.prepare import Encode, Score, Tools
 
 log = logging.getLogger(__name__)

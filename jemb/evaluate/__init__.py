@@ -5,8 +5,8 @@ import sys
 from jemb import Command
 from jemb.evaluate.comparison import Comparison, Results, table
 from jemb.evaluate.measure import Measured, Score, Task
+from jemb.evaluate.ranking import RetrievalTask
 from jemb.evaluate.report import add_scores
-from jemb.evaluate.retrieval import RetrievalTask
 from jemb.evaluate.run import evaluate, score
 from jemb.evaluate.tasks import load_task, load_tasks
 from jemb.evaluate.vectors import Encode

@@ -1,35 +1,41 @@
 """BM25, the baseline that learns nothing: what a retrieval score is worth beside it.
 
-Before: `retrieval.py` and `reranking.py` hold the tasks. After: `models.py`, for `model=bm25`.
+After: `ranking.py` and `mteb_tasks.py`, for `model=bm25`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import bm25s
 import numpy as np
-
-from jemb.evaluate.measure import Measured
-from jemb.evaluate.reranking import RerankingTask
-from jemb.evaluate.retrieval import DEPTH, RetrievalTask, Run
-from jemb.evaluate.search import best
 
 logging.getLogger("bm25s").setLevel(logging.WARNING)  # it reports every step of its index
 
 SETTINGS = "bm25s, Lucene's formula, k1 1.5, b 0.75, its own tokenizer, English stop words left out, no stemming"
 
-
-def score_bm25(task: RetrievalTask | RerankingTask) -> Measured:
-    """The metrics of `task.measure`, with `SETTINGS` in place of an encoder."""
-    return task.judge(bm25_run(task)) if isinstance(task, RetrievalTask) else task.judge(_candidate_scores(task))
+Run = dict[str, dict[str, float]]
+"""For each query {passage id: score} of what was found, best first, ties by falling id as in trec_eval."""
 
 
-def bm25_run(task: RetrievalTask) -> Run:
-    """The first 100 passages for every query; a passage that shares no word with the query is not found."""
-    found = rank_bm25(task.queries, task.corpus, DEPTH + 1)
-    return {query: task.cut(query, list(scores), list(scores.values())) for query, scores in found.items()}
+class Bm25:
+    """An index of P passages."""
+
+    def __init__(self, passages: Sequence[str]) -> None:
+        self._size = len(passages)
+        tokens = _tokenize(passages)
+        self._index = bm25s.BM25(k1=1.5, b=0.75, method="lucene") if any(tokens) else None
+        if self._index is not None:
+            self._index.index(tokens, show_progress=False)
+
+    def scores(self, queries: Sequence[str]) -> Iterator[np.ndarray]:
+        """float32 [P] for each query: the score of every passage, 0 where it shares no word with the query."""
+        for words in _tokenize(queries):
+            if self._index is None or not words:
+                yield np.zeros(self._size, np.float32)
+            else:
+                yield np.asarray(self._index.get_scores(words), np.float32)
 
 
 def rank_bm25(
@@ -45,10 +51,9 @@ def rank_bm25(
     """
     ids = sorted(passages, reverse=True)
     column = {passage: place for place, passage in enumerate(ids)}
-    index = _Index([passages[passage] for passage in ids])
+    index = Bm25([passages[passage] for passage in ids])
     run: Run = {}
-    for query, words in zip(queries, _tokenize(list(queries.values())), strict=True):
-        scores = index.scores(words)
+    for query, scores in zip(queries, index.scores(list(queries.values())), strict=True):
         if candidates is None:
             chosen = np.flatnonzero(scores > 0)
         else:
@@ -58,28 +63,16 @@ def rank_bm25(
     return run
 
 
-def _candidate_scores(task: RerankingTask) -> list[np.ndarray]:
-    index = _Index([passage for row in task.candidates() for passage in row])
-    ends = np.cumsum([len(row) for row in task.candidates()])
-    return [
-        index.scores(words)[end - len(row) : end]
-        for words, row, end in zip(_tokenize(task.queries), task.candidates(), ends, strict=True)
-    ]
+def best(scores: np.ndarray, columns: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k (or all M) highest of `scores` [M] with their `columns`, highest first, ties by lower column.
 
-
-class _Index:
-    def __init__(self, passages: Sequence[str]) -> None:
-        self._size = len(passages)
-        tokens = _tokenize(passages)
-        self._index = bm25s.BM25(k1=1.5, b=0.75, method="lucene") if any(tokens) else None
-        if self._index is not None:
-            self._index.index(tokens, show_progress=False)
-
-    def scores(self, words: list[str]) -> np.ndarray:
-        """float32 [P]: the score of every passage, 0 where it shares no word with the query."""
-        if self._index is None or not words:
-            return np.zeros(self._size, np.float32)
-        return np.asarray(self._index.get_scores(words), np.float32)
+    Exact at the border too: among equal scores the lower columns stay.
+    """
+    if len(scores) > k:
+        near = scores >= np.partition(scores, len(scores) - k)[len(scores) - k]
+        scores, columns = scores[near], columns[near]
+    order = np.lexsort((columns, -scores))[:k]
+    return scores[order], columns[order]
 
 
 def _tokenize(texts: Sequence[str]) -> list[list[str]]:

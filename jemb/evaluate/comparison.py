@@ -1,4 +1,5 @@
-"""The scores of one or several models side by side, with intervals: as values for JSON, and as text for a terminal.
+"""The scores of one or several models side by side, with intervals: as values for JSON, as text for a terminal, and as
+the files that mteb reads.
 
 Before: `run.py` fills it. After: the output, and `report.py`.
 """
@@ -7,12 +8,15 @@ from __future__ import annotations
 
 import re
 import textwrap
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
-from jemb.evaluate.bootstrap import Bootstrap, Interval
-from jemb.evaluate.measure import Measured, values
+import jemb
+from jemb.core.files import write_json
+from jemb.evaluate.measure import Bootstrap, Interval, Measured, values
 
 ENDING = re.compile(r"\.(jsonl|tsv|csv|parquet)(\.gz|\.zst)?$")
 
@@ -31,6 +35,17 @@ class Cell:
     value: float
     interval: Interval | None = None
     difference: tuple[float, Interval | None] | None = None
+
+    def shown(self) -> str:
+        """`86.72 [85.1, 88.2]`."""
+        return f"{self.value:.2f}" + (f" [{self.interval[0]:.1f}, {self.interval[1]:.1f}]" if self.interval else "")
+
+    def shown_difference(self) -> str:
+        """`+0.38 [-0.2, +0.9]`; nothing for the first model itself."""
+        if self.difference is None:
+            return ""
+        difference, interval = self.difference
+        return f"{difference:+.2f}" + (f" [{interval[0]:+.1f}, {interval[1]:+.1f}]" if interval else "")
 
 
 @dataclass
@@ -71,10 +86,7 @@ class Comparison:
     @property
     def scores(self) -> dict[str, Results]:
         """{model: {task: {metric: percent}}}."""
-        return {
-            model: {task: {metric: cell.value for metric, cell in cells.items()} for task, cells in tasks.items()}
-            for model, tasks in self.cells.items()
-        }
+        return self._nested(lambda cell: cell.value)
 
     def metrics(self, task: str) -> list[str]:
         """The metrics of a task."""
@@ -91,24 +103,22 @@ class Comparison:
         """
         if len(self.models) == 1:
             return dict(self.scores.get(self.models[0], {}))
-        intervals = self._nested(lambda cell: list(cell.interval) if cell.interval else None)
-        differences = self._nested(
-            lambda cell: [cell.difference[0], *(cell.difference[1] or (None, None))] if cell.difference else None
-        )
         facts = {"samples": self.bootstrap.samples, "level": self.bootstrap.level, "seed": self.bootstrap.seed}
         return {
             "scores": self.scores,
-            "intervals": intervals,
-            "differences": differences,
+            "intervals": self._nested(lambda cell: cell.interval and list(cell.interval)),
+            "differences": self._nested(
+                lambda cell: cell.difference and [cell.difference[0], *(cell.difference[1] or (None, None))]
+            ),
             "bootstrap": {**facts, "baseline": self.models[0]},
         }
 
-    def _nested(self, value: Any) -> dict[str, dict[str, dict[str, Any]]]:
+    def _nested(self, value: Callable[[Cell], Any]) -> dict[str, dict[str, dict[str, Any]]]:
+        """{model: {task: {metric: value}}} of what is not None."""
         out: dict[str, dict[str, dict[str, Any]]] = {}
         for model, tasks in self.cells.items():
             for task, cells in tasks.items():
-                found = {metric: value(cell) for metric, cell in cells.items() if value(cell) is not None}
-                if found:
+                if found := {metric: value(cell) for metric, cell in cells.items() if value(cell) is not None}:
                     out.setdefault(model, {})[task] = found
         return out
 
@@ -122,37 +132,17 @@ def table(comparison: Comparison) -> str:
         shown = tasks[task]
         for metric in comparison.metrics(task):
             cells = [comparison.cell(model, task, metric) for model in models]
-            rows.append([shown, metric, *(show_cell(cell) for cell in cells)])
+            rows.append([shown, metric, *(cell.shown() if cell else "–" for cell in cells)])
             shown = ""
             if len(models) > 1:
-                rows.append(["", "  difference", *(show_difference(cell) for cell in cells)])
+                rows.append(["", "  difference", *(cell.shown_difference() if cell else "" for cell in cells)])
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     widths[0] = min(widths[0], max(24, COLUMNS - sum(widths[1:]) - 2 * len(widths[1:])))
     rows = [[_cut(name, widths[0]), *cells] for name, *cells in rows]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
-    return "\n".join(line.rstrip() for line in [*lines, *_legend(comparison)])
-
-
-def _cut(name: str, width: int) -> str:
-    """Of a longer name the kind before the colon and the end, which tell more than the middle."""
-    kind, colon, rest = name.rpartition(":")
-    room = width - len(kind + colon) - 1
-    return name if len(name) <= width else f"{kind}{colon}…{rest[-room:]}" if room > 8 else f"…{name[1 - width :]}"
-
-
-def show_cell(cell: Cell | None) -> str:
-    """`86.72 [85.1, 88.2]`; a dash for a task that a model cannot do."""
-    if cell is None:
-        return "–"
-    return f"{cell.value:.2f}" + (f" [{cell.interval[0]:.1f}, {cell.interval[1]:.1f}]" if cell.interval else "")
-
-
-def show_difference(cell: Cell | None) -> str:
-    """`+0.38 [-0.2, +0.9]`; nothing for the first model itself."""
-    if cell is None or cell.difference is None:
-        return ""
-    difference, interval = cell.difference
-    return f"{difference:+.2f}" + (f" [{interval[0]:+.1f}, {interval[1]:+.1f}]" if interval else "")
+    if comparison._nested(lambda cell: cell.interval):
+        lines += ["", *textwrap.wrap(explain(comparison), COLUMNS)]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def explain(comparison: Comparison) -> str:
@@ -182,6 +172,47 @@ def short_names(names: list[str]) -> dict[str, str]:
             depth[name] += 1
 
 
+def write_task_results(comparison: Comparison, folder: Path) -> None:
+    """FOLDER/MODEL/TASK.json for each model and task, which mteb's `TaskResult.from_disk` reads; others there stay."""
+    models, tasks = short_names(comparison.models), short_names(comparison.tasks)
+    for model, done in comparison.cells.items():
+        for task, cells in done.items():
+            scores = {metric: cell.value / 100 for metric, cell in cells.items()}
+            # A task of local files as mteb would tell it, in shares of 1; what it cannot know of a file is left open.
+            known = {"main_score": scores[comparison.main[task]], "hf_subset": "default", "languages": ["und-Zyyy"]}
+            local = {
+                "dataset_revision": "local",
+                "task_name": tasks[task],
+                "mteb_version": None,
+                "scores": {"test": [{**scores, **known}]},
+                "evaluation_time": comparison.seconds[model][task],
+                "kg_co2_emissions": None,
+                "date": time.time(),
+            }
+            # Ours, which the file of an mteb task does not have: widths, and intervals.
+            ours = {
+                "version": jemb.__version__,
+                "model": model,
+                "task": task,
+                "percent": {metric: cell.value for metric, cell in cells.items()},
+                "intervals": {metric: list(cell.interval) for metric, cell in cells.items() if cell.interval},
+            }
+            result = {**(comparison.measured[model][task].record or local), "jemb": ours}
+            write_json(folder / file_name(models[model]) / f"{file_name(tasks[task])}.json", result)
+
+
+def file_name(name: str) -> str:
+    """A name for a file: letters, digits, `.`, `-`, `_`, no `.` first; `/` becomes `__`, as in mteb."""
+    return re.sub(r"[^\w.\-]+", "_", name.removeprefix("mteb:").replace("/", "__")).strip("_").lstrip(".")[-80:] or "_"
+
+
+def _cut(name: str, width: int) -> str:
+    """Of a longer name the kind before the colon and the end, which tell more than the middle."""
+    kind, colon, rest = name.rpartition(":")
+    room = width - len(kind + colon) - 1
+    return name if len(name) <= width else f"{kind}{colon}…{rest[-room:]}" if room > 8 else f"…{name[1 - width :]}"
+
+
 def _end(name: str, depth: int) -> str:
     kind, colon, path = name.partition(":")
     if not colon:
@@ -191,10 +222,3 @@ def _end(name: str, depth: int) -> str:
     parts = PurePath(path).parts
     depth += parts[-1:] == ("model",)  # as it is called in every run
     return name if depth > len(parts) else kind + colon + ENDING.sub("", str(PurePath(*parts[-depth:])))
-
-
-def _legend(comparison: Comparison) -> list[str]:
-    any_interval = any(
-        cell.interval for tasks in comparison.cells.values() for cells in tasks.values() for cell in cells.values()
-    )
-    return ["", *textwrap.wrap(explain(comparison), COLUMNS)] if any_interval else []

@@ -1,6 +1,6 @@
-"""What a task gives back: scores that remember what they were computed from, so that they can be drawn again.
+"""What a task gives back: scores that remember what they were computed from, and the intervals of such scores.
 
-Before: the tasks. After: `bootstrap.py` makes intervals of scores, `run.py` keeps their values.
+Before: the tasks. After: `comparison.py` puts the scores of several models side by side.
 """
 
 from __future__ import annotations
@@ -16,6 +16,12 @@ from scipy import stats
 
 from jemb.core.errors import Failure
 from jemb.evaluate.vectors import Encode
+
+BLOCK = 2_000_000
+"""Drawn items in memory at once."""
+
+Interval = tuple[float, float]
+"""(low, high) in percent."""
 
 
 class Part(Protocol):
@@ -68,14 +74,11 @@ class Correlation:
         return 100 * float(correlate(self.left, self.right).statistic)
 
     def again(self, drawn_RN: np.ndarray) -> np.ndarray:
-        times_RN = _times(drawn_RN, len(self))
-        left = _ranks(self.left, times_RN) if self.ranks else self.left[None]
-        right = _ranks(self.right, times_RN) if self.ranks else self.right[None]
-        left = left - _mean(left, times_RN)
-        right = right - _mean(right, times_RN)
-        spread = np.sqrt((times_RN * left**2).sum(1) * (times_RN * right**2).sum(1))
-        with np.errstate(invalid="ignore"):
-            return 100 * (times_RN * left * right).sum(1) / np.where(spread > 0, spread, np.nan)
+        both_2RN = np.stack([self.left, self.right])[:, drawn_RN]
+        both_2RN = stats.rankdata(both_2RN, axis=2) if self.ranks else both_2RN
+        left, right = both_2RN - both_2RN.mean(axis=2, keepdims=True)
+        spread = np.sqrt((left**2).sum(1) * (right**2).sum(1))
+        return np.asarray(100 * (left * right).sum(1) / np.where(spread > 0, spread, np.nan))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,48 @@ class Score:
     def of(cls, *parts: Part) -> Score:
         """The mean of the parts."""
         return cls(float(np.mean([part.value for part in parts])), parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """Percentile intervals (Efron 1979; of differences of two models on the same items Koehn 2004).
+
+    `samples` times as many items as there are, drawn with replacement; the middle `level` of what the metric then is.
+    samples 0: no intervals.
+    """
+
+    samples: int = 1000
+    level: float = 0.95
+    seed: int = 0
+
+    def interval(self, score: Score) -> Interval | None:
+        """None where the score does not know its items, or has fewer than two."""
+        return self._middle(self._draws(score))
+
+    def difference(self, score: Score, baseline: Score) -> tuple[float, Interval | None]:
+        """(score - baseline, its interval). Paired: both scores see the same draws of the same items."""
+        draws, others = self._draws(score), self._draws(baseline)
+        paired = [len(part) for part in score.parts] == [len(part) for part in baseline.parts]
+        drawn = draws - others if draws is not None and others is not None and paired else None
+        return score.value - baseline.value, self._middle(drawn)
+
+    def _draws(self, score: Score) -> np.ndarray | None:
+        if not self.samples or not score.parts or min(map(len, score.parts)) < 2:
+            return None
+        random = np.random.default_rng(self.seed)
+        return np.mean([self._part(part, random) for part in score.parts], axis=0)
+
+    def _part(self, part: Part, random: np.random.Generator) -> np.ndarray:
+        block = max(1, BLOCK // len(part))
+        rows = [min(block, self.samples - start) for start in range(0, self.samples, block)]
+        return np.concatenate([part.again(random.integers(len(part), size=(size, len(part)))) for size in rows])
+
+    def _middle(self, draws: np.ndarray | None) -> Interval | None:
+        if draws is None or not np.isfinite(draws).any():
+            return None
+        tail = 50 * (1 - self.level)
+        low, high = np.nanpercentile(draws, [tail, 100 - tail])
+        return float(low), float(high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +153,16 @@ class Task(ABC):
     """The task as the user wrote it: its key in the results."""
     main: str
     """The metric that stands for the task where there is room for one."""
+    ranks: bool = False
+    """Whether it asks for an order of texts, so that BM25 can do it."""
 
     @abstractmethod
     def measure(self, encode: Encode) -> Measured:
         """Every metric, from vectors of the task's texts."""
+
+    def measure_bm25(self) -> Measured:
+        """The same for BM25 in place of an encoder. Only where the task `ranks`."""
+        raise NotImplementedError
 
     def score(self, encode: Encode) -> dict[str, float]:
         """{metric: percent}, all finite. `Failure` where one is not."""
@@ -124,26 +175,3 @@ def values(task: str, measured: Measured) -> dict[str, float]:
         if not math.isfinite(score.value):
             raise Failure(f"{task}: {metric} is {score.value}; wanted a finite number")
     return {metric: score.value for metric, score in measured.scores.items()}
-
-
-def _times(drawn_RN: np.ndarray, num_items: int) -> np.ndarray:
-    """float64 [R, N]: how often each item was drawn in each row."""
-    rows = len(drawn_RN)
-    flat = drawn_RN + num_items * np.arange(rows)[:, None]
-    return np.bincount(flat.ravel(), minlength=rows * num_items).reshape(rows, num_items).astype(np.float64)
-
-
-def _ranks(values_N: np.ndarray, times_RN: np.ndarray) -> np.ndarray:
-    """[R, N]: the mean rank that each value has among the drawn ones. Nothing is sorted but the values, once."""
-    order = np.argsort(values_N, kind="stable")
-    ordered = values_N[order]
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    size_RG = np.add.reduceat(times_RN[:, order], starts, axis=1)
-    rank_RG = np.cumsum(size_RG, axis=1) - (size_RG - 1) / 2
-    group = np.empty(len(values_N), np.int64)
-    group[order] = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(values_N))))
-    return rank_RG[:, group]
-
-
-def _mean(values_RN: np.ndarray, times_RN: np.ndarray) -> np.ndarray:
-    return (times_RN * values_RN).sum(1, keepdims=True) / times_RN.sum(1, keepdims=True)

@@ -15,10 +15,8 @@ import numpy as np
 
 from jemb.config import EvaluateConfig
 from jemb.core.errors import InputError
-from jemb.evaluate.bm25 import SETTINGS, score_bm25
+from jemb.evaluate.bm25 import SETTINGS
 from jemb.evaluate.measure import Measured, Task
-from jemb.evaluate.reranking import RerankingTask
-from jemb.evaluate.retrieval import RetrievalTask
 from jemb.evaluate.vectors import Encode, Prompts, Remember
 
 if TYPE_CHECKING:
@@ -27,9 +25,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BM25 = "bm25"
-
-Scorer = Callable[[Task], Measured | None]
-"""A model on one task; None where the model cannot do the task."""
 
 
 @dataclass(frozen=True)
@@ -52,32 +47,6 @@ class TextEncoder:
         )
 
 
-def check_models(names: Sequence[str], tasks: Iterable[Task]) -> None:
-    """`InputError` for a name without a model, and for BM25 alone with a task it cannot do, before any is loaded."""
-    undone = next((task for task in tasks if list(names) == [BM25] and not can_rank(task)), None)
-    if undone:
-        raise InputError(f"model=bm25 ranks texts only, so it cannot do '{undone.name}'; leave that task out")
-    for name in names:
-        if name != BM25:
-            from jemb.model.load import find_folder
-
-            find_folder(name)
-
-
-def open_model(name: str, make: Callable[[str], Encode], widths: Sequence[int]) -> Scorer:
-    """The model `name`, loaded by `make`; `bm25` without it. `InputError` where its vectors are narrower than asked."""
-    if name == BM25:
-        log.info("model=bm25: %s", SETTINGS)
-        return measure_bm25
-    encode = make(name)
-    widest = encode(["0"]).shape[1] if widths else 0
-    if any(width > widest for width in widths):
-        raise InputError(
-            f"widths={list(widths)}: the vectors of {name} have {widest} numbers; wanted no more than that"
-        )
-    return lambda task: measure(task, encode, widths)
-
-
 def load_text_encoder(name: str, config: EvaluateConfig) -> TextEncoder:
     """The encoder `name`, on the device of `config`. `InputError` where there is no such model or device."""
     # Not at the top: BM25 and the tasks themselves do without torch, which takes seconds to import.
@@ -98,6 +67,33 @@ def load_text_encoder(name: str, config: EvaluateConfig) -> TextEncoder:
     return TextEncoder(encoder, prompts, config.batch_size, device, Path(name).name)
 
 
+def check_models(names: Sequence[str], tasks: Iterable[Task]) -> None:
+    """`InputError` for a name without a model, and for BM25 alone with a task it cannot do, before any is loaded."""
+    undone = next((task for task in tasks if list(names) == [BM25] and not task.ranks), None)
+    if undone:
+        raise InputError(f"model=bm25 ranks texts only, so it cannot do '{undone.name}'; leave that task out")
+    for name in names:
+        if name != BM25:
+            from jemb.model.load import find_folder
+
+            find_folder(name)
+
+
+def open_model(name: str, make: Callable[[str], Encode], widths: Sequence[int]) -> Callable[[Task], Measured | None]:
+    """The model `name` as a function that measures it on a task, None where it cannot do the task. make: loads all but
+    `bm25`. `InputError` where its vectors are narrower than asked."""
+    if name == BM25:
+        log.info("model=bm25: %s", SETTINGS)
+        return lambda task: task.measure_bm25() if task.ranks else None
+    encode = make(name)
+    widest = encode(["0"]).shape[1] if widths else 0
+    if any(width > widest for width in widths):
+        raise InputError(
+            f"widths={list(widths)}: the vectors of {name} have {widest} numbers; wanted no more than that"
+        )
+    return lambda task: measure(task, encode, widths)
+
+
 def measure(task: Task, encode: Encode, widths: Sequence[int]) -> Measured:
     """`task.measure`, with each metric once more for each of the `widths`, as `METRIC@WIDTH`.
 
@@ -113,19 +109,3 @@ def measure(task: Task, encode: Encode, widths: Sequence[int]) -> Measured:
         remember.width = width
         scores |= {f"{metric}@{width}": score for metric, score in task.measure(remember).scores.items()}
     return Measured(scores, whole.record)
-
-
-def can_rank(task: Task) -> bool:
-    """Whether the task asks for an order of texts, so that BM25 can do it."""
-    of_mteb = getattr(task, "ranks", False)  # mteb is not imported for this question
-    return isinstance(task, RetrievalTask | RerankingTask) or bool(of_mteb)
-
-
-def measure_bm25(task: Task) -> Measured | None:
-    """BM25 puts texts in order; None for a task that asks for something else."""
-    if isinstance(task, RetrievalTask | RerankingTask):
-        return score_bm25(task)
-    if can_rank(task):
-        measured: Measured = task.measure_bm25()  # type: ignore[attr-defined]
-        return measured
-    return None

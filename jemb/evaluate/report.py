@@ -9,23 +9,15 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jemb
 from jemb.config import EvaluateConfig
 from jemb.evaluate.bm25 import SETTINGS
-from jemb.evaluate.comparison import (
-    Cell,
-    Comparison,
-    explain,
-    short_names,
-    show_cell,
-    show_difference,
-)
+from jemb.evaluate.comparison import Comparison, explain, short_names
 from jemb.report import Report, new_axes
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TITLE = "jemb evaluate"
@@ -56,9 +48,19 @@ def write_report(comparison: Comparison, config: EvaluateConfig, path: Path) -> 
         for task in tasks:
             report.figure(_widths(comparison, task, models), f"{tasks[task]} by width", tasks[task])
     report.heading("All metrics")
-    for task in tasks:
-        with report.details(tasks[task], _note(comparison, task)):
-            _all_metrics(report, comparison, task, models)
+    headers = ["metric", "model", "percent", "difference"][: 4 if len(models) > 1 else 3]
+    for task, shown in tasks.items():
+        main = comparison.main[task]
+        found = [comparison.cell(model, task, main) for model in models]
+        note = f"{main} " + ", ".join("–" if cell is None else f"{cell.value:.2f}" for cell in found)
+        rows = [
+            [metric, name, cell.shown(), cell.shown_difference()][: len(headers)]
+            for metric in comparison.metrics(task)
+            for model, name in models.items()
+            if (cell := comparison.cell(model, task, metric))
+        ]
+        with report.details(shown, note):
+            report.table(headers, rows, task)
     report.heading("How it was measured")
     report.text(explain(comparison))
     report.table(["", ""], _facts(comparison, config))
@@ -68,84 +70,53 @@ def write_report(comparison: Comparison, config: EvaluateConfig, path: Path) -> 
 def add_scores(report: Report, comparison: Comparison) -> None:
     """The main metric of each task, as a table and as pictures, and the differences to the first model."""
     models, tasks = short_names(comparison.models), short_names(comparison.tasks)
+    first = models[comparison.models[0]]
+    cells = {task: [comparison.cell(model, task, main) for model in models] for task, main in comparison.main.items()}
+    rows = [
+        [f"{tasks[task]} {comparison.main[task]}", *(cell.value if cell else None for cell in found)]
+        for task, found in cells.items()
+    ]
     report.heading("Scores")
-    report.table(
-        ["task and metric", *models.values()], _main_rows(comparison, models, tasks), "Percent; higher is better."
-    )
-    _pictures(report, comparison, models, tasks, differences=False)
-    if len(models) > 1:
-        first = models[comparison.models[0]]
-        report.heading(f"Differences to {first}")
-        report.text(f"Points that a model has more than {first} on the same items. Beyond the line at 0 it is better.")
-        _pictures(report, comparison, models, tasks, differences=True)
+    report.table(["task and metric", *models.values()], rows, "Percent; higher is better.")
+    for what in ["scores", "differences"][: len(models)]:
+        if what == "differences":
+            report.heading(f"Differences to {first}")
+            report.text(
+                f"Points that a model has more than {first} on the same items. Beyond the line at 0 it is better."
+            )
+        alt = f"Main metric of each task: {what} with their intervals"
+        for start in range(0, len(tasks), PER_FIGURE):
+            part = dict(list(tasks.items())[start : start + PER_FIGURE])
+            report.figure(_whiskers(comparison, models, part, what == "differences"), alt, f"{alt}.")
 
 
-def _main_rows(comparison: Comparison, models: dict[str, str], tasks: dict[str, str]) -> list[list[Any]]:
-    rows = []
-    for task, shown in tasks.items():
-        cells = [comparison.cell(model, task, comparison.main[task]) for model in models]
-        rows.append([f"{shown} {comparison.main[task]}", *(cell.value if cell else None for cell in cells)])
-    return rows
-
-
-def _note(comparison: Comparison, task: str) -> str:
-    cells = [comparison.cell(model, task, comparison.main[task]) for model in comparison.models]
-    return f"{comparison.main[task]} " + ", ".join("–" if cell is None else f"{cell.value:.2f}" for cell in cells)
-
-
-def _all_metrics(report: Report, comparison: Comparison, task: str, models: dict[str, str]) -> None:
-    several = len(models) > 1
-    rows = []
-    for metric in comparison.metrics(task):
-        for model, shown in models.items():
-            cell = comparison.cell(model, task, metric)
-            if cell is not None:
-                rows.append([metric, shown, show_cell(cell), show_difference(cell)][: 4 if several else 3])
-    headers = ["metric", "model", "percent", "difference"]
-    report.table(headers[: 4 if several else 3], rows, task)
-
-
-def _pictures(
-    report: Report, comparison: Comparison, models: dict[str, str], tasks: dict[str, str], *, differences: bool
-) -> None:
-    names = list(tasks)
-    what = "differences with their intervals" if differences else "scores with their intervals"
-    for start in range(0, len(names), PER_FIGURE):
-        part = {task: tasks[task] for task in names[start : start + PER_FIGURE]}
-        figure = _whiskers(comparison, models, part, differences=differences)
-        report.figure(figure, f"Main metric of each task: {what}", f"Main metric of each task: {what}.")
-
-
-def _whiskers(comparison: Comparison, models: dict[str, str], tasks: dict[str, str], *, differences: bool) -> Figure:
+def _whiskers(comparison: Comparison, models: dict[str, str], tasks: dict[str, str], differences: bool) -> Figure:
     """A group of points for each task, one for each model, each on the line that is its interval."""
     shown = {model: name for model, name in models.items() if not (differences and model == comparison.models[0])}
     rows = len(tasks) * (len(shown) + 1.6)
     figure, axes = new_axes(WIDTH, 0.9 + 0.17 * rows + 0.2 * len(shown))
+    left_edge = axes.get_yaxis_transform()
     place = 0.0
     for task, label in tasks.items():
-        axes.text(
-            0,
-            place,
-            f"{label}  {comparison.main[task]}",
-            transform=axes.get_yaxis_transform(),
-            fontsize=8,
-            va="center",
-            parse_math=False,
-        )
+        main = comparison.main[task]
+        axes.text(0, place, f"{label}  {main}", transform=left_edge, fontsize=8, va="center", parse_math=False)
         for model in shown:
             place -= 1
-            point = _point(comparison.cell(model, task, comparison.main[task]), differences)
-            if point is not None:
-                _draw_point(axes, place, point, _colour(comparison, model))
+            cell = comparison.cell(model, task, main)
+            point = cell and (cell.difference if differences else (cell.value, cell.interval))
+            if point:
+                value, interval = point
+                style = {"color": _colour(comparison, model)}
+                if interval:
+                    axes.plot(interval, [place, place], linewidth=2, alpha=0.6, solid_capstyle="butt", **style)
+                axes.plot([value], [place], "o", markersize=5, **style)
         place -= 1.6
     for model, name in shown.items():
         axes.plot([], [], "o", color=_colour(comparison, model), label=name, markersize=5)
     if differences:
         axes.axvline(0, color="#3f474e", linewidth=1)
-    axes.set_ylim(place + 0.8, 0.8)
-    axes.set_yticks([])
+    axes.set(ylim=(place + 0.8, 0.8), yticks=[], xlabel="points" if differences else "percent")
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("points" if differences else "percent")
     if len(shown) > 1 or differences:
         legend = axes.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=8, frameon=False, borderaxespad=0.2)
         for text in legend.get_texts():
@@ -153,35 +124,20 @@ def _whiskers(comparison: Comparison, models: dict[str, str], tasks: dict[str, s
     return figure
 
 
-def _point(cell: Cell | None, differences: bool) -> tuple[float, tuple[float, float] | None] | None:
-    if cell is None:
-        return None
-    return cell.difference if differences else (cell.value, cell.interval)
-
-
-def _draw_point(axes: Axes, place: float, point: tuple[float, tuple[float, float] | None], colour: str) -> None:
-    value, interval = point
-    if interval is not None:
-        axes.plot(interval, [place, place], color=colour, linewidth=2, alpha=0.6, solid_capstyle="butt")
-    axes.plot([value], [place], "o", color=colour, markersize=5)
-
-
 def _widths(comparison: Comparison, task: str, models: dict[str, str]) -> Figure:
     """The task's main metric over the number of the vector's numbers that are kept; the dotted line has them all."""
     figure, axes = new_axes(WIDTH, 2.6)
     main = comparison.main[task]
-    widths = sorted(
-        int(metric.rpartition("@")[2]) for metric in comparison.metrics(task) if metric.startswith(f"{main}@")
-    )
+    metrics = comparison.metrics(task)
+    widths = sorted(int(metric.removeprefix(f"{main}@")) for metric in metrics if metric.startswith(f"{main}@"))
     for model, name in models.items():
-        cells = [comparison.cell(model, task, f"{main}@{width}") for width in widths]
         whole = comparison.cell(model, task, main)
-        known = [(width, cell.value) for width, cell in zip(widths, cells, strict=True) if cell]
+        cells = {width: comparison.cell(model, task, f"{main}@{width}") for width in widths}
+        known = {width: cell.value for width, cell in cells.items() if cell}
         if known and whole:
-            line = axes.plot(
-                *zip(*known, strict=True), "o-", color=_colour(comparison, model), label=name, markersize=4
-            )
-            axes.axhline(whole.value, color=line[0].get_color(), linestyle=":", linewidth=1)
+            colour = _colour(comparison, model)
+            axes.plot(list(known), list(known.values()), "o-", color=colour, label=name, markersize=4)
+            axes.axhline(whole.value, color=colour, linestyle=":", linewidth=1)
     axes.set_xscale("log", base=2)
     axes.set_xticks(widths, [str(width) for width in widths])
     axes.set_xlabel("numbers of a vector; dotted: all")
@@ -196,10 +152,9 @@ def _colour(comparison: Comparison, model: str) -> str:
 
 
 def _facts(comparison: Comparison, config: EvaluateConfig) -> list[Sequence[str]]:
-    limit = f"{config.max_length} tokens" if config.max_length else "each model's own limit"
     facts = [
         *((f"model {number}", model) for number, model in enumerate(comparison.models, start=1)),
-        ("texts cut at", limit),
+        ("texts cut at", f"{config.max_length} tokens" if config.max_length else "each model's own limit"),
         ("precision", "fp32"),
         *([("bm25", SETTINGS)] if "bm25" in comparison.models else []),
         ("seconds", ", ".join(f"{sum(tasks.values()):.0f}" for tasks in comparison.seconds.values())),

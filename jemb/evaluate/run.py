@@ -10,18 +10,17 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from jemb.config import EvaluateConfig
 from jemb.core.errors import InputError
 from jemb.core.files import read_json, write_json
-from jemb.evaluate.bootstrap import Bootstrap
-from jemb.evaluate.comparison import Comparison
-from jemb.evaluate.measure import Task
+from jemb.evaluate.comparison import Comparison, write_task_results
+from jemb.evaluate.measure import Bootstrap, Task
 from jemb.evaluate.models import BM25, check_models, load_text_encoder, open_model
 from jemb.evaluate.report import report_path, write_report
-from jemb.evaluate.task_result import write_task_results
 from jemb.evaluate.tasks import load_task, load_tasks
 from jemb.evaluate.vectors import Encode
 from jemb.run_folder import RunFolder, is_run
@@ -41,9 +40,10 @@ def evaluate(config: EvaluateConfig, make: Callable[[str], Encode] | None = None
         tasks = load_tasks(config.tasks)
         models = list(dict.fromkeys(config.model))
         check_models(models, tasks)
-        _make_folder(Path(config.output))
+        output = Path(config.output)
+        _make_folder(output)
         comparison = Comparison(models, Bootstrap(config.bootstrap, config.level, config.seed))
-        unfinished = Path(config.output).with_name(f"{Path(config.output).stem}.partial.json")
+        unfinished = output.with_name(f"{output.stem}.partial.json")
         try:
             for number, model in enumerate(models, start=1):
                 # The last model may take the tasks along: their texts can go before the next is encoded.
@@ -54,11 +54,36 @@ def evaluate(config: EvaluateConfig, make: Callable[[str], Encode] | None = None
                 write_json(unfinished, comparison.output())
                 log.error("stopped before the end; the finished tasks are in %s", unfinished)
             raise
-        write_results(comparison, config)
+        # The output comes last, as it says that all is done.
+        write_task_results(comparison, _folder(output))
+        report = report_path(output)
+        write_report(comparison, config, report)
+        write_json(output, comparison.output())
+        log.info("report: %s", report)
         unfinished.unlink(missing_ok=True)
     except PermissionError as error:
         raise InputError(f"{error.filename}: no permission to use it ({error.strerror})") from None
     return comparison
+
+
+def evaluate_together(config: EvaluateConfig) -> Comparison | None:
+    """`evaluate` in the first of several joined processes, for which all encode; None in the others once it is done.
+
+    What it raises is raised in all. The first one alone has a task's vectors, float32 [N, D], its search and scores.
+    """
+    from jemb.distributed import shared_encoding
+
+    def load(name: str) -> Encode:
+        return replace(load_text_encoder(name, config), name=None)  # there is one bar for all processes
+
+    with shared_encoding(load) as make:
+        return evaluate(config, make) if make else None
+
+
+def score(encode: Encode, task: Task | str) -> dict[str, float]:
+    """Metrics in percent of any encode function on one task, read already or named as for `jemb evaluate`."""
+    task = load_task(task) if isinstance(task, str) else task
+    return task.score(encode)
 
 
 def check(config: EvaluateConfig) -> None:
@@ -86,7 +111,8 @@ def score_model(
     name: str, tasks: list[Task], comparison: Comparison, widths: Sequence[int], make: Callable[[str], Encode]
 ) -> None:
     """Add one model's scores to `comparison`, and to its run where it is one. `tasks` is empty afterwards."""
-    run = _run_of(name)
+    path = Path(name).expanduser()
+    run = RunFolder(path) if name != BM25 and is_run(path) else None
     identity = run.model_identity() if run else ""
     scorer = open_model(name, make, widths)
     while tasks:
@@ -98,23 +124,10 @@ def score_model(
         else:
             log.info("model=%s ranks texts only, so it has no score for '%s'", name, task.name)
     if run:
-        _keep(run, comparison, name, identity)
-
-
-def write_results(comparison: Comparison, config: EvaluateConfig) -> None:
-    """The output, the report and mteb's files; the output last, as it says that all is done."""
-    output = Path(config.output)
-    write_task_results(comparison, _folder(output))
-    report = report_path(output)
-    write_report(comparison, config, report)
-    write_json(output, comparison.output())
-    log.info("report: %s", report)
-
-
-def score(encode: Encode, task: Task | str) -> dict[str, float]:
-    """Metrics in percent of any encode function on one task, read already or named as for `jemb evaluate`."""
-    task = load_task(task) if isinstance(task, str) else task
-    return task.score(encode)
+        try:
+            run.keep_scores(comparison.scores.get(name, {}), identity)
+        except PermissionError as error:  # a run of somebody else; the output has the scores all the same
+            log.warning("%s: its scores are not kept there (%s)", run.path, error.strerror)
 
 
 def _make_folder(output: Path) -> None:
@@ -136,16 +149,3 @@ def _is_scores(path: Path) -> bool:
 def _folder(output: Path) -> Path:
     """Where mteb's files go."""
     return output.with_name(output.stem if output.suffix else f"{output.name}_mteb")
-
-
-def _run_of(model: str) -> RunFolder | None:
-    path = Path(model).expanduser()
-    return RunFolder(path) if model != BM25 and is_run(path) else None
-
-
-def _keep(run: RunFolder, comparison: Comparison, name: str, identity: str) -> None:
-    """Into RUN/scores.json; where that is somebody else's to write, the output has the scores all the same."""
-    try:
-        run.keep_scores(comparison.scores.get(name, {}), identity)
-    except PermissionError as error:
-        log.warning("%s: its scores are not kept there (%s)", run.path, error.strerror)

@@ -1,20 +1,21 @@
-"""What there is to score, by name: `sts:FILE`, `retrieval:BEIR_DIR`, `reranking:FILE`, `negation:FILE`, `mteb:NAME`.
+"""What there is to score, by name: `sts:FILE`, `retrieval:BEIR_DIR`, `reranking:FILE`, `negation:FILE`, `mteb:NAME`;
+and all texts of such data, for whoever must keep them out of training.
 
-Before: the command's `tasks`. After: `run.py`.
+Before: the command's `tasks`. After: `run.py`; `prepare/` by way of `app/models.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from jemb.config import suggest
 from jemb.core.errors import InputError
 from jemb.evaluate.measure import Task
-from jemb.evaluate.negation import read_negation
-from jemb.evaluate.reranking import read_reranking
-from jemb.evaluate.retrieval import read_retrieval
-from jemb.evaluate.sts import read_sts
+from jemb.evaluate.pairs import read_negation, read_sts
+from jemb.evaluate.ranking import read_reranking, read_retrieval
+from jemb.tables import Bad, kind_of, list_folder, look, read_table
 
 READERS: dict[str, Callable[[Path, str], Task]] = {
     "sts": read_sts,
@@ -23,6 +24,8 @@ READERS: dict[str, Callable[[Path, str], Task]] = {
     "negation": read_negation,
 }
 MTEB = "mteb:"
+JUDGEMENTS = "qrels"
+"""The part of BEIR's layout that holds no text, and may lack a header."""
 
 
 def load_tasks(names: Iterable[str]) -> list[Task]:
@@ -39,6 +42,39 @@ def load_task(name: str) -> Task:
     return tasks[0]
 
 
+def evaluation_texts(entry: str) -> Iterator[str]:
+    """Every text of `entry`: a file (all text fields of all rows), a folder of files, or `mteb:NAME`, whose evaluation
+    splits count.
+
+    Raises `InputError` where there is none, or a row cannot be read.
+    """
+    if entry.startswith(MTEB):
+        parts = [part for task in _find_mteb(entry).values() for part in getattr(task, "tasks", [task])]
+        return (text for part in parts for text in dataset_texts(part.dataset, set(part.metadata.eval_splits)))
+    if not look(entry).is_folder:
+        return _file_texts(entry)
+    entries = [item for item in list_folder(entry) if item.is_folder or kind_of(item.name)]
+    entries = [item for item in entries if item.name.partition(".")[0] != JUDGEMENTS]
+    if not entries:
+        raise InputError(f"{entry}: no evaluation texts in it; wanted .jsonl, .csv, .tsv or .parquet files")
+    return (text for item in entries for text in evaluation_texts(item.place))
+
+
+def dataset_texts(value: Any, splits: set[str]) -> Iterator[str]:
+    """Texts in mteb's nested data: subsets, splits (only those of `splits`), columns of rows, lists of texts.
+
+    Identifiers are texts too, and harmless: they are no training texts.
+    """
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key in [key for key in value if key in splits] or value:
+            yield from dataset_texts(value[key], splits)
+    elif isinstance(value, list | tuple) or hasattr(value, "column_names"):  # the latter: a data set of rows
+        for item in value:
+            yield from dataset_texts(item, splits)
+
+
 def _read(name: str) -> Task:
     kind, colon, path = name.partition(":")
     if not colon or not path or kind not in READERS:
@@ -48,18 +84,30 @@ def _read(name: str) -> Task:
 
 
 def _mteb(name: str) -> list[Task]:
-    require_mteb(name)
-    from jemb.evaluate.mteb_names import find_tasks, load_data
+    found = _find_mteb(name)
     from jemb.evaluate.mteb_tasks import MtebTask
 
-    tasks = find_tasks(name.removeprefix(MTEB))
-    load_data(tasks, name.removeprefix(MTEB))
-    return [MtebTask(key, task) for key, task in tasks.items()]
+    return [MtebTask(key, task) for key, task in found.items()]
 
 
-def require_mteb(name: str) -> None:
-    """`InputError` unless the library is installed."""
+def _find_mteb(name: str) -> dict[str, Any]:
+    """mteb's tasks with their data, by name; `InputError` too where the library is not installed."""
     try:
         import mteb  # noqa: F401
     except ImportError:
         raise InputError(f"{name}: mteb is not installed; pip install 'jemb[mteb]'") from None
+    from jemb.evaluate.mteb_names import find_tasks, load_data
+
+    tasks = find_tasks(name.removeprefix(MTEB))
+    load_data(tasks, name.removeprefix(MTEB))
+    return tasks
+
+
+def _file_texts(place: str) -> Iterator[str]:
+    kind = kind_of(look(place).name)
+    if kind is None:
+        raise InputError(f"{place}: unknown kind of file; wanted .jsonl, .csv, .tsv or .parquet")
+    for item in read_table(place, kind[0]):
+        if isinstance(item, Bad):
+            raise InputError(f"{place}: line {item.line}: {item.reason}; wanted evaluation data that is whole")
+        yield from dataset_texts(item[1], set())

@@ -17,6 +17,8 @@ Encode = Callable[[Sequence[str]], np.ndarray]
 attribute `prompts` (`Prompts`), the tasks put those before the texts; a plain function has none."""
 
 Role = Literal["query", "document"]
+BLOCK = 8192
+"""Pairs whose products are in memory at once."""
 
 
 class Prompts:
@@ -34,13 +36,6 @@ class Prompts:
         """The text to put before an input of the tasks called `names`, the closest first; "" where there is none."""
         keys = [key for name in names for key in ([f"{name}-{role}", name] if role else [name])]
         return next((self.texts[key] for key in [*keys, role or self.default or ""] if self.texts.get(key)), "")
-
-
-def prompted(encode: Encode, texts: Sequence[str], kind: str, role: Role | None = None) -> Sequence[str]:
-    """The texts as `encode` wants them. kind: mteb's word for the task's kind, as `STS`."""
-    prompts: Prompts | None = getattr(encode, "prompts", None)
-    prompt = prompts.choose(role, kind) if prompts else ""
-    return [prompt + text for text in texts] if prompt else texts
 
 
 class Remember:
@@ -68,19 +63,26 @@ def unit_rows(vectors_ND: np.ndarray) -> np.ndarray:
     return vectors_ND / np.where(length > 0, length, 1)
 
 
-def encode_distinct(encode: Encode, *groups: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
+def encode_distinct(
+    encode: Encode, kind: str, *groups: tuple[Sequence[str], Role | None]
+) -> tuple[np.ndarray, list[np.ndarray]]:
     """(float32 [U, D], a unit row for each distinct text; for each group int64 [N], the rows of its texts).
 
-    Equal texts thus have equal vectors, whatever else was in their batches. A zero vector stays zero.
+    kind: mteb's word for the kind of the task, as `STS`, which with the role of a group chooses the prompt before its
+    texts. Equal texts have equal vectors, whatever else was in their batches. A zero vector stays zero.
     `Failure` when the vectors are not finite.
     """
+    prompts: Prompts = getattr(encode, "prompts", None) or Prompts()
     rows: dict[str, int] = {}
-    indexes = [np.array([rows.setdefault(text, len(rows)) for text in group], np.int64) for group in groups]
-    texts = list(rows)
-    vectors = np.asarray(encode(texts), np.float32)
-    if vectors.ndim != 2 or len(vectors) != len(texts):
-        raise ValueError(f"encode gave shape {vectors.shape} for {len(texts)} texts; wanted [{len(texts)}, D]")
-    check_finite(vectors, texts)
+    indexes = []
+    for texts, role in groups:
+        prompt = prompts.choose(role, kind)
+        indexes.append(np.array([rows.setdefault(prompt + text, len(rows)) for text in texts], np.int64))
+    distinct = list(rows)
+    vectors = np.asarray(encode(distinct), np.float32)
+    if vectors.ndim != 2 or len(vectors) != len(distinct):
+        raise ValueError(f"encode gave shape {vectors.shape} for {len(distinct)} texts; wanted [{len(distinct)}, D]")
+    check_finite(vectors, distinct)
     return unit_rows(vectors), indexes
 
 
@@ -98,8 +100,8 @@ def check_finite(vectors_ND: np.ndarray, texts: Sequence[str]) -> None:
 def pair_cosines(vectors_UD: np.ndarray, left_N: np.ndarray, right_N: np.ndarray) -> np.ndarray:
     """float64 [N]: cosines of rows `left` and `right`; symmetric, and equal for equal pairs, bit for bit."""
     cosines = np.empty(len(left_N), np.float64)
-    for start in range(0, len(left_N), 8192):
-        part = slice(start, start + 8192)
+    for start in range(0, len(left_N), BLOCK):
+        part = slice(start, start + BLOCK)
         products = vectors_UD[left_N[part]].astype(np.float64) * vectors_UD[right_N[part]]
         cosines[part] = products.sum(axis=1)
     return cosines

@@ -5,7 +5,6 @@ import math
 import pytest
 
 from jemb.evaluate import RetrievalTask
-from jemb.evaluate.bm25 import bm25_run, score_bm25
 
 CORPUS = {
     "a": "The cat chased a mouse",  # without stop words: cat chased mouse
@@ -26,7 +25,7 @@ def lucene(tf: int, length: int, df: int, num: int = 5, mean_length: float = 9 /
 
 
 def test_by_hand() -> None:
-    run = bm25_run(task({"q": "Which cat chased?"}))["q"]
+    run = task({"q": "Which cat chased?"}).bm25_run()["q"]
     assert list(run) == ["a", "e", "b"]  # b and e have equal scores: the higher id comes first, as in trec_eval
     assert run["a"] == pytest.approx(lucene(1, 3, 3) + lucene(1, 3, 1), rel=1e-5)
     assert run["b"] == run["e"] == pytest.approx(lucene(2, 2, 3), rel=1e-5)
@@ -34,18 +33,18 @@ def test_by_hand() -> None:
 
 def test_nothing_shared_nothing_found() -> None:
     queries = {"stop words": "what is the", "unknown": "zebra", "empty": "", "a": "cat"}
-    run = bm25_run(task(queries))
+    run = task(queries).bm25_run()
     assert [run[query] for query in queries][:3] == [{}, {}, {}]
     assert list(run["a"]) == ["e", "b", "a"]
     assert (run["a"]["b"], run["a"]["a"]) == pytest.approx((lucene(2, 2, 3), lucene(1, 3, 3)), rel=1e-5)
-    nothing = score_bm25(task({"unknown": "zebra"})).scores
+    nothing = task({"unknown": "zebra"}).measure_bm25().scores
     assert {metric: score.value for metric, score in nothing.items()} == dict.fromkeys(
         ["ndcg_at_10", "recall_at_10", "recall_at_100", "mrr_at_10"], 0.0
     )
-    assert bm25_run(task({"q": "cat"}, {"a": "the", "b": ""})) == {"q": {}}
+    assert task({"q": "cat"}, {"a": "the", "b": ""}).bm25_run() == {"q": {}}
 
 
 def test_own_passage_is_left_out() -> None:
     own = RetrievalTask("bm25", {"b": "cat cat"}, CORPUS, {"b": {"e": 1}})
-    assert list(bm25_run(own)["b"]) == ["e", "a"]
-    assert score_bm25(own).scores["ndcg_at_10"].value == 100
+    assert list(own.bm25_run()["b"]) == ["e", "a"]
+    assert own.measure_bm25().scores["ndcg_at_10"].value == 100

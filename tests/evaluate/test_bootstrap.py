@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jemb.evaluate.bootstrap import Bootstrap
-from jemb.evaluate.measure import Correlation, Mean, Part, Score
+from jemb.evaluate.measure import Bootstrap, Correlation, Mean, Part, Score
 
 RANDOM = np.random.default_rng(0)
 SCORES = RANDOM.integers(0, 4, 60).astype(float)  # many ties, as people's scores have

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jemb.core.errors import InputError
-from jemb.evaluate.texts import dataset_texts, evaluation_texts, task_texts
+from jemb.evaluate.tasks import dataset_texts, evaluation_texts
 
 
 def test_files_and_folders(tmp_path):
@@ -53,6 +53,6 @@ def test_unknown_tasks_and_missing_data_are_the_users_to_mend(monkeypatch):
     pytest.importorskip("mteb")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InputError, match="SciFakt"):
-        task_texts("SciFakt")
+        evaluation_texts("mteb:SciFakt")
     with pytest.raises(InputError, match="mteb:SciFact: the data cannot be loaded"):
-        task_texts("SciFact")
+        evaluation_texts("mteb:SciFact")

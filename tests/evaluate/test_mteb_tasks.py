@@ -22,15 +22,12 @@ from jemb.config import EvaluateConfig, ModelConfig  # noqa: E402
 from jemb.core.errors import InputError  # noqa: E402
 from jemb.evaluate import RetrievalTask, Task, evaluate, load_task, load_tasks  # noqa: E402
 from jemb.evaluate import tasks as tasks_module  # noqa: E402
-from jemb.evaluate.bm25 import score_bm25  # noqa: E402
-from jemb.evaluate.bootstrap import Bootstrap  # noqa: E402
+from jemb.evaluate.measure import Bootstrap  # noqa: E402
 from jemb.evaluate.models import TextEncoder, load_text_encoder, measure  # noqa: E402
 from jemb.evaluate.mteb_names import find_tasks  # noqa: E402
-from jemb.evaluate.mteb_negation import negation_task  # noqa: E402
-from jemb.evaluate.mteb_tasks import MtebTask  # noqa: E402
-from jemb.evaluate.negation import NegationTask  # noqa: E402
-from jemb.evaluate.reranking import RerankingTask  # noqa: E402
-from jemb.evaluate.sts import StsTask  # noqa: E402
+from jemb.evaluate.mteb_tasks import MtebTask, negation_task  # noqa: E402
+from jemb.evaluate.pairs import NegationTask, StsTask  # noqa: E402
+from jemb.evaluate.ranking import RerankingTask  # noqa: E402
 from jemb.evaluate.vectors import Prompts  # noqa: E402
 from jemb.model import find_auxiliary, make_tiny  # noqa: E402
 
@@ -180,12 +177,12 @@ def test_widths_are_those_of_a_truncated_model(tiny: Path) -> None:
 def test_bm25_on_mteb_equals_bm25_on_the_local_task() -> None:
     dropped = ours(mteb_objects.retrieval, RETRIEVAL, drop_own_ids=True).measure_bm25()
     assert dropped.scores["ndcg_at_10"].value == pytest.approx(
-        score_bm25(RETRIEVAL).scores["ndcg_at_10"].value, abs=1e-3
+        RETRIEVAL.measure_bm25().scores["ndcg_at_10"].value, abs=1e-3
     )
     ranked = ours(mteb_objects.reranking, RERANKING)
     assert ranked.ranks
     assert ranked.measure_bm25().scores["map_at_1000"].value == pytest.approx(
-        score_bm25(RERANKING).scores["map"].value, abs=1e-3
+        RERANKING.measure_bm25().scores["map"].value, abs=1e-3
     )
     assert not ours(mteb_objects.sts, STS).ranks
 

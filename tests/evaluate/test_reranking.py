@@ -9,8 +9,7 @@ import pytest
 
 from jemb.core.errors import InputError
 from jemb.evaluate import load_task, score
-from jemb.evaluate.bm25 import score_bm25
-from jemb.evaluate.reranking import RerankingTask
+from jemb.evaluate.ranking import RerankingTask
 
 
 def at_angle(texts: Sequence[str]) -> np.ndarray:
@@ -58,5 +57,5 @@ def test_bm25_puts_the_candidates_of_each_query_in_order() -> None:
     task = RerankingTask(
         "r", ["red cat", "blue dog"], [["a red cat sat"], ["dog"]], [["cat", "tree"], ["the blue dog barks"]]
     )
-    metrics = {name: score.value for name, score in score_bm25(task).scores.items()}
+    metrics = {name: score.value for name, score in task.measure_bm25().scores.items()}
     assert metrics == {"map": pytest.approx(75), "mrr_at_10": pytest.approx(75)}

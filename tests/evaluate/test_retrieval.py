@@ -13,7 +13,8 @@ import pytrec_eval
 
 from jemb.core.errors import InputError
 from jemb.evaluate import RetrievalTask, load_task, score
-from jemb.evaluate.retrieval import Run, query_metrics
+from jemb.evaluate.bm25 import Run
+from jemb.evaluate.ranking import query_metrics
 
 
 def at_angle(texts: Sequence[str]) -> np.ndarray:

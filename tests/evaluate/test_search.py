@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jemb.evaluate import search
-from jemb.evaluate.search import best, top_k
+from jemb.evaluate import ranking
+from jemb.evaluate.bm25 import best
+from jemb.evaluate.ranking import top_k
 from jemb.prepare.vectors import scoring
 
 
@@ -35,7 +36,7 @@ def test_equals_a_full_sort(queries: int, corpus: int, k: int, seed: int) -> Non
 def test_real_vectors_over_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     q, c = (rng.normal(size=(n, 32)).astype(np.float32) for n in (70, 3000))
-    monkeypatch.setattr(search, "QUERIES", 16)
+    monkeypatch.setattr(ranking, "QUERIES", 16)
     monkeypatch.setattr(scoring, "POOL_BLOCK", 512)
     scores, columns = top_k(q, c, 100)
     exact = q.astype(np.float64) @ c.T.astype(np.float64)

@@ -1,0 +1,214 @@
+"""Tasks of putting texts in order: retrieval (among all passages) and reranking (among a query's own candidates).
+
+Before: `beir.py` and `rows.py` read; vectors or `bm25.py` rank. After: `run.py`. Metrics are trec_eval's own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytrec_eval
+
+from jemb.core.errors import InputError
+from jemb.core.progress import track
+from jemb.evaluate.beir import Qrels, read_beir
+from jemb.evaluate.bm25 import Bm25, Run, rank_bm25
+from jemb.evaluate.measure import Mean, Measured, Score, Task
+from jemb.evaluate.rows import read_rows
+from jemb.evaluate.vectors import Encode, encode_distinct, pair_cosines
+from jemb.prepare.engine.executor import usable_cores
+from jemb.prepare.vectors.scoring import fastest, top_candidates
+
+log = logging.getLogger(__name__)
+
+DEPTH = 100
+"""Passages a run holds for each query: what the deepest metric looks at."""
+QUERIES = 4096
+"""Of one pass over the corpus."""
+
+
+@dataclass(frozen=True)
+class RetrievalTask(Task):
+    """The judged queries and all passages by id, and who is relevant to whom."""
+
+    name: str
+    queries: dict[str, str] = field(repr=False)
+    corpus: dict[str, str] = field(repr=False)
+    qrels: Qrels = field(repr=False)
+    main = "ndcg_at_10"
+    ranks = True
+
+    def measure(self, encode: Encode) -> Measured:
+        """{"ndcg_at_10", "recall_at_10", "recall_at_100", "mrr_at_10"} of exact cosine search, in percent."""
+        return self.judge(self.run(encode))
+
+    def measure_bm25(self) -> Measured:
+        return self.judge(self.bm25_run())
+
+    def judge(self, run: Run) -> Measured:
+        """The metrics of any ranking, in percent: means over the queries of `query_metrics`."""
+        metrics = query_metrics(self.qrels, run)
+        return Measured({metric: Score.of(Mean(100 * values)) for metric, values in metrics.items()})
+
+    def bm25_run(self) -> Run:
+        """The first 100 passages for every query; a passage that shares no word with the query is not found."""
+        found = rank_bm25(self.queries, self.corpus, DEPTH + 1)
+        return {query: self.cut(query, row.items()) for query, row in found.items()}
+
+    def run(self, encode: Encode) -> Run:
+        """The first 100 passages by cosine for every query, the query's own passage left out."""
+        ids = sorted(self.corpus, reverse=True)  # trec_eval's order of ties
+        vectors, (passages, queries) = encode_distinct(
+            encode,
+            "Retrieval",
+            ([self.corpus[passage] for passage in ids], "document"),
+            (list(self.queries.values()), "query"),
+        )
+        # Search among distinct texts, numbered by the first id of each, so that passages with equal texts have
+        # equal scores and the cut among ties is trec_eval's. One more than is kept: the query's own.
+        holders: dict[int, list[str]] = {}
+        for passage, text in zip(ids, passages.tolist(), strict=True):
+            holders.setdefault(text, []).append(passage)
+        scores, texts = top_k(
+            vectors[queries], vectors[: len(holders)], DEPTH + 1, progress=f"search {Path(self.name).name}"
+        )
+        run: Run = {}
+        for query, row_scores, row_texts in zip(self.queries, scores.tolist(), texts.tolist(), strict=True):
+            found = [
+                (score, passage)
+                for score, text in zip(row_scores, row_texts, strict=True)
+                for passage in holders[text][: DEPTH + 1]
+            ]
+            found.sort(reverse=True)
+            run[query] = self.cut(query, ((passage, score) for score, passage in found))
+        return run
+
+    def cut(self, query: str, found: Iterable[tuple[str, float]]) -> dict[str, float]:
+        """The first 100 of a ranking without the passage that is the query itself.
+
+        In BEIR's sets where queries are passages too (Quora, ArguAna) those have the same id; BEIR leaves every such
+        passage out, mteb does for the tasks that say so. Here it goes where it also holds the query's text and is not
+        judged: else the ids only happen to be equal, as where both are numbered from 1.
+        """
+        itself = query in self.corpus and query not in self.qrels[query]
+        itself = itself and _folded(self.queries[query]) in _folded(self.corpus[query])
+        return dict([pair for pair in found if not itself or pair[0] != query][:DEPTH])
+
+
+@dataclass(frozen=True)
+class RerankingTask(Task):
+    """Queries, each with the passages to put in order: those that answer it, and those that do not."""
+
+    name: str
+    queries: list[str] = field(repr=False)
+    positives: list[list[str]] = field(repr=False)
+    negatives: list[list[str]] = field(repr=False)
+    main = "map"
+    ranks = True
+
+    def measure(self, encode: Encode) -> Measured:
+        """{"map", "mrr_at_10"} of the candidates by cosine, in percent. Conventions are mteb's."""
+        candidates = self._candidates()
+        flat = [passage for row in candidates for passage in row]
+        vectors, (queries, passages) = encode_distinct(encode, "Reranking", (self.queries, "query"), (flat, "document"))
+        return self._judge(pair_cosines(vectors, np.repeat(queries, [len(row) for row in candidates]), passages))
+
+    def measure_bm25(self) -> Measured:
+        candidates = self._candidates()
+        index = Bm25([passage for row in candidates for passage in row])
+        starts = np.cumsum([0, *map(len, candidates)])
+        scores = index.scores(self.queries)
+        own = [row[start:end] for row, start, end in zip(scores, starts, starts[1:], strict=False)]
+        return self._judge(np.concatenate(own))
+
+    def _candidates(self) -> list[list[str]]:
+        """The passages of each query, those that answer it first."""
+        return [[*good, *bad] for good, bad in zip(self.positives, self.negatives, strict=True)]
+
+    def _judge(self, scores: np.ndarray) -> Measured:
+        """The metrics of any scores of the candidates of all queries, end to end.
+
+        Among equal scores those that do not answer come first, as trec_eval, which breaks ties by falling id, has it
+        with mteb's ids.
+        """
+        qrels, run = {}, {}
+        left = iter(scores.tolist())
+        for number, (good, bad) in enumerate(zip(self.positives, self.negatives, strict=True)):
+            ids = [f"{place:08}" for place in range(len(good) + len(bad))]
+            qrels[str(number)] = {name: int(place < len(good)) for place, name in enumerate(ids)}
+            run[str(number)] = {name: next(left) for name in ids}
+        found = pytrec_eval.RelevanceEvaluator(qrels, {"map", "recip_rank"}).evaluate(run)
+        average = np.array([found[query]["map"] for query in qrels])
+        first = np.array([found[query]["recip_rank"] for query in qrels])
+        first[first < 1 / 10] = 0
+        return Measured({"map": Score.of(Mean(100 * average)), "mrr_at_10": Score.of(Mean(100 * first))})
+
+
+def read_retrieval(path: Path, name: str) -> RetrievalTask:
+    """A folder in BEIR's layout, or one of its judgement files: see `read_beir`."""
+    return RetrievalTask(name, *read_beir(path))
+
+
+def read_reranking(path: Path, name: str) -> RerankingTask:
+    """Fields `query`, `positive` and `negative`, both lists of texts.
+
+    As in mteb, rows without one or the other are left out, and passages lose the white space around them.
+    """
+    task = RerankingTask(name, [], [], [])
+    left_out = 0
+    for row in read_rows(path):
+        good, bad = ([text.strip() for text in row.texts(name)] for name in ("positive", "negative"))
+        if good and bad:
+            task.queries.append(row.text("query"))
+            task.positives.append(good)
+            task.negatives.append(bad)
+        else:
+            left_out += 1
+    if not task.queries:
+        raise InputError(f"{path}: no row has both a positive and a negative; nothing to put in order")
+    if left_out:
+        log.warning("%s: %d rows without a positive or without a negative are left out", path, left_out)
+    return task
+
+
+def top_k(
+    query_QD: np.ndarray, corpus_ND: np.ndarray, k: int, *, progress: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(scores float32, rows of the corpus int64), both [Q, min(k, N)]: each query's k highest inner products.
+
+    The exact search of `prepare/vectors/scoring.py`, on all cores or a GPU: highest first, ties by lower row; the same
+    on every machine. progress: name of a bar on stderr; None: no bar.
+    """
+    way, starts = fastest(usable_cores()), range(0, max(len(query_QD), 1), QUERIES)
+    bar = track(starts, progress, len(starts), "block")
+    found = [top_candidates(query_QD[start : start + QUERIES], corpus_ND, k, way=way) for start in bar]
+    scores, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return scores, rows
+
+
+def query_metrics(qrels: Qrels, run: Mapping[str, Mapping[str, float]]) -> dict[str, np.ndarray]:
+    """float64 [Q], 0 to 1, for each metric, by trec_eval, in the order of `qrels`; 0 where nothing was found.
+
+    `run` must be in the order of `Run`: MRR@10 is trec_eval's reciprocal rank of the first ten.
+    """
+    first_ten = {query: dict(list(found.items())[:10]) for query, found in run.items()}
+    deep = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "recall.10,100"}).evaluate(run)
+    short = pytrec_eval.RelevanceEvaluator(qrels, {"recip_rank"}).evaluate(first_ten)
+    sources = {
+        "ndcg_at_10": (deep, "ndcg_cut_10"),
+        "recall_at_10": (deep, "recall_10"),
+        "recall_at_100": (deep, "recall_100"),
+        "mrr_at_10": (short, "recip_rank"),
+    }
+    return {
+        metric: np.array([result.get(query, {}).get(measure, 0.0) for query in qrels], np.float64)
+        for metric, (result, measure) in sources.items()
+    }
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
