@@ -28,7 +28,7 @@ from jemb.prepare.engine import run
 from jemb.prepare.engine.identity import changes, is_origin, origin
 from jemb.prepare.registry import all_stages
 from jemb.prepare.source.check import check, check_names
-from jemb.prepare.source.parts import parts, read_part
+from jemb.prepare.source.parts import Summary, parts, read_part
 from jemb.prepare.source.record_fields import Row
 from jemb.prepare.source.sources import Source, find_sources
 from jemb.prepare.stages.language import LanguageConfig
@@ -51,7 +51,7 @@ def rows(source: Source) -> list[Row]:
     return [
         row
         for part in parts(source)
-        for row in read_part(part, source.fields, source.constants)
+        for row in read_part(part, source.fields, source.constants, Summary())
         if isinstance(row, Row)
     ]
 

@@ -6,23 +6,23 @@ part does not know how many records come before it, so it counts from 0, and the
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from jemb.core.files import write_atomic
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.table import PIECE_BYTES, PIECE_ROWS, PIECE_SCHEMA, Piece, Table, write_table
 from jemb.prepare.source.check import check_names
-from jemb.prepare.source.parts import Part, Summary, Unreadable, parts, read_part
+from jemb.prepare.source.parts import Part, Summary, parts, read_part
 from jemb.prepare.source.record_fields import Row
 from jemb.prepare.source.sources import Source
+from jemb.tables import Bad, base_name
 
 SERIAL_BYTES = 8 << 20
 """Bytes of input below which starting other processes takes longer than reading."""
@@ -53,58 +53,48 @@ def read(source: Source, job: Job) -> Reading:
     check_names(source, sum((Counter(result["names"]) for result in results), Counter()))
     pieces: list[Piece] = []
     unreadable: list[dict[str, Any]] = []
+    broken: dict[str, Any] | None = None
     start = 0
     lines: Counter[str] = Counter()
     for part, result in zip(todo, results, strict=True):
         for piece in result["pieces"]:
-            path = job.folder / piece["file"]
-            pieces.append(Piece(path, start + piece["first"], piece["span"], piece["rows"]))
-        if result["unreadable"]:
-            text = _unreadable_file(job.folder, part).read_text()
-            found = map(json.loads, text.splitlines())
-            unreadable += [row | {"line": row["line"] + lines[part.path]} for row in found]
+            pieces.append(Piece(job.folder / piece["file"], start + piece["first"], piece["span"], piece["rows"]))
+        for bad in result["unreadable"]:
+            row = {"file": base_name(part.path), **bad, "line": bad["line"] + lines[part.path]}
+            if row.pop("rest_lost") and broken is None:
+                broken = row
+            unreadable.append(row)
         start += result["records"]
         lines[part.path] += result["lines"]
-    broken = next((row for row in unreadable if row["rest_lost"]), None)
-    listed = [{name: value for name, value in row.items() if name != "rest_lost"} for row in unreadable]
-    return Reading(Table(tuple(pieces)), sum(result["triplets"] for result in results), listed, broken)
+    return Reading(Table(tuple(pieces)), sum(result["triplets"] for result in results), unreadable, broken)
 
 
 def _read_part(source: Source, folder: Path, piece_rows: int, part: Part) -> dict[str, Any]:
-    """The rows of a part as piece files, and its unreadable records as JSON lines."""
+    """The rows of a part as piece files; what else is known of it, its unreadable records included."""
     pieces: list[dict[str, Any]] = []
-    unreadable: list[Unreadable] = []
+    unreadable: list[Bad] = []
     summary = Summary()
     triplets = 0
-
-    def rows() -> Iterator[Row]:
-        nonlocal summary
-        for item in read_part(part, source.fields, source.constants):
-            if isinstance(item, Row):
-                yield item
-            elif isinstance(item, Unreadable):
-                unreadable.append(item)
-            else:
-                summary = item
-
-    for number, piece in enumerate(_pieces(rows(), piece_rows)):
+    items = read_part(part, source.fields, source.constants, summary)
+    for number, piece in enumerate(_pieces(items, piece_rows, unreadable)):
         first, last = piece[0].number, piece[-1].number
         triplets += sum(bool(row.negatives) for row in piece)
         name = f"part-{part.number:06d}-{number:06d}.arrow"
-        write_table(folder / name, _columns(piece, first))
+        numbers, *texts = map(list, zip(*piece, strict=True))
+        write_table(folder / name, pa.table([np.array(numbers) - first, *texts], schema=PIECE_SCHEMA))
         pieces.append({"file": name, "first": first, "span": last + 1 - first, "rows": len(piece)})
-    lines = [json.dumps(row.to_json() | {"rest_lost": row.rest_lost}) + "\n" for row in unreadable]
-    if lines:
-        write_atomic(_unreadable_file(folder, part), "".join(lines))
-    counts = {"records": summary.records, "lines": summary.lines, "names": dict(summary.names)}
-    return {"pieces": pieces, "triplets": triplets, "unreadable": len(lines), **counts}
+    found = {"pieces": pieces, "triplets": triplets, "unreadable": [asdict(row) for row in unreadable]}
+    return found | {"records": summary.records, "lines": summary.lines, "names": dict(summary.names)}
 
 
-def _pieces(rows: Iterator[Row], most: int) -> Iterator[list[Row]]:
-    """Runs of `most` rows or `PIECE_BYTES` characters, whichever comes first."""
+def _pieces(items: Iterable[Row | Bad], most: int, unreadable: list[Bad]) -> Iterator[list[Row]]:
+    """Runs of `most` rows or `PIECE_BYTES` characters, whichever comes first. What is no row goes to `unreadable`."""
     piece: list[Row] = []
     size = 0
-    for row in rows:
+    for row in items:
+        if isinstance(row, Bad):
+            unreadable.append(row)
+            continue
         piece.append(row)
         size += len(row.query) + len(row.positive) + sum(map(len, row.negatives)) + len(row.extra)
         if len(piece) == most or size >= PIECE_BYTES:
@@ -112,18 +102,3 @@ def _pieces(rows: Iterator[Row], most: int) -> Iterator[list[Row]]:
             piece, size = [], 0
     if piece:
         yield piece
-
-
-def _columns(rows: list[Row], first: int) -> pa.Table:
-    columns = [
-        [row.number - first for row in rows],
-        [row.query for row in rows],
-        [row.positive for row in rows],
-        [list(row.negatives) for row in rows],
-        [row.extra for row in rows],
-    ]
-    return pa.table(columns, schema=PIECE_SCHEMA)
-
-
-def _unreadable_file(folder: Path, part: Part) -> Path:
-    return folder / f"part-{part.number:06d}.unreadable.jsonl"

@@ -3,7 +3,7 @@
 Before: `sources.py`. After: `prepare/read.py`. Cutting is invisible: whatever the size of the parts, once the records
 and lines of the parts before are added to their numbers, all rows are as if one process had read them in order. Bad
 rows never raise: they are part of what a file holds. A file that breaks off (truncated gzip, damaged tar or Parquet)
-ends with an `Unreadable` that says the rest is lost.
+ends with a `Bad` that says the rest is lost.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice, pairwise
-from typing import Any
 
 from jemb.config import FieldsConfig
 from jemb.core.errors import InputError
@@ -23,11 +22,9 @@ from jemb.tables import (
     BOM,
     Bad,
     Damaged,
-    Found,
     Lines,
     Record,
     Tally,
-    base_name,
     each,
     excerpt,
     group_rows,
@@ -73,34 +70,12 @@ class Part:
         return islice(read_table(self.path, self.format, self.start, self.end, tally), self.limit)
 
 
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A record that cannot be used. line: in a text file, else its number in the file; from 1, counted in the part.
-
-    text: its start. rest_lost: the file breaks off here, with unknown loss.
-    """
-
-    file: str
-    line: int
-    reason: str
-    text: str = ""
-    rest_lost: bool = False
-
-    def shift(self, lines: int) -> Unreadable:
-        """With its line counted in the whole file. lines: of the parts of the file before this one."""
-        return replace(self, line=self.line + lines)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"file": base_name(self.file), "line": self.line, "reason": self.reason, "text": self.text}
-
-
 @dataclass(slots=True)
-class Summary:
-    """What a part held. records: unreadable ones included; lines: what the lines of the next part are shifted by;
-    names: field name -> records that have it."""
+class Summary(Tally):
+    """What a part held, filled while it is read. records: unreadable ones included; lines: what the lines of the next
+    part are shifted by; names: field name -> records that have it."""
 
     records: int = 0
-    lines: int = 0
     names: Counter[str] = field(default_factory=Counter)
 
 
@@ -113,7 +88,10 @@ def parts(source: Source, part_bytes: int = PART_BYTES, part_rows: int = PART_RO
     if source.format == "hf":
         found = _hub_parts(source, part_rows)
     else:
-        found = [_whole(source, file) for file in each(look, source.paths)]
+        found = [
+            Part(source.name, 0, source.format, file.place, size=file.size or 0, whole_size=file.size, tag=file.tag)
+            for file in each(look, source.paths)
+        ]
         if source.format == "parquet":
             found = [part for file in each(partial(_by_row_groups, part_rows=part_rows), found) for part in file]
         if source.limit is not None:
@@ -123,22 +101,19 @@ def parts(source: Source, part_bytes: int = PART_BYTES, part_rows: int = PART_RO
     return [replace(part, number=number) for number, part in enumerate(found)]
 
 
-def read_part(
-    part: Part, fields: FieldsConfig, constants: Mapping[str, str] | None = None
-) -> Iterator[Row | Unreadable | Summary]:
-    """Every record of a part in order, as a row or as unreadable; the last item is the `Summary`.
+def read_part(part: Part, fields: FieldsConfig, constants: Mapping[str, str], summary: Summary) -> Iterator[Row | Bad]:
+    """Every record of a part in order, as a row or as one that cannot be used, with its line counted in the part.
 
     fields: names in the records; constants: extra fields that each row gets. Extra fields named like a sample's own are
     left out. Raises `InputError` when the file is gone or has changed since the parts were made, or does so meanwhile.
     """
     _check_unchanged(part)
-    convert = Converter(fields, constants or {})
+    convert = Converter(fields, constants)
     shapes: Counter[tuple[str, ...]] = Counter()
-    summary, tally = Summary(), Tally()
-    for item in part.records(tally):
+    for item in part.records(summary):
         summary.records += 1
         if isinstance(item, Bad):
-            yield Unreadable(part.path, item.line, item.reason, item.text, item.rest_lost)
+            yield item
             continue
         line, record = item
         shapes[tuple(record)] += 1
@@ -147,11 +122,10 @@ def read_part(
         try:
             yield convert(summary.records - 1, record)
         except ValueError as error:
-            yield Unreadable(part.path, line, reason(error), shown(record))
+            yield Bad(line, reason(error), shown(record))
     _check_unchanged(part)
     _count_names(summary.names, shapes, fields)
-    summary.lines = tally.lines or summary.records
-    yield summary
+    summary.lines = summary.lines or summary.records
 
 
 def _count_names(names: Counter[str], shapes: Counter[tuple[str, ...]], fields: FieldsConfig) -> None:
@@ -172,11 +146,6 @@ def _check_unchanged(part: Part) -> None:
     now = look(part.path)
     if part.whole_size is not None and (now.size, now.tag) != (part.whole_size, part.tag):
         raise InputError(f"{part.path}: was {part.whole_size} bytes, is {now.size}: {UNCHANGED}")
-
-
-def _whole(source: Source, file: Found) -> Part:
-    size = file.size or 0
-    return Part(source.name, 0, source.format, file.place, size=size, whole_size=file.size, tag=file.tag)
 
 
 def _by_bytes(part: Part, part_bytes: int) -> list[Part]:
