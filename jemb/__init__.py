@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from jemb.config import EvaluateConfig as EvaluateConfig
     from jemb.config import ExportConfig as ExportConfig
     from jemb.config import ModelConfig as ModelConfig
-    from jemb.config import PrepareConfig as PrepareConfig
     from jemb.config import TokenizeConfig as TokenizeConfig
     from jemb.config import TrainConfig as TrainConfig
     from jemb.core.errors import Failure as Failure
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from jemb.model import Encoder as Encoder
     from jemb.model import encode as encode
     from jemb.model import load_encoder as load_encoder
+    from jemb.prepare.options import PrepareConfig as PrepareConfig
     from jemb.train import EmbeddingModule as EmbeddingModule
     from jemb.train import StopOnSignal as StopOnSignal
 
@@ -47,7 +47,6 @@ HOMES = {
         "EvaluateConfig",
         "ExportConfig",
         "ModelConfig",
-        "PrepareConfig",
         "TokenizeConfig",
         "TrainConfig",
     ),
@@ -56,6 +55,7 @@ HOMES = {
     "jemb.core.errors": ("Failure", "InputError"),
     "jemb.loss": ("Loss", "Objective", "Texts", "objective"),
     "jemb.model": ("Encoder", "encode", "load_encoder"),
+    "jemb.prepare.options": ("PrepareConfig",),
     "jemb.train": ("EmbeddingModule", "StopOnSignal"),
 }
 """Where each further name of `jemb` stands."""

@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jemb.config import EvaluateConfig, ExportConfig, PrepareConfig, SourceConfig, TokenizeConfig, TrainConfig
+from jemb.config import EvaluateConfig, ExportConfig, TokenizeConfig, TrainConfig
 from jemb.core.errors import InputError
 from jemb.launch import find_ranks
 from jemb.mirror import local_copy, written_file, written_to
+from jemb.prepare.options import PrepareConfig, SourceConfig
 from jemb.tables.places import is_url, to_local
 
 if TYPE_CHECKING:

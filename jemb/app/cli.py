@@ -28,7 +28,6 @@ from jemb.config import (
     ExportConfig,
     InspectConfig,
     NewConfig,
-    PrepareConfig,
     TokenizeConfig,
     TrainConfig,
     describe,
@@ -45,12 +44,23 @@ DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command's config class and the line that `jemb --help` and its own help show."""
+    """A command's config class and the line that `jemb --help` and its own help show.
 
-    config: type
+    of: the class, or MODULE:NAME of one whose module takes a while to be imported.
+    """
+
+    of: type | str
     example: str
     positional: str | None = None
     """The option that a first argument without `=` gives."""
+
+    @property
+    def config(self) -> type:
+        if isinstance(self.of, type):
+            return self.of
+        module, _, name = self.of.partition(":")
+        found: type = getattr(importlib.import_module(module), name)
+        return found
 
     @property
     def summary(self) -> str:
@@ -59,7 +69,7 @@ class Command:
 
 COMMANDS = {
     "demo": Command(DemoConfig, "jemb demo"),
-    "prepare": Command(PrepareConfig, "jemb prepare input=raw output=shards"),
+    "prepare": Command("jemb.prepare.options:PrepareConfig", "jemb prepare input=raw output=shards"),
     "train": Command(TrainConfig, "jemb train shards=shards output=runs/pairs model=t5_small max_steps=1000"),
     "tokenize": Command(TokenizeConfig, "jemb tokenize shards=shards model=google-t5/t5-small output=tokens"),
     "evaluate": Command(

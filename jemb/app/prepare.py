@@ -2,7 +2,7 @@
 
 import sys
 
-from jemb.config import PrepareConfig
+from jemb.prepare.options import PrepareConfig
 
 
 def run(config: PrepareConfig) -> None:

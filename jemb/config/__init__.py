@@ -15,12 +15,6 @@ from jemb.config.commands import (
     TokenizeConfig,
 )
 from jemb.config.parse import describe, option_kinds, option_names, options
-from jemb.config.prepare import (
-    FieldsConfig,
-    PrepareConfig,
-    RayConfig,
-    SourceConfig,
-)
 from jemb.config.train import EvaluationConfig, LossWeights, ModelConfig, TrainConfig
 from jemb.config.types import DuplicateSide, Positive, Role, Share, Sides, Strings, roles
 from jemb.registry import suggest
@@ -32,18 +26,14 @@ __all__ = [
     "EvaluateConfig",
     "EvaluationConfig",
     "ExportConfig",
-    "FieldsConfig",
     "InspectConfig",
     "LossWeights",
     "ModelConfig",
     "NewConfig",
     "Positive",
-    "PrepareConfig",
-    "RayConfig",
     "Role",
     "Share",
     "Sides",
-    "SourceConfig",
     "Strings",
     "TokenizeConfig",
     "TrainConfig",

@@ -13,14 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from jemb.config import (
-    DemoConfig,
-    EvaluateConfig,
-    ExportConfig,
-    ModelConfig,
-    PrepareConfig,
-    TrainConfig,
-)
+from jemb.config import DemoConfig, EvaluateConfig, ExportConfig, ModelConfig, TrainConfig
 from jemb.core.errors import Failure, InputError
 from jemb.core.files import write_atomic, write_json
 from jemb.demo.corpus import build_corpus
@@ -28,6 +21,7 @@ from jemb.demo.summary import scores_table, write_report
 from jemb.evaluate import evaluate
 from jemb.export import export
 from jemb.prepare import Tools, prepare, summary_table
+from jemb.prepare.options import PrepareConfig
 from jemb.prepare.stages.consistency import ConsistencyConfig
 from jemb.run_folder import RunFolder
 from jemb.shards import Manifest

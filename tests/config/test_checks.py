@@ -11,8 +11,9 @@ import pytest
 
 from jemb import config as configs
 from jemb.app.compose import compose_config
-from jemb.config import ExportConfig, ModelConfig, PrepareConfig, TrainConfig
+from jemb.config import ExportConfig, ModelConfig, TrainConfig
 from jemb.core.errors import InputError
+from jemb.prepare.options import PrepareConfig, SourceConfig
 from jemb.prepare.registry import all_stages
 
 TRAIN: dict[str, Any] = {"shards": "s", "output": "o"}
@@ -80,6 +81,7 @@ def test_options_have_names() -> None:
 def test_every_config_class_checks_itself() -> None:
     classes = [cls for name in configs.__all__ if dataclasses.is_dataclass(cls := getattr(configs, name))]
     classes += [stage.options for stage in all_stages().values() if stage.options]
+    classes += [PrepareConfig, SourceConfig]
     assert len(classes) > 20
     for cls in classes:
         with pytest.raises(InputError, match="unknown option 'nonsense'"):

@@ -15,7 +15,7 @@ import pytest
 from blocks import ROOT
 
 from jemb.app.cli import COMMANDS
-from jemb.config import PrepareConfig
+from jemb.prepare.options import PrepareConfig
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jemb.config import FieldsConfig
 from jemb.core.errors import InputError
+from jemb.prepare.options import FieldsConfig
 from jemb.prepare.source.parts import Summary, parts, read_part
 from jemb.prepare.source.record_fields import Row
 from jemb.prepare.source.sources import Source

@@ -22,7 +22,7 @@ JOB = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 from prepare_tools import TOOLS
-from jemb.config import PrepareConfig
+from jemb.prepare.options import PrepareConfig
 from jemb.prepare.stages.decontaminate import DecontaminateConfig
 from jemb.prepare import prepare
 from jemb.prepare.engine import job, read

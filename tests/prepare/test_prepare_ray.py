@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from prepare_tools import TOOLS, bag_of_words
 
-from jemb.config import PrepareConfig
 from jemb.prepare import prepare
+from jemb.prepare.options import PrepareConfig
 from jemb.prepare.stages.decontaminate import DecontaminateConfig
 
 

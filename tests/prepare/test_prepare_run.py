@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prepare_tools import TOOLS, bag_encoder, no_model, write_tar
 
-from jemb.config import FieldsConfig, PrepareConfig
 from jemb.core.errors import InputError
 from jemb.core.files import alone
 from jemb.prepare import Tools, prepare, summary_table
 from jemb.prepare.engine import run
+from jemb.prepare.options import FieldsConfig, PrepareConfig
 from jemb.prepare.stages.consistency import ConsistencyConfig
 from jemb.prepare.stages.decontaminate import DecontaminateConfig
 from jemb.prepare.stages.exact import ExactConfig

@@ -20,12 +20,11 @@ import pytest
 from prepare_tools import TOOLS, write_tar
 
 from jemb.app.compose import compose_config
-from jemb.config import FieldsConfig, PrepareConfig
-from jemb.config.prepare import SourceConfig, SourceFieldsConfig
 from jemb.core.errors import InputError
 from jemb.core.records import Sample
 from jemb.prepare.engine import run
 from jemb.prepare.engine.identity import changes, is_origin, origin
+from jemb.prepare.options import FieldsConfig, PrepareConfig, SourceConfig, SourceFieldsConfig
 from jemb.prepare.registry import all_stages
 from jemb.prepare.source.check import check, check_names
 from jemb.prepare.source.parts import Summary, parts, read_part

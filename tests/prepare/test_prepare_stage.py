@@ -11,11 +11,11 @@ import pytest
 from prepare_tools import TOOLS
 
 from jemb.app.cli import main
-from jemb.config import PrepareConfig
 from jemb.core.errors import InputError
 from jemb.prepare import prepare
 from jemb.prepare import registry as stages
 from jemb.prepare.engine import job, read
+from jemb.prepare.options import PrepareConfig
 from jemb.shards import ShardReader, read_manifest
 
 STAGE = '''

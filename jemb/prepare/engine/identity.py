@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from jemb.config import PrepareConfig
+from jemb.prepare.options import PrepareConfig
 from jemb.prepare.source.sources import Source
 from jemb.tables import base_name, each, hub_name, hub_state, is_url, look, open_bytes
 

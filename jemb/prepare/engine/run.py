@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from jemb.config import PrepareConfig
 from jemb.core.errors import InputError
 from jemb.core.files import alone, replace_folder, write_atomic
 from jemb.core.progress import track
@@ -31,6 +30,7 @@ from jemb.prepare.engine.passes import passes, run_each
 from jemb.prepare.engine.read import Reading, read
 from jemb.prepare.engine.table import Rows, Table, Verdict
 from jemb.prepare.engine.write import write_dropped, write_shards
+from jemb.prepare.options import PrepareConfig
 from jemb.prepare.registry import Stage, StageInputs, Tools, all_stages
 from jemb.prepare.report.page import write_report
 from jemb.prepare.report.summary import family, summary_table

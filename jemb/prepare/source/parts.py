@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice, pairwise
 
-from jemb.config import FieldsConfig
 from jemb.core.errors import InputError
+from jemb.prepare.options import FieldsConfig
 from jemb.prepare.source.record_fields import Converter, Row, reason, shown
 from jemb.prepare.source.sources import Source
 from jemb.tables import (

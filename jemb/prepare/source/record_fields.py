@@ -11,7 +11,7 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from jemb.config import FieldsConfig
+from jemb.prepare.options import FieldsConfig
 from jemb.tables import NotText, excerpt
 
 OWN_FIELDS = ("query", "positive", "negatives")

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from braceexpand import braceexpand
 
-from jemb.config import FieldsConfig, PrepareConfig, suggest
+from jemb.config import suggest
 from jemb.core.errors import InputError
+from jemb.prepare.options import FieldsConfig, PrepareConfig
 from jemb.prepare.source.record_fields import OWN_FIELDS
 from jemb.shards import Manifest
 from jemb.tables import (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import MISSING, asdict, field, fields, replace
@@ -13,6 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from jemb.config.parse import options
 from jemb.config.types import Positive, Seed, Share, Strings
+from jemb.prepare.registry import Stage, all_stages
 
 
 @options
@@ -136,7 +136,7 @@ class PrepareConfig:
         """The class with the options of all stages there are. plugins: modules to import first; so are those of
         `stages` that are named as MODULE:NAME."""
         modules = [*plugins, *(stage.partition(":")[0] for stage in stages if ":" in stage)]
-        return _whole(tuple(_stages(tuple(modules)).values()))
+        return _whole(tuple(all_stages(modules).values()))
 
     def of(self, name: str) -> PrepareConfig:
         """The config as it is for one data set: with the stages and options that `sources.NAME` has of its own."""
@@ -146,7 +146,7 @@ class PrepareConfig:
         changes: dict[str, Any] = {"sources": {}}
         if source.stages is not None:
             changes["stages"] = source.stages
-        for stage in _stages(tuple(self.plugins)):
+        for stage in all_stages(self.plugins):
             if given := getattr(source, stage, None):
                 values = {item.name: getattr(getattr(self, stage), item.name) for item in fields(getattr(self, stage))}
                 try:
@@ -157,12 +157,12 @@ class PrepareConfig:
 
     def _check_stages(self) -> None:
         chosen = [*self.stages, *(stage for source in self.sources.values() for stage in source.stages or ())]
-        for name, stage in _stages(tuple(self.plugins)).items():
+        for name, stage in all_stages(self.plugins).items():
             for option in stage.wanted_with:
                 if getattr(getattr(self, name), option) and name not in chosen:
                     raise ValueError(
                         f"{name}.{option} is given, but {name} is not among the stages; wanted e.g. "
-                        f"stages=[{','.join(other for other in _stages(()) if other in {name, *self.stages})}]"
+                        f"stages=[{','.join(other for other in all_stages() if other in {name, *self.stages})}]"
                     )
         for name in self.sources:
             self.of(name)
@@ -176,15 +176,8 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else list(value) if isinstance(value, tuple) else value
 
 
-def _stages(plugins: tuple[str, ...]) -> dict[str, Any]:
-    """Stages register themselves where they are written, and this package shows what options they have. Their module is
-    found by name, for those of others are too."""
-    found: dict[str, Any] = importlib.import_module("jemb.prepare.registry").all_stages(plugins)
-    return found
-
-
 @cache
-def _whole(stages: tuple[Any, ...]) -> type[PrepareConfig]:
+def _whole(stages: tuple[Stage, ...]) -> type[PrepareConfig]:
     """`PrepareConfig` with fields for the stages."""
     names = [stage.name for stage in stages]
     of_function = {
