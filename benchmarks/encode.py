@@ -27,7 +27,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from benchmarks.consistency import peak
-from jemb.model import Encoder, encode, find_auxiliary, load_encoder
+from jemb.model import Encoder, encode, find_folder, load_encoder
 from jemb.model.encode import BATCH_TOKENS, batches
 
 BATCH_SIZES = (16, 32, 64, 128)
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--files", type=Path, nargs="*", default=[])
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    folder = find_auxiliary("all-MiniLM-L6-v2")
+    folder = str(find_folder("all-MiniLM-L6-v2"))
     theirs, ours = SentenceTransformer(folder, device="cpu"), load_encoder(folder)
     found = read_texts(arguments.files) if arguments.files else documentation()
     texts = random.Random(0).sample(found, min(arguments.texts, len(found)))

@@ -127,9 +127,9 @@ def webdataset_rows(folder: Path) -> Callable[[], int]:
 def bare_tokenizer(rows: list[dict[str, str]]) -> Callable[[], int]:
     from tokenizers import Tokenizer
 
-    from jemb.model import find_auxiliary
+    from jemb.model import find_folder
 
-    tokenizer = Tokenizer.from_file(str(Path(find_auxiliary("all-MiniLM-L6-v2")) / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(find_folder("all-MiniLM-L6-v2") / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(256)
     sides = [
@@ -149,11 +149,11 @@ def bare_tokenizer(rows: list[dict[str, str]]) -> Callable[[], int]:
 def our_batches(folder: Path, count: int, stored: bool = False) -> Callable[[], int]:
     from jemb.config import TokenizeConfig
     from jemb.data import Collate, StepDataset
-    from jemb.model import find_auxiliary, load_encoder
+    from jemb.model import find_folder, load_encoder
     from jemb.pretokenize import open_tokens, pretokenize
 
     plan, readers = make_plan(folder)
-    model = find_auxiliary("all-MiniLM-L6-v2")
+    model = str(find_folder("all-MiniLM-L6-v2"))
     encoder = load_encoder(model, max_length=256)
     collate = Collate(tokenize=encoder.tokenize, num_negatives=0, seed=0, pad_id=encoder.tokenize.pad_id)
     tokens = None
@@ -177,9 +177,9 @@ def peer_batches(folder: Path, count: int) -> Callable[[], int]:
     from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
     from torch.utils.data import DataLoader
 
-    from jemb.model import find_auxiliary
+    from jemb.model import find_folder
 
-    model = SentenceTransformer(find_auxiliary("all-MiniLM-L6-v2"), device="cpu")
+    model = SentenceTransformer(str(find_folder("all-MiniLM-L6-v2")), device="cpu")
     rows = load_dataset("json", data_files=str(folder / "pairs.jsonl"), split="train", cache_dir=str(folder / "cache"))
     rows = rows.select_columns(["query", "positive"])
     collate = SentenceTransformerDataCollator(preprocess_fn=model.preprocess)

@@ -140,11 +140,11 @@ def make_model(shape: str, folder: Path) -> None:
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
     from transformers import AutoTokenizer, BertConfig, BertModel, T5Config, T5EncoderModel
 
-    from jemb.model import find_auxiliary
+    from jemb.model import find_folder
 
     kind, sizes = SHAPES[shape]
     torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(os.environ.get("MINILM") or find_auxiliary("all-MiniLM-L6-v2"))
+    tokenizer = AutoTokenizer.from_pretrained(os.environ.get("MINILM") or find_folder("all-MiniLM-L6-v2"))
     no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     backbone: Any = (
         BertModel(BertConfig(vocab_size=len(tokenizer), **no_dropout, **sizes))

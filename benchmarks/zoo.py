@@ -22,7 +22,7 @@ from sentence_transformers.sentence_transformer.modules import (
 )
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from jemb.model.quiet import quiet
 from jemb.model.tiny import train_wordpiece
@@ -40,7 +40,8 @@ TEXTS = [
 
 def wordpiece() -> PreTrainedTokenizerBase:
     names = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
-    return PreTrainedTokenizerFast(tokenizer_object=train_wordpiece(TEXTS * 4, 400), model_max_length=LIMIT, **names)
+    trained = BertTokenizer(train_wordpiece(TEXTS * 4, 400)).backend_tokenizer
+    return PreTrainedTokenizerFast(tokenizer_object=trained, model_max_length=LIMIT, **names)
 
 
 def bpe(*, end: bool = True, start: bool = False, pad: bool = True, side: str = "right") -> PreTrainedTokenizerBase:
@@ -198,6 +199,6 @@ def static(folder: Path) -> Path:
     """Static embeddings, as model2vec's."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module = StaticEmbedding(train_wordpiece(TEXTS * 4, 400), embedding_dim=32)
+        module = StaticEmbedding(BertTokenizer(train_wordpiece(TEXTS * 4, 400)).backend_tokenizer, embedding_dim=32)
     SentenceTransformer(modules=[module], device="cpu").save(str(folder), create_model_card=False)
     return folder

@@ -26,7 +26,7 @@ from torch import Tensor
 from jemb.core.records import Sample
 from jemb.data import BatchPlan, Collate, PlanSource
 from jemb.loss import Rows, contrastive_loss
-from jemb.model import Encoder, encode, find_auxiliary, load_encoder
+from jemb.model import Encoder, encode, find_folder, load_encoder
 from jemb.prepare.near.buckets import keys_of
 from jemb.prepare.near.folding import fold, fold_text, pack
 from jemb.prepare.stages.near_duplicates import NearDuplicatesConfig
@@ -115,7 +115,7 @@ def jaccard(text: str, other: str) -> float:
 def consistency(demo: Path) -> Figure:
     """Ranks of the own positive, and of another row's, among all passages of a data set."""
     rows = list(read_lines(demo / "corpus" / "raw" / "summary_details.jsonl"))[:3000]
-    encoder = load_encoder(str(find_auxiliary("sentence-transformers/all-MiniLM-L6-v2")), max_length=64)
+    encoder = load_encoder(str(find_folder("sentence-transformers/all-MiniLM-L6-v2")), max_length=64)
     query, positive = (encode(encoder, [row[side] for row in rows]) for side in ("query", "positive"))
     scores = query @ positive.T
     edges = [1, 2, 3, 5, 9, 17, 33, 65, 129, 10**9]

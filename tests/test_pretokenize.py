@@ -21,12 +21,12 @@ from jemb.config import TokenizeConfig
 from jemb.core.errors import InputError
 from jemb.core.records import Batch, Sample, Tokens
 from jemb.data import BatchPlan, Collate, PlanSource, StepDataset
-from jemb.model import Encoder, find_auxiliary, load_encoder
+from jemb.model import Encoder, find_folder, load_encoder
 from jemb.pretokenize import open_tokens, pretokenize
 from jemb.shards import ShardWriter, open_datasets
 from jemb.shards.tokens import ARRAYS, finish_tokens, start_tokens
 
-AUXILIARY = find_auxiliary("all-MiniLM-L6-v2")
+AUXILIARY = str(find_folder("all-MiniLM-L6-v2"))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.experiments.lab import Lab
 from benchmarks.experiments.material import DOCSTRINGS, RETRIEVAL, SIMILARITY, Row
-from jemb.model.auxiliary import find_auxiliary
+from jemb.model import find_folder
 from jemb.prepare.stages.negation import negate
 
 TRIPLETS = {
@@ -39,7 +39,7 @@ ARMS: dict[str, list[str]] = {
 
 
 def run(lab: Lab, seed: int) -> None:
-    model = Path(find_auxiliary(MODEL))
+    model = find_folder(MODEL)
     lab.score("negation", "before", 0, model, tasks(lab), MAX_LENGTH)
     shards = prepare(lab)
     for arm, options in ARMS.items():

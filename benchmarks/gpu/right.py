@@ -171,7 +171,7 @@ def decisions(found: Found, device: str) -> None:
     vectors of an encoder are apart."""
     import numpy as np
 
-    from jemb.model import encode, find_auxiliary, load_encoder
+    from jemb.model import encode, find_folder, load_encoder
     from jemb.prepare.vectors.scoring import Way, count_better, exact_scores, top_candidates
 
     draw = np.random.default_rng(0)
@@ -185,7 +185,7 @@ def decisions(found: Found, device: str) -> None:
     found("consistency: decisions that differ", int((counts[0] != counts[1]).sum()), (counts[0] != counts[1]).any())
     best = [top_candidates(queries, passages, 30, way=way)[1] for way in (cpu, other)]
     found("mining: the 30 nearest that differ", int((best[0] != best[1]).sum()), (best[0] != best[1]).any())
-    folder = Path(os.environ.get("MINILM") or find_auxiliary("all-MiniLM-L6-v2"))
+    folder = Path(os.environ.get("MINILM") or find_folder("all-MiniLM-L6-v2"))
     if not (folder / "model.safetensors").is_file():
         found("vectors", "the weights of all-MiniLM-L6-v2 are not here: not compared")
         return

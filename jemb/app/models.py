@@ -61,19 +61,18 @@ class _MakeEncoder:
     def __call__(self, name: str) -> Encode:
         import torch
 
-        from jemb.model import find_auxiliary, load_encoder, probe
+        from jemb.model import load_encoder, probe
 
-        encoder = load_encoder(find_auxiliary(name), max_length=self.max_length)
+        encoder = load_encoder(name, max_length=self.max_length)
         if parent_process() is None:
             probe(encoder, name)
         return _TextEncoder(encoder, "cuda" if torch.cuda.is_available() else "cpu", self.batch_tokens, self.precision)
 
     def prompts(self, name: str) -> tuple[str, str]:
         """What the encoder wants before queries and before passages."""
-        from jemb.model import find_auxiliary
         from jemb.model.load import read_prompts
 
-        found = read_prompts(find_auxiliary(name))
+        found = read_prompts(name)
         if any(found):
             log.info("%s: %r is put before queries, %r before passages", name, *found)
         return found

@@ -3,11 +3,10 @@
 Before: `data/collate.py` tokenises. After: `loss/` compares the vectors; `evaluate/` and `export/` encode.
 """
 
-from jemb.model.auxiliary import find_auxiliary
 from jemb.model.cross_encoder import CrossEncoder, load_cross_encoder
 from jemb.model.encode import encode
 from jemb.model.encoder import Encoder
-from jemb.model.load import load_encoder
+from jemb.model.load import find_folder, load_encoder
 from jemb.model.lora import add_lora
 from jemb.model.probe import probe
 from jemb.model.tiny import make_tiny
@@ -22,7 +21,7 @@ __all__ = [
     "add_lora",
     "encode",
     "encode_together",
-    "find_auxiliary",
+    "find_folder",
     "load_cross_encoder",
     "load_encoder",
     "load_start",

@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 
 from jemb.core.progress import Progress
-from jemb.model.encoder import Encoder, device_of
+from jemb.model.encoder import Encoder
 
 BLOCK = 4096
 """Texts tokenised at once; their ids are in memory, padded, until they are encoded."""
@@ -48,7 +48,7 @@ def encode(
     """
     if device is not None:
         encoder.to(device)
-    target = device_of(encoder)
+    target = encoder.model.device
     numbers: dict[str, int] = {}
     place = [numbers.setdefault(text, len(numbers)) for text in texts]
     distinct = sorted(numbers, key=len, reverse=True)
@@ -58,7 +58,7 @@ def encode(
     try:
         with (
             Progress(progress, len(distinct), "text") as bar,
-            _precision(target, exact),
+            torch.autocast("cuda", torch.bfloat16) if target.type == "cuda" and not exact else nullcontext(),
             # FSDP cannot train on weights put together in inference mode, or fails in it, as the version of torch is.
             torch.no_grad() if agree else torch.inference_mode(),
         ):
@@ -81,11 +81,13 @@ def encode(
     return vectors if len(distinct) == len(texts) else vectors[place]
 
 
-def batches(lengths: np.ndarray, batch_tokens: int, batch_size: int) -> Iterator[np.ndarray]:
+def batches(
+    lengths: np.ndarray, batch_tokens: int | None, batch_size: int, *, padding: int = PADDING
+) -> Iterator[np.ndarray]:
     """Numbers of the texts to encode together, the longest first in each batch and over all; each text once.
 
     lengths: tokens of each text, [N]. A batch of more than one text holds at most batch_tokens tokens, of which at most
-    one in `PADDING` is padding.
+    one in `padding` is padding; batch_tokens None: it may hold any.
     """
     order = np.argsort(-lengths, kind="stable")
     # Tokens of the texts before each place in that order: the padding of a batch is a difference of two of them.
@@ -93,12 +95,13 @@ def batches(lengths: np.ndarray, batch_tokens: int, batch_size: int) -> Iterator
     start = 0
     while start < len(order):
         longest = max(1, int(lengths[order[start]]))
-        most = min(batch_size, max(1, batch_tokens // longest), len(order) - start)
-        sizes = np.arange(1, most + 1)
-        padding = longest * sizes - (before[start + 1 : start + 1 + most] - before[start])
-        size = int(np.searchsorted(padding, batch_tokens // PADDING, side="right"))
-        yield order[start : start + max(1, size)]
-        start += max(1, size)
+        most = min(batch_size, len(order) - start)
+        if batch_tokens:
+            most = min(most, max(1, batch_tokens // longest))
+            slots = longest * np.arange(1, most + 1) - (before[start + 1 : start + 1 + most] - before[start])
+            most = max(1, int(np.searchsorted(slots, batch_tokens // padding, side="right")))
+        yield order[start : start + most]
+        start += most
 
 
 def fingerprint(encoder: Encoder) -> str:
@@ -111,7 +114,3 @@ def fingerprint(encoder: Encoder) -> str:
         digest.update(f"{name} {weights.dtype} {tuple(weights.shape)}".encode())
         digest.update(weights.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _precision(device: torch.device, exact: bool) -> AbstractContextManager[object]:
-    return torch.autocast(device.type, torch.bfloat16) if device.type == "cuda" and not exact else nullcontext()

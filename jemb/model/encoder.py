@@ -21,15 +21,6 @@ from jemb.model.tokenize import Tokenize
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PLAIN_CARD = """---
-tags: [sentence-transformers, feature-extraction, sentence-similarity]
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
----
-
-A text encoder: unit vectors of {dim} numbers, {pooling} pooling, texts cut at {max_length} tokens.
-"""
-
 
 class Encoder(nn.Module):
     """Tokens of N texts -> N unit vectors of `dim` numbers.
@@ -52,7 +43,6 @@ class Encoder(nn.Module):
         model.truncate_dim = None  # it cuts vectors without giving them length 1 again
         self.default_prompt: str | None = model.default_prompt_name
         self.own_dropout = dict(own_dropout or {})
-        self.lora = False  # whether adapters stand beside frozen weights
         self.tokenizer: Any = self.first.tokenizer
         if self.static:
             if max_length is not None:
@@ -70,8 +60,9 @@ class Encoder(nn.Module):
     @prompts.setter
     def prompts(self, texts: Mapping[str, str]) -> None:
         self._prompts = dict(texts)
-        lengths = {text: self.prompt_length(text) for text in texts.values()}
-        self.tokenize.prompt_lengths = {text: length for text, length in lengths.items() if length}
+        out = [] if self._pooling is None or self._pooling.include_prompt else filter(None, texts.values())
+        found = {prompt: self.model.preprocess(["."], prompt=prompt)["prompt_length"] for prompt in out}
+        self.tokenize.prompt_lengths = {prompt: int(length) for prompt, length in found.items() if length}
 
     @property
     def first(self) -> Any:
@@ -89,6 +80,11 @@ class Encoder(nn.Module):
         return self.model.transformers_model
 
     @property
+    def lora(self) -> bool:
+        """Whether adapters stand beside frozen weights."""
+        return bool(getattr(self.backbone, "peft_config", None))
+
+    @property
     def embeddings(self) -> Tensor:
         """A row for each token id."""
         table: Any = self.first.embedding if self.backbone is None else self.backbone.get_input_embeddings()
@@ -98,10 +94,10 @@ class Encoder(nn.Module):
     @property
     def pooling(self) -> str:
         """How token vectors become one, in sentence-transformers' words."""
-        found = self._pooling
-        if found is None:
+        if self._pooling is None:
             return "mean" if self.static else "none"
-        return found.pooling_mode if isinstance(found.pooling_mode, str) else "+".join(found.pooling_mode)
+        mode = self._pooling.pooling_mode
+        return mode if isinstance(mode, str) else "+".join(mode)
 
     @property
     def _pooling(self) -> Pooling | None:
@@ -110,13 +106,8 @@ class Encoder(nn.Module):
     @property
     def plain(self) -> bool:
         """Whether the backbone, pooling and normalisation are all there is."""
-        pooling = self._pooling
-        return bool(
-            pooling
-            and pooling.include_prompt
-            and not self.lora
-            and [type(m) for m in self.heads] == [Pooling, Normalize]
-        )
+        kinds = [type(module) for module in self.heads]
+        return kinds == [Pooling, Normalize] and self.heads[0].include_prompt and not self.lora
 
     @property
     def heads(self) -> list[nn.Module]:
@@ -144,13 +135,6 @@ class Encoder(nn.Module):
             return own
         return choose_prompt(self.prompts, role)
 
-    def prompt_length(self, prompt: str) -> int:
-        """The first tokens of a text with this prompt that pooling leaves out; 0: it takes all of them."""
-        pooling = self._pooling
-        if not prompt or pooling is None or pooling.include_prompt:
-            return 0
-        return int(self.model.preprocess(["."], prompt=prompt)["prompt_length"])
-
     def forward(self, tokens: Tokens) -> Tensor:
         """[N, L] -> [N, D], fp32 unit rows; the zero vector for a text without any token."""
         mask = tokens.attention_mask
@@ -165,43 +149,42 @@ class Encoder(nn.Module):
             features = first({"input_ids": tokens.input_ids, "attention_mask": seen})
         # What comes after the backbone is small and decides the last digits: at least fp32, under autocast too.
         with torch.autocast(mask.device.type, enabled=False):
-            features = {name: _at_least_fp32(value) for name, value in features.items()}
-            vectors = self._after(self.heads, features, tokens.prompt_lengths).masked_fill(empty_N1, 0)
+            features = {name: at_least_fp32(value) for name, value in features.items()}
+            lengths = tokens.prompt_lengths
+            if lengths is None:
+                vectors = self._pool(features)
+            else:  # pooling takes one length at a time
+                each = {n: self._pool({**features, "prompt_length": n}) for n in lengths.unique().tolist()}
+                vectors = next(iter(each.values()))
+                for n, found in each.items():
+                    vectors = torch.where(lengths[:, None] == n, found, vectors)
+            vectors = vectors.masked_fill(empty_N1, 0)
             return normalize(vectors[:, : self.truncate_dim], dim=-1) if self.truncate_dim else vectors
 
-    @staticmethod
-    def _after(modules: list[nn.Module], features: dict[str, Any], prompt_lengths: Tensor | None) -> Tensor:
-        def run(**more: Any) -> Tensor:
-            values = {**features, **more}
-            for module in modules:
-                values = module(values)
-            return values["sentence_embedding"]
-
-        if prompt_lengths is None:
-            return run()
-        different = prompt_lengths.unique().tolist()  # one for each kind of text: pooling takes one number at a time
-        vectors = run(prompt_length=different[0])
-        for length in different[1:]:
-            vectors = torch.where(prompt_lengths[:, None] == length, run(prompt_length=length), vectors)
+    def _pool(self, features: Mapping[str, Any]) -> Tensor:
+        values: Any = dict(features)
+        for module in self.heads:
+            values = module(values)
+        vectors: Tensor = values["sentence_embedding"]
         return vectors
 
     def save(self, folder: Path, card: str | None = None, *, adapter: bool = False) -> None:
-        """Write a folder that sentence-transformers and plain transformers load; `card` becomes README.md.
+        """Write a folder that sentence-transformers and plain transformers load; `card` becomes README.md, or that
+        library's own.
 
         Adapters are added to the weights they stand beside, here too; with `adapter` they alone are written, which only
         sentence-transformers loads, where the model they belong to is at hand.
         """
         if self.lora and not adapter:
             merge_lora(self.model)
-            self.lora = False
         folder.mkdir(parents=True, exist_ok=True)
         self.model.prompts, self.model.default_prompt_name = dict(self.prompts), self.default_prompt
         self.model.similarity_fn_name = "cosine"
         with quiet(), self.model.truncate_embeddings(self.truncate_dim):
-            self.model.save(str(folder), create_model_card=False)
+            self.model.save(str(folder), create_model_card=not card)
         make_readable(folder, self.max_length, self.own_dropout)
-        text = card or PLAIN_CARD.format(dim=self.dim, pooling=self.pooling, max_length=self.max_length)
-        (folder / "README.md").write_text(text, encoding="utf-8")
+        if card:
+            (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def choose_prompt(prompts: Mapping[str, str], role: Literal["query", "document"]) -> str:
@@ -210,12 +193,8 @@ def choose_prompt(prompts: Mapping[str, str], role: Literal["query", "document"]
     return next((prompts[name] for name in names if name in prompts), "")
 
 
-def device_of(module: nn.Module) -> torch.device:
-    """Where the module's parameters are."""
-    return next(module.parameters()).device
-
-
-def _at_least_fp32(value: Any) -> Any:
+def at_least_fp32(value: Any) -> Any:
+    """The same, but a tensor of 16 bit numbers in 32 bits."""
     if not isinstance(value, Tensor) or not value.is_floating_point():
         return value
     return value.to(torch.promote_types(value.dtype, torch.float32))

@@ -16,11 +16,6 @@ from jemb.core.files import inside, read_json
 
 log = logging.getLogger(__name__)
 
-LIMIT_FILES = [
-    f"sentence_{name}_config.json"
-    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-]
-"""Where sentence-transformers looks for the length limit, the first that is there."""
 FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -38,41 +33,24 @@ TOKENIZER_CONFIG = {
 DENSE = {"in_features", "out_features", "bias", "activation_function"}
 
 
-def check_folder(folder: Path, *, trust_remote_code: bool) -> Path:
+def check_folder(folder: Path, *, trust_remote_code: bool = False, kind: str = "SentenceTransformer") -> Path:
     """Where config.json and weights are: `folder`, or what modules.json names.
 
-    Raises `InputError` for files of another shape than sentence-transformers and transformers write, and unless
-    trust_remote_code for code that comes with the model: classes of modules, `auto_map`, activations.
+    Raises `InputError` for another kind of sentence-transformers' models, and unless trust_remote_code for code that
+    comes with the model: classes of modules, `auto_map`, activations.
     """
-    first = folder
     modules = read_modules(folder)
-    foreign = [kind for kind, _ in modules if not kind.startswith("sentence_transformers.")]
-    for kind, place in modules:
-        settings = _object(place / "config.json")
-        activation = settings.get("activation_function")
-        if kind.endswith(".Dense") and activation is not None and not str(activation).startswith("torch."):
+    first = modules[0][1] if modules else folder
+    found = _object(folder / "config_sentence_transformers.json").get("model_type", kind) if modules else kind
+    if found != kind:
+        raise InputError(f"{folder}: a {found} of sentence-transformers; wanted a {kind}")
+    foreign = [module for module, _ in modules if not module.startswith("sentence_transformers.")]
+    for module, place in modules:
+        activation = _object(place / "config.json").get("activation_function")
+        if module.endswith(".Dense") and activation is not None and not str(activation).startswith("torch."):
             foreign.append(str(activation))
-    if modules:
-        first = modules[0][1]
-        whole = _object(folder / "config_sentence_transformers.json").get("model_type")
-        if whole not in (None, "SentenceTransformer"):
-            raise InputError(f"{folder}: a {whole} of sentence-transformers; wanted a SentenceTransformer")
-    check_code(folder, [*foreign, *auto_maps(first)], trust_remote_code=trust_remote_code)
-    for path in map(first.joinpath, LIMIT_FILES):
-        limit = _object(path).get("max_seq_length")
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-            raise InputError(f"{path}: max_seq_length is {limit!r}; wanted a whole number from 1 on, or null")
-    return first
-
-
-def auto_maps(folder: Path) -> list[str]:
-    """Where a folder names classes of its own, in words."""
-    files = [folder / name for name in ("config.json", "tokenizer_config.json")]
-    return [f"auto_map in {path}" for path in files if "auto_map" in _object(path)]
-
-
-def check_code(folder: Path, foreign: list[str], *, trust_remote_code: bool = False) -> None:
-    """Raises `InputError` where there is `foreign` code, unless it is trusted, which the log then says."""
+    for path in (first / "config.json", first / "tokenizer_config.json"):
+        foreign += [f"auto_map in {path}"] if "auto_map" in _object(path) else []
     if foreign and trust_remote_code:
         log.warning("%s: runs code that comes with the model (%s)", folder, ", ".join(foreign))
     elif foreign:
@@ -80,6 +58,7 @@ def check_code(folder: Path, foreign: list[str], *, trust_remote_code: bool = Fa
             f"{folder}: needs code that comes with the model ({', '.join(foreign)}), which is not run. If you have "
             "read it and trust it: model.trust_remote_code=true"
         )
+    return first
 
 
 def read_modules(folder: Path) -> list[tuple[str, Path]]:
@@ -87,13 +66,12 @@ def read_modules(folder: Path) -> list[tuple[str, Path]]:
     path = folder / "modules.json"
     if not path.is_file():
         return []
-    found = []
-    for module in read_json(path, [{"type": str, "path": str, "name": str}]):
-        place = module["path"].removesuffix("/")
-        found.append((module["type"], inside(folder, place, path) if place else folder))
-    if not found:
+    modules = read_json(path, [{"type": str, "path": str, "name": str}])
+    if not modules:
         raise InputError(f"{path}: names no modules")
-    return found
+    places = [module["path"].removesuffix("/") for module in modules]
+    found = [inside(folder, place, path) if place else folder for place in places]
+    return [(module["type"], place) for module, place in zip(modules, found, strict=True)]
 
 
 def make_readable(folder: Path, max_length: int | None, own_config: Mapping[str, Any]) -> None:
@@ -131,7 +109,7 @@ def make_readable(folder: Path, max_length: int | None, own_config: Mapping[str,
         _write(first / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
         _patch(first / "config.json", own_config, remove=["_name_or_path"])
         # How the tokenizer was last called, and where it was loaded from, is not part of the model.
-        _patch(first / "tokenizer.json", {"padding": None, "truncation": None})
+        _patch(first / "tokenizer.json", {"padding": None, "truncation": None}, remove=[])
         _patch(first / "tokenizer_config.json", TOKENIZER_CONFIG, remove=["is_local", "local_files_only", "backend"])
     # safetensors writes files that only their owner may read.
     mask = os.umask(0)
@@ -140,9 +118,8 @@ def make_readable(folder: Path, max_length: int | None, own_config: Mapping[str,
         path.chmod(0o666 & ~mask)
 
 
-def _patch(path: Path, values: Mapping[str, Any], *, remove: list[str] | None = None) -> None:
-    content = {**read_json(path), **values}
-    _write(path, {key: value for key, value in content.items() if key not in (remove or [])})
+def _patch(path: Path, values: Mapping[str, Any], *, remove: list[str]) -> None:
+    _write(path, {key: value for key, value in {**read_json(path), **values}.items() if key not in remove})
 
 
 def _object(path: Path) -> dict[str, Any]:

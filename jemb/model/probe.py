@@ -23,50 +23,47 @@ WORDS = "The film wasn't bad at all: 27 people SAW it, in Köln, 図書館 and �
 
 def probe(encoder: Encoder, name: str) -> None:
     """Raises `InputError`, with `name` for the model, where a text's ids or vector are not those that
-    `SentenceTransformer.encode` gives, or change with the texts beside it, with and without each of its prompts."""
+    sentence-transformers gives it as a query, as a document and with each of the encoder's prompts, or change with the
+    texts beside it."""
     was_training = encoder.training
     encoder.eval()
     try:
         with quiet():
-            for prompt in dict.fromkeys(["", *encoder.prompts.values()]):
-                _compare_ids(encoder, name, prompt)
-                _compare_vectors(encoder, name, prompt)
+            roles = {encoder.prompt(role): role for role in ("document", "query")}
+            for prompt in dict.fromkeys([*roles, "", *encoder.prompts.values()]):
+                _compare_ids(encoder, name, prompt, roles.get(prompt))
+                _compare_vectors(encoder, name, prompt, roles.get(prompt))
     finally:
         encoder.train(was_training)
 
 
-def _compare_ids(encoder: Encoder, name: str, prompt: str) -> None:
-    limit = encoder.max_length or 0
-    texts = ["", "a", WORDS, WORDS * (1 + min(limit, 100_000) // 8)]
+def _compare_ids(encoder: Encoder, name: str, prompt: str, role: str | None) -> None:
+    texts = ["", "a", WORDS, WORDS * (1 + min(encoder.max_length or 0, 100_000) // 8)]
     ours = [encoder.tokenize.flat([prompt + text])[0].tolist() for text in texts]
     if prompt and encoder.max_length and ours[1] == ours[2]:
         raise InputError(f"{name}: the prompt {prompt[:60]!r} alone fills the {encoder.max_length} tokens of a text")
     for text, ids in zip(texts, ours, strict=True):
-        if ids:
-            found = encoder.model.preprocess([text], prompt=prompt or None)
-            theirs = found["input_ids"].reshape(-1).tolist()
-            if ids != theirs:
-                _refuse(name, f"the tokens of {prompt[:30] + text[:40]!r} are not", f"{ids[:8]} against {theirs[:8]}")
+        found = encoder.model.preprocess([text], prompt=prompt or None, task=role)
+        if ids and ids != (theirs := found["input_ids"].reshape(-1).tolist()):
+            _refuse(name, f"the tokens of {prompt[:30] + text[:40]!r} are not", f"{ids[:8]} against {theirs[:8]}")
 
 
-def _compare_vectors(encoder: Encoder, name: str, prompt: str) -> None:
+def _compare_vectors(encoder: Encoder, name: str, prompt: str, role: str | None) -> None:
     """Alone, and beside longer texts, which is what neither padding nor their tokens may reach."""
-    texts = [text for text in ["a", "It was not bad.", WORDS] if len(encoder.tokenize.flat([prompt + text])[0])]
-    if encoder.max_length and encoder.max_length > LONG:
-        texts.append(WORDS * (1 + LONG // 20))
-    theirs = encoder.model.encode(texts, prompt=prompt, batch_size=1, show_progress_bar=False)
-    theirs = theirs[:, : encoder.dim] / np.linalg.norm(theirs[:, : encoder.dim], axis=1, keepdims=True)
+    texts = ["a", "It was not bad.", WORDS, WORDS * (1 + LONG // 20)]
+    texts = [text for text in texts if len(encoder.tokenize.flat([prompt + text])[0])]
+    call = getattr(encoder.model, f"encode_{role}" if role else "encode")
+    theirs = call(texts, prompt=prompt, batch_size=1, show_progress_bar=False)[:, : encoder.dim]
+    theirs = theirs / np.linalg.norm(theirs, axis=1, keepdims=True)
     alone = np.concatenate([encode(encoder, [prompt + text], exact=True) for text in texts])
     with torch.no_grad():
         together = encoder(encoder.tokenize([prompt + text for text in texts])).float().numpy()
-    for vectors, words in (
-        (alone, "the vector of {} is not"),
-        (together, "beside longer texts the vector of {} is not"),
-    ):
+    for vectors, words in ((alone, "the"), (together, "beside longer texts the")):
         apart = np.abs(vectors - theirs).max(axis=1)
         if not (apart <= ALLOWED).all():  # so that NaN fails
             worst = int(np.argmax(np.nan_to_num(apart, nan=np.inf)))
-            _refuse(name, words.format(repr((prompt + texts[worst])[:40])), f"{apart[worst]:.1e} apart")
+            of = f"{words} vector of {(prompt + texts[worst])[:40]!r} is not"
+            _refuse(name, of, f"{apart[worst]:.1e} apart")
 
 
 def _refuse(name: str, what: str, seen: str) -> None:

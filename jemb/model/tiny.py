@@ -9,15 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import nn
-from transformers import (
-    BertConfig,
-    BertModel,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import BertConfig, BertModel, BertTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from jemb.config import ModelConfig
 from jemb.core.errors import InputError
@@ -40,18 +34,9 @@ def make_tiny(texts: Iterable[str], config: ModelConfig, *, seed: int, max_lengt
     texts: what the tokenizer is trained on, held in memory: pass a sample where there are millions.
     The weights depend on `seed` and the sizes alone; the global random state is left as it was.
     """
-    trained = train_wordpiece(texts, config.vocab_size)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=trained,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        model_max_length=max_length,
-    )
+    tokenizer = BertTokenizer(train_wordpiece(texts, config.vocab_size), model_max_length=max_length)
     shape = BertConfig(
-        vocab_size=trained.get_vocab_size(),
+        vocab_size=len(tokenizer),
         hidden_size=config.hidden_size,
         num_hidden_layers=config.num_layers,
         num_attention_heads=config.num_heads,
@@ -77,8 +62,8 @@ def encoder_of(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **
         return load_encoder(folder, **options)
 
 
-def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """BERT's lower-casing WordPiece tokenizer with at most `vocab_size` entries, the same for the same texts.
+def train_wordpiece(texts: Iterable[str], vocab_size: int) -> dict[str, int]:
+    """The vocabulary of BERT's lower-casing tokenizer, at most `vocab_size` entries, the same for the same texts.
 
     Raises `InputError` when the texts hold no character to learn from.
     """
@@ -103,19 +88,4 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(kept, trainer)
-    return _bert_tokenizer(tokenizer.get_vocab())
-
-
-def _bert_tokenizer(vocab: dict[str, int]) -> Tokenizer:
-    """The trained vocabulary in a fresh tokenizer: there the continuation pieces are not special."""
-    tokenizer = Tokenizer(models.WordPiece(dict(sorted(vocab.items(), key=lambda item: item[1])), unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece(prefix="##")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0",
-        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
-        special_tokens=[(token, vocab[token]) for token in ("[CLS]", "[SEP]")],
-    )
-    tokenizer.add_special_tokens(SPECIAL)
-    return tokenizer
+    return tokenizer.get_vocab()

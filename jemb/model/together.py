@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import resource
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
@@ -19,10 +20,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from jemb.core.records import Tokens
-from jemb.model.encoder import Encoder
+from jemb.model.encode import batches
+from jemb.model.encoder import Encoder, at_least_fp32
 
 ROWS = {"cpu": 32, "cuda": 512}
 """Texts in one call of the encoder: few where padding costs most, many where a call does."""
+SLACK = 256 << 20
+"""Bytes by which the process grows before freed memory is given back. Less costs more time: it is fetched anew."""
+_held = 0
 
 
 def encode_together(
@@ -44,7 +49,7 @@ def encode_together(
 
     def encode(*group: Tensor) -> Tensor:
         if again and device.type == "cpu":  # also when a group is computed again in backward
-            _freed_memory.give_back()
+            _give_freed_memory_back()
         half = torch.is_autocast_enabled(device.type)
         with (
             # Weights are cast for each group: all groups would share a cast one, whose gradient is summed in bf16.
@@ -58,28 +63,25 @@ def encode_together(
     longest = max(t.input_ids.shape[1] for t in texts)
     ids = torch.cat([pad(t.input_ids, (0, longest - t.input_ids.shape[1])) for t in texts])
     mask = torch.cat([pad(t.attention_mask, (0, longest - t.attention_mask.shape[1])) for t in texts])
-    prompts = None
-    if any(t.prompt_lengths is not None for t in texts):
-        none = [t.input_ids.new_zeros(len(t.input_ids)) for t in texts]
-        prompts = torch.cat(
-            [n if t.prompt_lengths is None else t.prompt_lengths for t, n in zip(texts, none, strict=True)]
-        )
+    prompts = [t.prompt_lengths for t in texts]
+    more = []
+    if any(found is not None for found in prompts):
+        pairs = zip(texts, prompts, strict=True)
+        more = [torch.cat([t.input_ids.new_zeros(len(t.input_ids)) if n is None else n for t, n in pairs])]
     lengths, order = mask.sum(1).sort(descending=True, stable=True)
     widths = lengths.clamp(min=1).tolist()
-    if micro_batch_tokens:
-        sizes = groups_within(micro_batch_tokens, widths)
-        sizes = split_into(agree(len(sizes)), sizes) if agree else sizes
-    else:
-        size = micro_batch_size or ROWS.get(device.type, len(ids))
-        sizes = [min(size, len(ids) - start) for start in range(0, len(ids), size)]
+    rows = len(ids) if micro_batch_tokens else micro_batch_size or ROWS.get(device.type, len(ids))
+    sizes = [len(group) for group in batches(np.array(widths), micro_batch_tokens, rows, padding=1)]
+    if agree and micro_batch_tokens:
+        sizes = split_into(agree(len(sizes)), sizes)
     parts, slots, start = [], 0, 0
-    for rows in order.split(sizes):
+    for chosen in order.split(sizes):
         width = widths[start]
-        group = [ids[rows, :width], mask[rows, :width], *([] if prompts is None else [prompts[rows]])]
+        group = [ids[chosen, :width], mask[chosen, :width], *(lengths[chosen] for lengths in more)]
         # Plain tensors: from them `checkpoint` learns on which device to restore the random state of the dropout.
         parts.append(checkpoint(encode, *group, use_reentrant=False) if again else encode(*group))
-        slots += len(rows) * width
-        start += len(rows)
+        slots += len(chosen) * width
+        start += len(chosen)
     vectors = torch.cat(parts)[order.argsort()]
     return list(vectors.split([len(t.input_ids) for t in texts])), slots
 
@@ -88,60 +90,26 @@ class _Fp32Attention(TorchFunctionMode):
     """Computes attention in fp32 where all else is bf16 on a CPU: torch's backward of it in bf16 takes many times as
     long there, more than all that bf16 saves (`docs/log.md`)."""
 
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is not scaled_dot_product_attention:
             return function(*args, **(kwargs or {}))
-        named = {name: _fp32(value) for name, value in (kwargs or {}).items()}
+        named = {name: at_least_fp32(value) for name, value in (kwargs or {}).items()}
         with torch.autocast("cpu", enabled=False):
-            return function(*map(_fp32, args), **named).to(args[0].dtype)
+            return function(*map(at_least_fp32, args), **named).to(args[0].dtype)
 
 
-def _fp32(value: Any) -> Any:
-    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+def _give_freed_memory_back() -> None:
+    """By itself glibc keeps the freed activations of each group in pieces that do not fit the next one's: a batch of
+    128 groups took six times the memory of one (benchmarks/training.md). Does nothing without glibc or /proc."""
+    global _held
+    with suppress(OSError, AttributeError):
+        if _resident() - _held > SLACK:
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+            _held = _resident()
 
 
-class _FreedMemory:
-    """Has glibc give freed memory back whenever the process has grown by `SLACK`.
-
-    By itself glibc keeps the freed activations of each group in pieces that do not fit the next one's: without this, a
-    batch of 128 groups took six times the memory of one (benchmarks/training.md). Does nothing without glibc or /proc.
-    """
-
-    SLACK = 256 << 20
-    """Bytes. Less costs more time: giving back means fetching anew."""
-
-    def __init__(self) -> None:
-        self._held = 0
-
-    def give_back(self) -> None:
-        with suppress(OSError, AttributeError):
-            if self._resident() - self._held > self.SLACK:
-                ctypes.CDLL("libc.so.6").malloc_trim(0)
-                self._held = self._resident()
-
-    @staticmethod
-    def _resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-_freed_memory = _FreedMemory()
-
-
-def groups_within(budget: int, widths: Sequence[int]) -> list[int]:
-    """Rows of each group when rows of these widths, widest first, are taken in order, a group's rows times its first
-    width never above `budget` but for a single row."""
-    sizes: list[int] = []
-    start = 0
-    while start < len(widths):
-        sizes.append(min(max(1, budget // widths[start]), len(widths) - start))
-        start += sizes[-1]
-    return sizes
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def split_into(count: int, sizes: Sequence[int]) -> list[int]:

@@ -19,14 +19,6 @@ from jemb.run_folder import WEIGHTS
 
 LORA = "lora.json"
 """The options of `add_lora`, beside the model that a run begins with."""
-SHAPE = {
-    "rank": int,
-    "alpha": (int, None),
-    "targets": [str],
-    "dropout": float,
-    "seed": int,
-    "base": str,
-}
 
 
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:
@@ -52,7 +44,7 @@ def load_start(folder: Path, *, dropout: float | None = None, trust_remote_code:
     """The encoder that a run begins with; with adapters, for which the same numbers are drawn in any process."""
     encoder = load_encoder(str(folder), dropout=dropout, trust_remote_code=trust_remote_code)
     if (folder / LORA).is_file():
-        add_lora(encoder, **read_json(folder / LORA, SHAPE))
+        add_lora(encoder, **read_json(folder / LORA))
     return encoder
 
 

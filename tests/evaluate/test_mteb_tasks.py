@@ -29,7 +29,7 @@ from jemb.evaluate.mteb_tasks import MtebTask, negation_task  # noqa: E402
 from jemb.evaluate.pairs import NegationTask, StsTask  # noqa: E402
 from jemb.evaluate.ranking import RerankingTask  # noqa: E402
 from jemb.evaluate.vectors import Prompts  # noqa: E402
-from jemb.model import find_auxiliary, make_tiny  # noqa: E402
+from jemb.model import find_folder, make_tiny  # noqa: E402
 
 WORDS = ["the", "cat", "dog", "runs", "sleeps", "house", "river", "small", "big", "under", "over", "water"]
 WORDS += ["stone", "red", "old", "quickly"]
@@ -117,7 +117,7 @@ def test_own_passages_stay_where_mteb_keeps_them(tiny: Path) -> None:
 
 
 def test_all_minilm(tmp_path: Path) -> None:
-    folder = find_auxiliary("all-MiniLM-L6-v2")
+    folder = str(find_folder("all-MiniLM-L6-v2"))
     wanted = by_mteb(folder, mteb_objects.sts(STS))["main_score"]
     assert ours(mteb_objects.sts, STS).score(encoder(folder))["cosine_spearman"] == pytest.approx(
         100 * wanted, abs=1e-4

@@ -174,9 +174,7 @@ def test_entries_beyond_the_embeddings(plain: Callable[[str], Path], tmp_path: P
         tokenizer.add_special_tokens({"additional_special_tokens": [token]})
         folder = zoo.plain(tmp_path / name, "T5 encoder", tokenizer, vocab_size=vocab_size)
         if name == "added":
-            with pytest.raises(
-                InputError, match=rf"the model only {vocab_size} embeddings \('<new>' is {vocab_size}\)"
-            ):
+            with pytest.raises(InputError, match=rf"the model {vocab_size} embeddings \('<new>' is {vocab_size}\)"):
                 load_encoder(str(folder))
         else:
             load_encoder(str(folder))
@@ -193,7 +191,7 @@ def test_the_limit_is_found_in_every_file(file: str, plain: Callable[[str], Path
     assert agrees(folder, tmp_path).max_length == 9
     for wrong in (-5, 0, "abc", True, 1.5):
         edit(folder / file, max_seq_length=wrong)
-        with pytest.raises(InputError, match=rf"{file}: max_seq_length is {wrong!r}"):
+        with pytest.raises(InputError, match=rf"max_seq_length is {wrong!r}; wanted a whole number"):
             load_encoder(str(folder))
 
 
@@ -265,9 +263,13 @@ def test_files_of_another_shape_are_said(tmp_path: Path, plain: Callable[[str], 
     check("config.json", "[]", "config.json: .*wanted")
     config = json.loads((folder / "config.json").read_text())
     check("config.json", json.dumps({**config, "num_attention_heads": 0}), "cannot be loaded")
-    check("config.json", json.dumps({**config, "num_hidden_layers": 10**7}), r"describes more than [\d,]+ weights")
+    check(
+        "config.json",
+        json.dumps({**config, "num_hidden_layers": 10**7}),
+        "describes a model of more than .* its files allow",
+    )
     huge = {**config, "num_hidden_layers": 2, "vocab_size": 10**9, "hidden_size": 4096}
-    check("config.json", json.dumps(huge), "GB in fp32; this machine has")
+    check("config.json", json.dumps(huge), r"GB in fp32; .* this machine has [\d.]+ GB")
     check("config_sentence_transformers.json", '{"model_type": "SparseEncoder"}', "wanted a SentenceTransformer")
 
 

@@ -108,17 +108,19 @@ def test_refuses_what_is_no_cross_encoder(folder: Path, tmp_path: Path) -> None:
         load_cross_encoder(str(tmp_path / "absent"))
     with pytest.raises(InputError, match=r"gives 3 numbers for a pair; wanted a model with 1"):
         load_cross_encoder(str(save(tmp_path / "nli", labels=3)))
-    with pytest.raises(InputError, match=r"no cross-encoder: 2 weights .*classifier\.bias"):
+    with pytest.raises(InputError, match=r"2 of the model's weights are not in it .*classifier\.bias"):
         load_cross_encoder(str(save(tmp_path / "encoder", head=False)))
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "config.json").write_text("{}")
-    with pytest.raises(InputError, match="cannot be loaded as a cross-encoder"):
+    with pytest.raises(InputError, match="no tokenizer"):
         load_cross_encoder(str(tmp_path / "empty"))
-    (tmp_path / "encoder" / "modules.json").write_text(
-        '[{"name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},'
-        ' {"name": "1", "path": "1", "type": "sentence_transformers.models.Pooling"}]'
-    )
-    with pytest.raises(InputError, match=r"made of Transformer \+ Pooling"):
+    modules = [
+        {"name": str(i), "path": "", "type": f"sentence_transformers.models.{kind}"}
+        for i, kind in enumerate(["Transformer", "Pooling"])
+    ]
+    (tmp_path / "encoder" / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "encoder" / "config_sentence_transformers.json").write_text('{"model_type": "SentenceTransformer"}')
+    with pytest.raises(InputError, match="a SentenceTransformer of sentence-transformers; wanted a CrossEncoder"):
         load_cross_encoder(str(tmp_path / "encoder"))
 
 

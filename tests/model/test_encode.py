@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model_helpers import set_pooling
 
-from jemb.model import Encoder, Tokenize, encode, find_auxiliary
+from jemb.model import Encoder, Tokenize, encode, find_folder
 from jemb.model.encode import PADDING, batches, fingerprint
 
 module = importlib.import_module("jemb.model.encode")
@@ -128,7 +128,7 @@ def test_sentence_transformers_gives_the_same_vectors_of_long_and_short_texts():
 
     from jemb.model import load_encoder
 
-    folder = find_auxiliary("all-MiniLM-L6-v2")
+    folder = str(find_folder("all-MiniLM-L6-v2"))
     texts = [*mixed(30), " ".join(mixed(80))]  # the last is cut at 256 tokens
     theirs = SentenceTransformer(folder, device="cpu").encode(texts, batch_size=8)
     assert np.abs(encode(load_encoder(folder), texts) - theirs).max() < 1e-5

