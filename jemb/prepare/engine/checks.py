@@ -1,0 +1,116 @@
+"""What `prepare` refuses or warns of: an output that is somebody else's, unreadable rows, a stage that drops much."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jemb.core.errors import InputError
+from jemb.core.files import write_atomic
+from jemb.prepare.engine.identity import changes, is_origin
+from jemb.prepare.engine.read import Reading
+from jemb.prepare.options import PrepareConfig
+from jemb.prepare.registry import Stage
+from jemb.prepare.source.sources import MANIFEST, Source
+from jemb.shards import Manifest, ShardReader, StageCount, read_manifest
+
+log = logging.getLogger(__name__)
+
+LOSS = 0.2
+"""Share of a data set that a stage may drop without a warning."""
+
+
+def warn_of_losses(name: str, stage: Stage, count: StageCount) -> None:
+    """Where a stage drops much of a data set, say so, with what is likely behind it, and a few of the rows."""
+    lost = sum(count.dropped.values())
+    if lost <= LOSS * (count.kept + lost):
+        return
+    found = count.statistics["examples"]
+    rows = [row for reason in sorted(found, key=lambda reason: -len(found[reason])) for row in found[reason]][:3]
+    shown = [f"{row['reason']} {row['note']}: {row['query'][:60]!r} / {row['positive'][:60]!r}" for row in rows]
+    log.warning(
+        "%s: %s drops %d of %d rows (%.0f %%)%s. The report has more; sources.%s.stages=[…] leaves a stage out for "
+        "this data set. For example:\n  %s",
+        name, stage.name, lost, count.kept + lost, 100 * lost / (count.kept + lost),
+        f"; the likely cause: {stage.advice}" if stage.advice else "", name, "\n  ".join(shown),
+    )  # fmt: skip
+
+
+def check_readable(source: Source, reading: Reading, listing: Path, allowed: float) -> None:
+    """`InputError` when no row can be read, or too many cannot; they are then listed in `listing`."""
+    unreadable = reading.unreadable
+    total = reading.rows + len(unreadable)
+    if not total:
+        raise InputError(f"{source.where}: holds no rows; wanted at least one, or remove it from the input")
+    share = len(unreadable) / total
+    # Of a file that breaks off nobody knows the share: only who accepts any loss accepts that.
+    if reading.rows and share <= allowed and (reading.broken is None or allowed == 1):
+        return
+    write_atomic(listing, json_lines(unreadable))
+    if reading.broken is not None:
+        lost = reading.broken
+        way_out = (
+            f"give max_unreadable=1 to go on with the {reading.rows} rows that can be read" if reading.rows else ""
+        )
+        raise InputError(
+            f"{lost['file']}: breaks off at row or line {lost['line']}: {lost['reason']}; an unknown number of rows is "
+            f"lost. Get the file again{', or ' if way_out else ''}{way_out} (the others are listed in {listing})"
+        )
+    first = unreadable[0]
+    raise InputError(
+        f"{source.where}: {len(unreadable)} of {total} rows cannot be read ({share:.1%}; max_unreadable allows "
+        f"{allowed:.1%}). The first: {first['file']} line {first['line']}: {first['reason']}. All are listed in "
+        f"{listing}. "
+        + ("Repair them, or give a larger max_unreadable to leave them out" if reading.rows else "Repair them")
+    )
+
+
+def check_output(output: Path, config: PrepareConfig, sources: Sequence[Source]) -> None:
+    if output.exists() and not output.is_dir():
+        raise InputError(f"output={output}: is a file; wanted a folder")
+    places = [config.input, *(source.where for source in sources)]
+    if any(place is not None and os.path.realpath(output) == os.path.realpath(place) for place in places):
+        raise InputError(f"output={output}: is the input folder; wanted another")
+    there = next(folder for folder in (output, *output.parents) if folder.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"output={output}: {there} cannot be written to; wanted a folder of yours")
+
+
+def finished(folder: Path, made_from: dict[str, Any], overwrite: bool) -> Manifest | None:
+    """The manifest of a data set that need not be made again; `InputError` when something else is in its place."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    if not (folder / MANIFEST).is_file() or not is_origin(made_from_then := read_manifest(folder).source):
+        # Not even overwrite=true may replace this: it is somebody's work.
+        raise InputError(f"{folder}: was not made by jemb prepare; move it away or choose another output")
+    changed = changes(made_from_then, made_from)
+    try:
+        manifest = ShardReader(folder).manifest
+    except InputError as error:
+        changed.append(str(error))
+    if not changed:
+        log.info("%s: finished before, left as it is", folder)
+        return manifest
+    if overwrite:
+        return None
+    raise InputError(
+        f"{folder}: is there already, but not what is asked for: {'; '.join(changed)}. "
+        "Give overwrite=true to make it again, or another output"
+    )
+
+
+def warn_of_others(output: Path, sources: Sequence[Source]) -> None:
+    """Training on `output` would use these too."""
+    names = {source.name for source in sources}
+    others = [path.parent.name for path in sorted(output.glob(f"[!.]*/{MANIFEST}"))]
+    others = [name for name in others if name not in names]
+    if others:
+        log.warning("%s: also holds %s, which this input does not", output, ", ".join(others))
+
+
+def json_lines(values: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
