@@ -19,7 +19,6 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 
 from jemb import __version__
 from jemb.config import ExportConfig
-from jemb.export.cost import FIGURE, NO_FIGURE, cost_rows, emissions, hardware
 from jemb.lineage import Stage
 from jemb.model import Encoder
 from jemb.public import markdown
@@ -30,6 +29,15 @@ POOLING = {
     "lasttoken": 'pooled = hidden[torch.arange(len(hidden)), tokens["attention_mask"].sum(1) - 1]',
 }
 """What plain transformers need besides the model, where that is all that comes after it."""
+NO_FIGURE = (
+    "Energy was not measured. kWh = hours × mean power of all devices in W / 1000, and grams of CO2-equivalent = kWh × "
+    "the grid's g/kWh; `jemb export` puts both here when it is told `power_watts` and `carbon_intensity`."
+)
+FIGURE = (
+    "Energy is hours × mean power, emissions are energy × the grid's intensity; power and intensity are what the "
+    "exporter stated, not measurements, and taken to be the same in all stages. Not in the hours: work lost to killed "
+    "starts, preparation of the data, evaluation outside of training."
+)
 
 
 def write_card(
@@ -44,10 +52,15 @@ def write_card(
     """README.md of an exported model. source: which weights of the run these are, in words. scores: of this very
     model, {task: {metric: percent}}."""
     kind = type(encoder.backbone or encoder.first).__name__
+    heads = [type(module).__name__ for module in encoder.heads if not isinstance(module, Normalize | Pooling)]
+    length = ", length 1"
+    if encoder.truncate_dim is not None:
+        length = f", the first of {encoder.full_dim}; compare by cosine, or give them length 1"
+    cost, carbon = _cost(stages, config)
     facts = [
-        ("vector", f"{encoder.dim} numbers" + _of_which(encoder)),
+        ("vector", f"{encoder.dim} numbers{length}"),
         ("longest text", f"{encoder.max_length} tokens; the rest is cut off" if encoder.max_length else "no limit"),
-        ("encoder", f"{kind}, {encoder.pooling} pooling{_heads(encoder)}"),
+        ("encoder", ", then ".join([f"{kind}, {encoder.pooling} pooling", *([", ".join(heads)] if heads else [])])),
         ("parameters", f"{sum(p.numel() for p in encoder.parameters()):,}"),
         ("started from", stages[0].get("started_from") or "random weights"),
         ("trained on", " → ".join(str(stage.get("objective")) for stage in stages)),
@@ -62,7 +75,7 @@ def write_card(
     environment.filters["md"] = lambda value: markdown(str(value))
     template = environment.get_template("card.md.j2")
     card = template.render(
-        front=_front(encoder, stages, config),
+        front=_front(stages, config, carbon),
         name=name,
         jemb=stages[-1].get("jemb", __version__),
         table=_table,
@@ -80,7 +93,7 @@ def write_card(
         pooling=POOLING.get(encoder.pooling, "") if encoder.plain else "",
         onnx=config.onnx,
         stages=[_stage(stage, encoder if stage is stages[-1] else None) for stage in stages],
-        cost=cost_rows(stages, config.power_watts, config.carbon_intensity),
+        cost=cost,
         cost_note=FIGURE if config.power_watts else NO_FIGURE,
         scores=_scores(scores),
         limits=_limits(encoder, stages),
@@ -90,16 +103,9 @@ def write_card(
     return re.sub(r"\n{3,}", "\n\n", card)
 
 
-def _front(encoder: Encoder, stages: Sequence[Stage], config: ExportConfig) -> str:
+def _front(stages: Sequence[Stage], config: ExportConfig, carbon: Mapping[str, Any] | None) -> str:
     """The YAML that the Hub reads."""
     base = stages[0].get("started_from") or ""
-    grams = emissions(stages, config.power_watts, config.carbon_intensity)
-    carbon: dict[str, Any] = {
-        "emissions": grams,
-        "source": "wall time x stated power x stated carbon intensity",
-        "training_type": "fine-tuning" if base else "pre-training",
-        "hardware_used": hardware(stages),
-    }
     data = ModelCardData(
         # Of a Hub name only: a folder's means nothing to others.
         base_model=base if "/" in base else None,
@@ -109,20 +115,41 @@ def _front(encoder: Encoder, stages: Sequence[Stage], config: ExportConfig) -> s
         pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "feature-extraction", "sentence-similarity", *(["onnx"] if config.onnx else [])],
     )
-    if grams is not None:
+    if carbon:
         data["co2_eq_emissions"] = carbon
     return f"---\n{data.to_yaml()}\n---\n"
 
 
-def _heads(encoder: Encoder) -> str:
-    names = [type(module).__name__ for module in encoder.heads if not isinstance(module, Normalize | Pooling)]
-    return f", then {', '.join(names)}" if names else ""
-
-
-def _of_which(encoder: Encoder) -> str:
-    if encoder.truncate_dim is None:
-        return ", length 1"
-    return f", the first of {encoder.full_dim}; compare by cosine, or give them length 1"
+def _cost(stages: Sequence[Stage], config: ExportConfig) -> tuple[list[tuple[str, str]], dict[str, Any] | None]:
+    """What the training took, from the run's own records, energy and emissions from the figures of the export: (what,
+    how much) for the card, and the same for the Hub, where there are such figures."""
+    found = [
+        f"{start.get('world_size', '?')} × {start.get('hardware') or start.get('device', '?')}"
+        for stage in stages
+        for start in stage.get("starts", [])
+    ]
+    hardware = "; ".join(dict.fromkeys(found)) or "not recorded"
+    seconds = [stage.get("seconds") for stage in stages]
+    rows = [("hardware (processes × device)", hardware)]
+    if None in seconds:
+        return [*rows, ("wall time of training", "not recorded")], None
+    hours, power, intensity = sum(seconds) / 3600, config.power_watts, config.carbon_intensity
+    unit, size = next(((unit, size) for unit, size in (("h", 1), ("min", 60)) if hours * size >= 1), ("s", 3600))
+    rows.append(("wall time of training", f"{hours * size:.{0 if unit == 's' else 1}f} {unit}"))
+    if not power:
+        return rows, None
+    energy = hours * power / 1000
+    rows.append(("energy, at the stated power", f"{energy:.3g} kWh at {power:g} W"))
+    if not intensity:
+        return rows, None
+    rows.append(("emissions, at the stated intensity", f"{energy * intensity:.3g} g CO2eq at {intensity:g} g/kWh"))
+    carbon = {
+        "emissions": energy * intensity,
+        "source": "wall time x stated power x stated carbon intensity",
+        "training_type": "fine-tuning" if stages[0].get("started_from") else "pre-training",
+        "hardware_used": hardware,
+    }
+    return rows, carbon
 
 
 def _stage(stage: Stage, encoder: Encoder | None) -> Mapping[str, Any]:
@@ -150,23 +177,19 @@ def _stage(stage: Stage, encoder: Encoder | None) -> Mapping[str, Any]:
 
 
 def _data(name: str, entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    filters = [
+        f"{stage.get('name', '?')}: {stage.get('kept', 0):,}, {sum(stage.get('dropped', {}).values()):,}"
+        for stage in entry.get("stages", [])
+    ]
     return (
         name,
         entry.get("kind", "?"),
         f"{entry['num_samples']:,}" if "num_samples" in entry else "?",
         entry.get("weight", 1.0),
         entry.get("license") or "not stated",
-        _dropped(entry.get("stages", [])),
+        "; ".join(filters) or "none",
         str(entry.get("fingerprint", "?"))[:12],
     )
-
-
-def _dropped(stages: Iterable[Mapping[str, Any]]) -> str:
-    words = []
-    for stage in stages:
-        dropped = sum(stage.get("dropped", {}).values())
-        words.append(f"{stage.get('name', '?')}: {stage.get('kept', 0):,}, {dropped:,}")
-    return "; ".join(words) or "none"
 
 
 def _scores(scores: Mapping[str, Mapping[str, float]]) -> list[tuple[str, str, str]]:
@@ -189,12 +212,16 @@ def _languages(stages: Sequence[Stage]) -> list[str]:
 
 
 def _limits(encoder: Encoder, stages: Sequence[Stage]) -> list[str]:
-    languages = _languages(stages)
+    languages = markdown(", ".join(_languages(stages)))
     limits = [
         "It has learnt what its training data say and how they say it, their errors and prejudices included; the data "
-        "sets above are all that is recorded of them.",
-        *_cut(encoder),
-        f"The language of the data: {markdown(', '.join(languages))}; others were filtered out."
+        "sets above are all that is recorded of them."
+    ]
+    if encoder.max_length is not None:
+        kept = "end" if getattr(encoder.tokenizer, "truncation_side", "right") == "left" else "beginning"
+        limits.append(f"Of a text longer than {encoder.max_length} tokens only the {kept} counts.")
+    limits += [
+        f"The language of the data: {languages}; others were filtered out."
         if languages
         else "The training data were not all filtered by language: which ones it knows is not recorded.",
         "A cosine is a ranking, not a probability; a threshold has to be found on data of your own.",
@@ -204,13 +231,6 @@ def _limits(encoder: Encoder, stages: Sequence[Stage]) -> list[str]:
     if encoder.truncate_dim:
         limits.append("sentence-transformers before 5.4 takes no notice of `truncate_dim`: give it when loading.")
     return limits
-
-
-def _cut(encoder: Encoder) -> list[str]:
-    if encoder.max_length is None:
-        return []
-    kept = "end" if getattr(encoder.tokenizer, "truncation_side", "right") == "left" else "beginning"
-    return [f"Of a text longer than {encoder.max_length} tokens only the {kept} counts."]
 
 
 def _license(stages: Sequence[Stage], own: str | None) -> str:

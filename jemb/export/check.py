@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +85,7 @@ def check_same_vectors(encoder: Encoder, folder: Path, *, onnx: bool = False) ->
     found: dict[str, tuple[float, float]] = {}
     for name, load, wanted, allowed in loaders:
         try:
-            with _silence():
+            with quiet():
                 theirs = load(folder)(texts)
         except Exception as error:
             raise Failure(f"{name} cannot use the exported folder ({type(error).__name__}: {error})") from error
@@ -187,15 +185,3 @@ def _pool(folder: Path) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None
     settings = read_json(folder / "1_Pooling" / "config.json")
     modes = [mode for flag, mode in FLAGS.items() if settings.get(flag)]
     return POOL.get(modes[0]) if len(modes) == 1 else None
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    logger = logging.getLogger("sentence_transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with quiet():
-            yield
-    finally:
-        logger.setLevel(level)

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -44,6 +43,8 @@ def write_onnx(encoder: Encoder, folder: Path) -> Path:
     Inputs: `input_ids`, `attention_mask`, int64 [batch, length], any sizes. Outputs: `last_hidden_state`, float32
     [batch, length, width], and `sentence_embedding`, float32 [batch, dim], unit rows.
     """
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass  # of an extra
+
     path = folder / PLACE
     path.parent.mkdir()
     with quiet(), _silence(), torch.inference_mode():
@@ -68,7 +69,9 @@ def write_onnx(encoder: Encoder, folder: Path) -> Path:
                 f"onnx=true: torch cannot write {kind} as ONNX ({first_line(error)}); leave onnx out"
             ) from error
         assert program is not None  # as always with dynamo=True
-        _forget_where_it_was_made(program.model)
+        # The exporter notes the lines and paths of the code here that made each node.
+        program.model.metadata_props.clear()
+        ClearMetadataAndDocStringPass()(program.model)
         size = sum(weights.nbytes for weights in model.parameters())
         program.save(path, external_data=size > ONE_FILE)
     return path
@@ -82,21 +85,6 @@ def check_onnx_possible(encoder: Encoder) -> None:
         raise InputError(
             "onnx=true: this model leaves prompts out of pooling, which the file is not told; leave onnx out"
         )
-
-
-def _forget_where_it_was_made(model: Any) -> None:
-    """Take out the exporter's notes, among them the lines and paths of the code here that made each node."""
-    from onnx_ir.traversal import RecursiveGraphIterator  # of an extra
-
-    noted: Any
-    graphs = [model.graph, *(function.graph for function in model.functions.values())]
-    for noted in (model, *graphs, *model.functions.values()):
-        noted.metadata_props.clear()
-    for graph in graphs:
-        for node in RecursiveGraphIterator(graph):
-            for noted in (node, *node.outputs):
-                noted.metadata_props.clear()
-                noted.doc_string = None
 
 
 class _WithVector(nn.Module):
@@ -117,14 +105,11 @@ class _WithVector(nn.Module):
 @contextmanager
 def _silence() -> Iterator[None]:
     """Without the exporter's remarks on packages that are not there and on names that torch will change."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
