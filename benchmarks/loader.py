@@ -149,8 +149,9 @@ def bare_tokenizer(rows: list[dict[str, str]]) -> Callable[[], int]:
 def our_batches(folder: Path, count: int, stored: bool = False) -> Callable[[], int]:
     from jemb.config import TokenizeConfig
     from jemb.data import Collate, StepDataset
+    from jemb.data.joined import open_tokens
     from jemb.model import find_folder, load_encoder
-    from jemb.pretokenize import open_tokens, pretokenize
+    from jemb.pretokenize import pretokenize
 
     plan, readers = make_plan(folder)
     model = str(find_folder("all-MiniLM-L6-v2"))

@@ -143,7 +143,7 @@ def load(place: str, window: int | None = None, limit: float | None = None) -> f
     import torch
 
     from jemb.config import ModelConfig
-    from jemb.data import BatchPlan, Collate, PlanSource, ReadAhead, StepDataset, StepLoader
+    from jemb.data import BatchPlan, Collate, PlanSource, ReadAhead, StepDataset, make_loader
     from jemb.model import make_tiny
     from jemb.shards import ShardCache, open_datasets
 
@@ -166,7 +166,7 @@ def load(place: str, window: int | None = None, limit: float | None = None) -> f
         ahead=ReadAhead(plan, readers, steps=1000, stop=stop, lag=3),
     )
     began = cpu()
-    count = sum(len(batch.keys) for batch in StepLoader(data, start=0, stop=stop, workers=1))
+    count = sum(len(batch.keys) for batch in make_loader(data, 1, batch_size=None, sampler=range(stop)))
     return count / (cpu() - began)
 
 

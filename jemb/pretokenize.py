@@ -5,7 +5,7 @@ Before: `prepare` wrote the shards. After: `jemb train tokens=DIR` makes from th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -18,11 +18,11 @@ from jemb.core.errors import InputError
 from jemb.core.files import alone, inside
 from jemb.core.progress import Progress
 from jemb.core.text import content_hash
-from jemb.model import Encoder, Tokenize, load_encoder, probe
+from jemb.data.joined import recipe_of, token_folder
+from jemb.model import Tokenize, load_encoder, probe
 from jemb.prepare.engine.executor import LocalExecutor
 from jemb.shards import ShardReader, open_datasets
-from jemb.shards.tokens import Recipe, TokenReader, finish_tokens, has_part, start_tokens, write_part
-from jemb.tables.places import is_url, to_local
+from jemb.shards.tokens import Recipe, finish_tokens, has_part, start_tokens, write_part
 
 ROWS = 4096
 """Samples that are tokenised at once."""
@@ -51,7 +51,7 @@ def pretokenize(config: TokenizeConfig) -> str:
     check_prompts(config.prompts, readers)
     encoder.prompts |= config.prompts.given
     probe(encoder, config.model)
-    output = _folder(config.output, "output")
+    output = token_folder(config.output, "output")
     recipes = {name: recipe_of(name, reader, encoder) for name, reader in readers.items()}
     with alone(output, "jemb tokenize"):
         tasks = []
@@ -79,37 +79,6 @@ def check_prompts(prompts: PromptsConfig, names: Collection[str]) -> None:
     for name in prompts.datasets:
         if name not in names:
             raise InputError(f"prompts.datasets.{name}: no such data set; there are: {', '.join(names)}")
-
-
-def recipe_of(name: str, reader: ShardReader, encoder: Encoder) -> Recipe:
-    return Recipe(
-        fingerprint=reader.manifest.fingerprint,
-        tokenizer=encoder.tokenize.fingerprint,
-        max_length=encoder.max_length,
-        query_prompt=encoder.prompt("query", name),
-        passage_prompt=encoder.prompt("document", name),
-    )
-
-
-def open_tokens(folder: str, readers: Mapping[str, ShardReader], encoder: Encoder) -> dict[str, TokenReader]:
-    """The stored tokens of every data set. Raises InputError where they are not those of this encoder's tokenizer."""
-    place = _folder(folder, "tokens")
-    return {
-        name: TokenReader(
-            inside(place, name, f"tokens={folder}"),
-            reader.manifest,
-            recipe_of(name, reader, encoder),
-            len(encoder.embeddings),
-        )
-        for name, reader in readers.items()
-    }
-
-
-def _folder(given: str, option: str) -> Path:
-    place = to_local(given)
-    if is_url(place):
-        raise InputError(f"{option}={given}: wanted a folder; token ids are mapped into memory, not fetched")
-    return Path(place)
 
 
 def _write(task: _Task) -> None:

@@ -1,8 +1,9 @@
 """The data path of training: which samples make a batch (`plan`), reading them, and the batch of token ids."""
 
 from jemb.data.ahead import ReadAhead
+from jemb.data.checks import check_kinds, check_negatives
 from jemb.data.collate import Collate
-from jemb.data.loader import StepDataset, StepLoader, loader_processes
+from jemb.data.loader import StepDataset, loader_processes, make_loader
 from jemb.data.plan import BatchPlan
 from jemb.data.sampler import GlobalBatchSampler, for_sentence_transformers
 from jemb.data.small import PlanSource
@@ -15,8 +16,10 @@ __all__ = [
     "PlanSource",
     "ReadAhead",
     "StepDataset",
-    "StepLoader",
     "Verifier",
+    "check_kinds",
+    "check_negatives",
     "for_sentence_transformers",
     "loader_processes",
+    "make_loader",
 ]

@@ -8,14 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from jemb.core.errors import InputError
+from jemb.core.files import inside
 from jemb.core.records import Sample
 from jemb.data.deal import Numbers, PayloadSizes
 from jemb.data.small import PlanSource
 from jemb.shards import ShardReader, TokenReader
+from jemb.shards.tokens import Recipe
+from jemb.tables.places import is_url, to_local
+
+if TYPE_CHECKING:
+    from jemb.model import Encoder
 
 
 class SourceRows:
@@ -87,6 +95,37 @@ def tokens_of(source: PlanSource, tokens: Mapping[str, TokenReader]) -> StoredTo
     if not source.members:
         return tokens[source.name]
     return JoinedTokens([(tokens[member.name], member.num_samples) for member in source.members])
+
+
+def recipe_of(name: str, reader: ShardReader, encoder: Encoder) -> Recipe:
+    return Recipe(
+        fingerprint=reader.manifest.fingerprint,
+        tokenizer=encoder.tokenize.fingerprint,
+        max_length=encoder.max_length,
+        query_prompt=encoder.prompt("query", name),
+        passage_prompt=encoder.prompt("document", name),
+    )
+
+
+def open_tokens(folder: str, readers: Mapping[str, ShardReader], encoder: Encoder) -> dict[str, TokenReader]:
+    """The stored tokens of every data set. Raises InputError where they are not those of this encoder's tokenizer."""
+    place = token_folder(folder, "tokens")
+    return {
+        name: TokenReader(
+            inside(place, name, f"tokens={folder}"),
+            reader.manifest,
+            recipe_of(name, reader, encoder),
+            len(encoder.embeddings),
+        )
+        for name, reader in readers.items()
+    }
+
+
+def token_folder(given: str, option: str) -> Path:
+    place = to_local(given)
+    if is_url(place):
+        raise InputError(f"{option}={given}: wanted a folder; token ids are mapped into memory, not fetched")
+    return Path(place)
 
 
 def by_member(starts: Sequence[int], rows: Numbers) -> Iterator[tuple[int, Numbers, Numbers]]:

@@ -1,15 +1,18 @@
-"""Batches of one rank, from any step on. Plan and readers decide everything; a worker is sent only a step number.
+"""What a loader process does: the samples or the batch of what a sampler names, from plan, readers and tokens alone.
 
-Lightning's own loader state is not used (it is lost or replaced by rank 0's on resume in several versions): the
-position is the step in the checkpoint, and the loader is built to begin there.
+Before: `sampler.py` says which rows of which step this rank has. After: `module.py` gives the loader to a Trainer,
+which keeps no position of it: that is the step, and a loader begins there.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import accumulate
+from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -20,7 +23,6 @@ from jemb.data.collate import Collate
 from jemb.data.joined import rows_of, tokens_of
 from jemb.data.plan import BatchPlan
 from jemb.data.sampler import GlobalBatchSampler, StepRows
-from jemb.data.verify import Verifier
 from jemb.launch import obey_parent_alone
 from jemb.shards import ShardReader, TokenReader
 
@@ -55,8 +57,7 @@ class StepDataset(Dataset[Batch]):
             plan, rank=rank, world_size=world_size, lengths=self.sizes if balance else None
         )
         self.rank, self.world_size = rank, world_size
-        self.global_keys = global_keys
-        self.ahead = ahead
+        self.global_keys, self.ahead = global_keys, ahead
         self.tokens = {source.name: tokens_of(source, tokens) for source in plan.sources} if tokens else {}
 
     def __len__(self) -> int:
@@ -73,7 +74,7 @@ class StepDataset(Dataset[Batch]):
         reader = self.readers[name]
         samples = [] if self.tokens else [reader.read(row) for row in mine.tolist()]
         own = keys = [sample.key for sample in samples] or [reader.key(row) for row in mine.tolist()]
-        if self.global_keys and self.world_size > 1:
+        if self.global_keys and len(mine) < self.plan.batch_sizes[name]:
             keys = [reader.key(row) for row in self.plan.batch(step)[1].tolist()]
         if self.tokens:
             batch = self.collate.from_tokens(step, name, self.tokens[name], mine, own, keys)
@@ -83,45 +84,44 @@ class StepDataset(Dataset[Batch]):
         return batch
 
 
-class StepLoader:
-    """Iterates over the batches of steps `start`, start + 1, …, `stop` - 1; `len` counts from step 0.
+class RowDataset(Dataset[dict[str, Any]]):
+    """The samples of all data sets of a plan, one data set after the other, as dictionaries."""
 
-    verifier: asked with each batch whether what was read has changed on the disk.
-    Deliberately no torch DataLoader: Lightning re-creates those with samplers of its own. The length makes Lightning's
-    fetcher stop in time instead of reading one batch ahead, and counts from 0 as Lightning's own batch counter does.
-    """
-
-    def __init__(
-        self, dataset: StepDataset, *, start: int, stop: int, workers: int, verifier: Verifier | None = None
-    ) -> None:
-        self.dataset, self.start, self.stop, self.workers = dataset, start, stop, workers
-        self.verifier = verifier
+    def __init__(self, plan: BatchPlan, readers: Mapping[str, ShardReader]) -> None:
+        self.parts = {source.name: rows_of(source, readers) for source in plan.sources}
+        self.names = [source.name for source in plan.sources]
+        self.ends = list(accumulate(source.num_samples for source in plan.sources))
 
     def __len__(self) -> int:
-        return self.stop
+        return self.ends[-1]
 
-    def verified(self, step: int) -> bool:
-        """Whether what the steps before `step` read has been verified, as far as it is this process's part."""
-        return self.verifier is None or self.verifier.verified(step)
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        number = bisect_right(self.ends, place)
+        name, start = self.names[number], self.ends[number - 1] if number else 0
+        sample = self.parts[name].read(place - start)
+        return {
+            "key": sample.key,
+            "dataset": name,
+            "query": sample.query,
+            "positive": sample.positive,
+            **({"negatives": list(sample.negatives)} if sample.negatives else {}),
+        }
 
-    def __iter__(self) -> Iterator[Batch]:
-        loader: DataLoader[Batch] = DataLoader(
-            self.dataset,
-            batch_size=None,
-            sampler=range(self.start, self.stop),
-            num_workers=self.workers,
-            worker_init_fn=start_worker,
-            # Where another method is the default, each worker would import torch and Lightning first.
-            multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
-        )
-        try:
-            for batch in loader:
-                if self.verifier:
-                    self.verifier.check()
-                yield batch
-        finally:
-            if self.dataset.ahead:
-                self.dataset.ahead.close()
+
+def make_loader(dataset: Dataset[Any], workers: int, **sampling: Any) -> DataLoader[Any]:
+    """A torch loader with so many processes. sampling: what says which batches; a `Batch` stays what it is."""
+    return DataLoader(
+        dataset,
+        num_workers=workers,
+        worker_init_fn=start_worker,
+        # Where another method is the default, each worker would import torch and Lightning first.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        **{"collate_fn": _as_it_is, **sampling},
+    )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 @contextmanager

@@ -5,43 +5,50 @@ Before: the shards of `jemb prepare`. After: `EmbeddingModule` gets a `Batch` of
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from jemb.core.errors import InputError
+from jemb.data.ahead import ReadAhead
+from jemb.data.checks import check_kinds, needed_at_once
 from jemb.data.collate import Collate
-from jemb.data.joined import rows_of
-from jemb.data.loader import StepDataset, start_worker
+from jemb.data.joined import open_tokens
+from jemb.data.loader import RowDataset, StepDataset, make_loader
 from jemb.data.plan import BatchPlan
 from jemb.data.sampler import GlobalBatchSampler
 from jemb.data.small import PlanSource, SmallDatasets
+from jemb.data.verify import Verifier
 from jemb.registry import suggest
-from jemb.shards import ShardCache, ShardReader, open_datasets
+from jemb.shards import ShardCache, ShardReader, TokenReader, open_datasets
 from jemb.tables.places import is_url, to_local
 
 if TYPE_CHECKING:
     from jemb.model import Encoder
+
+log = logging.getLogger(__name__)
 
 
 class PairData(lightning.LightningDataModule):
     """Shards for `Trainer.fit(module, PairData("shards", global_batch_size=64, seed=7))`.
 
     In each step all processes together have `global_batch_size` samples of one data set, the same ones whatever the
-    number of processes. A fit that goes on from `ckpt_path` goes on with the sample after the last one. Without a
+    number of processes. A fit that goes on from a checkpoint goes on with the sample after the last one. Without a
     Trainer, `train_dataloader()` serves any loop. Options are those of `jemb train` with these names, and:
 
     encoder: whose token ids the batches have; None: that of the module that is fitted (`module.encoder`).
     num_negatives: hard negatives of each sample; None: one where the module's objective takes them, else none.
     collate_fn: a function from the samples of a step (dictionaries with key, query, positive, negatives) to anything,
     in place of a `Batch` of token ids. rank, world_size, steps: as for `GlobalBatchSampler`.
+    verify: compare with its checksum each shard that is read, beside the training; what has changed ends the fit, and
+    `Checkpoints` saves no step before all that it has read is verified.
+    Raises InputError for shards, tokens or data sets that are not there or do not fit.
     """
 
     def __init__(
@@ -58,6 +65,10 @@ class PairData(lightning.LightningDataModule):
         workers: int = 1,
         cache_dir: str | None = None,
         cache_gb: float | None = None,
+        read_ahead: int = 1000,
+        tokens: str | None = None,
+        verify: bool = True,
+        log_samples: bool = False,
         encoder: Encoder | None = None,
         collate_fn: Callable[[list[dict[str, Any]]], Any] | None = None,
         rank: int | Literal["all"] | None = None,
@@ -68,24 +79,31 @@ class PairData(lightning.LightningDataModule):
         self.place, self.global_batch_size, self.seed = os.fspath(shards), global_batch_size, seed
         self.weights, self.small_datasets, self.shuffle_shards = dict(weights or {}), small_datasets, shuffle_shards
         self.num_negatives, self.balance, self.workers = num_negatives, balance, workers
-        self.cache_dir, self.cache_gb, self.encoder, self.collate_fn = cache_dir, cache_gb, encoder, collate_fn
+        self.cache_dir, self.cache_gb, self.read_ahead = cache_dir, cache_gb, read_ahead
+        self.tokens, self.verify, self.log_samples = tokens, verify, log_samples
+        self.encoder, self.collate_fn = encoder, collate_fn
         self.rank, self.world_size, self.steps = rank, world_size, steps
+        self.ahead: ReadAhead | None = None
+        self.verifier: Verifier | None = None
 
     @cached_property
-    def readers(self) -> dict[str, ShardReader]:
-        """The data sets by name."""
-        remote = is_url(to_local(self.place))
-        readers = open_datasets(self.place, ShardCache(self.cache_dir, self.cache_gb) if remote else None)
-        if strangers := [name for name in self.weights if name not in readers]:
-            raise InputError(
-                f"weights.{strangers[0]}: no such data set in {self.place}{suggest(strangers[0], readers)}; "
-                f"there are: {', '.join(readers)}"
-            )
+    def found(self) -> dict[str, ShardReader]:
+        """All data sets by name."""
+        cache = ShardCache(self.cache_dir, self.cache_gb) if is_url(to_local(self.place)) else None
+        readers = open_datasets(self.place, cache)
+        if cache:
+            cache.check(*needed_at_once(readers, self.shuffle_shards, self.global_batch_size))
+        for name in self.weights:
+            if name not in readers:
+                raise InputError(
+                    f"weights.{name}: no such data set in {self.place}{suggest(name, readers)}; "
+                    f"there are: {', '.join(readers)}"
+                )
         return readers
 
     @cached_property
     def plan(self) -> BatchPlan:
-        """Which samples are in which step."""
+        """Which samples are in which step; what is done with small data sets is warned of."""
         sources = [
             PlanSource(
                 name,
@@ -95,15 +113,27 @@ class PairData(lightning.LightningDataModule):
                 tuple(shard.num_samples for shard in reader.manifest.shards),
                 reader.manifest.kind,
             )
-            for name, reader in self.readers.items()
+            for name, reader in self.found.items()
         ]
-        return BatchPlan(
+        plan = BatchPlan(
             sources,
             seed=self.seed,
             global_batch_size=self.global_batch_size,
             shuffle_shards=self.shuffle_shards,
             small_datasets=self.small_datasets,
         )
+        for note in plan.notes:
+            log.warning("small_datasets=%s: %s", self.small_datasets, note)
+        return plan
+
+    @cached_property
+    def readers(self) -> dict[str, ShardReader]:
+        """The data sets that the plan has not left out, by name."""
+        return {name: self.found[name] for name in sorted(self.plan.dataset_shares)}
+
+    def open_tokens(self, encoder: Encoder) -> dict[str, TokenReader] | None:
+        """The stored tokens. Raises InputError where they are not those of this encoder's tokenizer."""
+        return open_tokens(self.tokens, self.readers, encoder) if self.tokens else None
 
     def train_dataloader(self) -> DataLoader[Any]:
         """This process's share of each step, beginning where the Trainer stands."""
@@ -112,37 +142,64 @@ class PairData(lightning.LightningDataModule):
             self.plan,
             rank=self.rank,
             world_size=self.world_size,
-            start=self._next_step if self.trainer else 0,
+            start=self.next_step if self.trainer else 0,
             steps=self.steps,
             lengths={name: part.sizes for name, part in rows.parts.items()} if self.balance else None,
         )
-        own = self.collate_fn is not None
-        return DataLoader(
-            rows if own else StepDataset(self.plan, self.readers, self._collate()),
-            batch_sampler=sampler,
-            collate_fn=self.collate_fn if own else _as_it_is,
-            num_workers=self.workers,
-            worker_init_fn=start_worker,
-            # Where another method is the default, each worker would import torch and Lightning first.
-            multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
-        )
+        if self.collate_fn:
+            return make_loader(rows, self.workers, batch_sampler=sampler, collate_fn=self.collate_fn)
+        return make_loader(self._batches(), self.workers, batch_sampler=sampler)
 
-    def _next_step(self) -> int:
+    def next_step(self) -> int:
+        """Where the Trainer stands; counted on from the module's `first_step`."""
         assert self.trainer is not None
-        return self.trainer.global_step * self.trainer.accumulate_grad_batches
+        first = getattr(self.trainer.lightning_module, "first_step", 0)
+        return first + self.trainer.global_step * self.trainer.accumulate_grad_batches
 
-    def _collate(self) -> Collate:
-        module = self.trainer.lightning_module if self.trainer else None
+    def verified(self, step: int) -> bool:
+        """Whether what the steps before `step` read has been verified, as far as it is this process's part."""
+        return self.verifier is None or self.verifier.verified(step)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        if self.verifier:
+            self.verifier.check()  # here: its thread must not be there when loader processes are forked
+        return batch
+
+    def teardown(self, stage: str) -> None:
+        if self.ahead:
+            self.ahead.close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        self.teardown("fit")
+
+    def _batches(self) -> StepDataset:
+        trainer = self.trainer
+        module = trainer.lightning_module if trainer else None
         encoder = self.encoder or getattr(module, "encoder", None)
         if encoder is None:
             raise InputError("PairData: give encoder=…, whose token ids the batches shall have, or collate_fn=…")
+        stored = self.open_tokens(encoder)
+        place = (trainer.local_rank, trainer.num_devices) if trainer else (0, 1)
+        start = self.next_step() if trainer else 0
+        stop = self.steps or (trainer.max_steps if trainer and trainer.max_steps > 0 else sys.maxsize)
+        if self.read_ahead and not place[0]:  # one process of each machine, for all of them
+            lag = 2 * self.workers + 1  # batches that wait for the trainer in each process
+            self.ahead = ReadAhead(self.plan, self.readers, steps=self.read_ahead, stop=stop, lag=lag)
+        if self.verify and trainer:
+            self.verifier = Verifier(self.plan, self.readers, stored, start=start, stop=stop, share=place)
+        return StepDataset(
+            self.plan,
+            self.readers,
+            self._collate(encoder, module),
+            global_keys=self.log_samples and (trainer is None or trainer.is_global_zero),
+            ahead=self.ahead,
+            tokens=stored,
+        )
+
+    def _collate(self, encoder: Encoder, module: Any) -> Collate:
         takes = bool(getattr(getattr(module, "objective", None), "negatives", False))
         number = self.num_negatives if self.num_negatives is not None else int(takes)
-        if number and (pairs := [name for name, reader in self.readers.items() if reader.manifest.kind == "pairs"]):
-            raise InputError(
-                f"the objective needs hard negatives, but {', '.join(pairs)} in {self.place} has pairs only: use "
-                "another objective, or prepare these data sets from rows with `negatives`"
-            )
+        check_kinds(self.found, self.place, number)
         return Collate(
             tokenize=encoder.tokenize,
             num_negatives=number,
@@ -150,32 +207,7 @@ class PairData(lightning.LightningDataModule):
             query_prompt=encoder.prompt("query"),
             passage_prompt=encoder.prompt("document"),
             pad_id=encoder.tokenize.pad_id,
+            dataset_prompts={
+                name: (encoder.prompt("query", name), encoder.prompt("document", name)) for name in self.readers
+            },
         )
-
-
-class RowDataset(Dataset[dict[str, Any]]):
-    """The samples of all data sets of a plan, one data set after the other, as dictionaries."""
-
-    def __init__(self, plan: BatchPlan, readers: Mapping[str, ShardReader]) -> None:
-        self.parts = {source.name: rows_of(source, readers) for source in plan.sources}
-        self.names = [source.name for source in plan.sources]
-        self.ends = list(accumulate(source.num_samples for source in plan.sources))
-
-    def __len__(self) -> int:
-        return self.ends[-1]
-
-    def __getitem__(self, place: int) -> dict[str, Any]:
-        number = bisect_right(self.ends, place)
-        name, start = self.names[number], self.ends[number - 1] if number else 0
-        sample = self.parts[name].read(place - start)
-        return {
-            "key": sample.key,
-            "dataset": name,
-            "query": sample.query,
-            "positive": sample.positive,
-            **({"negatives": list(sample.negatives)} if sample.negatives else {}),
-        }
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

@@ -16,23 +16,13 @@ from torch import Tensor
 
 from jemb.config import TrainConfig
 from jemb.core.records import Tokens
-from jemb.data import BatchPlan
+from jemb.data import BatchPlan, check_negatives
 from jemb.launch import planned_world_size
 from jemb.model import Encoder, add_lora
 from jemb.model.load import DEFAULT_MAX_LENGTH
-from jemb.pretokenize import open_tokens
 from jemb.run_folder import RunFolder
 from jemb.tables.places import to_local
-from jemb.train.build import (
-    check_negatives,
-    choose_bf16,
-    count_steps,
-    lora_options,
-    make_encoder,
-    make_plan,
-    open_shards,
-    planned,
-)
+from jemb.train.build import choose_bf16, count_steps, lora_options, make_encoder, open_data
 from jemb.train.evaluation import Evaluations, EvaluationTools
 from jemb.train.record import check_resumable
 from jemb.train.strategies import choose_strategy
@@ -65,18 +55,15 @@ def dry_run(config: TrainConfig, tools: EvaluationTools | None = None) -> str:
     processes = planned_world_size()
     strategy = choose_strategy(config.strategy, processes)
     check_installed(config.trackers)
-    readers = open_shards(config)
-    plan = make_plan(config, readers, processes)
-    readers = planned(plan, readers)
-    check_negatives(config, readers)
-    steps = count_steps(config, plan)
+    data = open_data(config, processes)
+    check_negatives(data.readers, data.num_negatives or 0)
+    steps = count_steps(config, data.plan)
     done = steps_done(config)
     device = "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
-    encoder = make_encoder(config, readers).train()
+    encoder = make_encoder(config, data.readers).train()
     if lora := lora_options(config):
         add_lora(encoder, **lora)
-    if config.tokens:
-        open_tokens(config.tokens, readers, encoder)
+    data.open_tokens(encoder)
     Evaluations(RunFolder(Path(config.output)), config.evaluation, tools, every=1, stop=steps).read_tasks()
     bf16 = choose_bf16(config.precision, torch.device(device))
     memory = estimate_memory(config, encoder, strategy, processes, bf16=bf16)
@@ -86,7 +73,7 @@ def dry_run(config: TrainConfig, tools: EvaluationTools | None = None) -> str:
         "batch",
         *batch_lines(config, processes),
         "plan",
-        *plan_lines(plan, steps),
+        *plan_lines(data.plan, steps),
         f"{steps} steps" + (f", of which {done} are done" if done else "") + f"; run folder {config.output}",
         f"memory of one process, estimated for strategy {strategy} in {'bf16' if bf16 else 'fp32'} on {device}",
         *memory_lines(config, encoder, memory, strategy, processes),

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from jemb.config import ModelConfig, TrainConfig
 from jemb.core.files import whole_folder, writing
+from jemb.data import check_negatives
 from jemb.distributed import world_size
 from jemb.model import Encoder, load_start, load_weights, probe, save_start
 from jemb.run_folder import RunFolder
-from jemb.train.build import Job, check_negatives, choose_bf16, lora_options, make_encoder, open_job_tokens
+from jemb.train.build import Job, choose_bf16, lora_options, make_encoder
 from jemb.train.checkpoints import find_start, remove_leftovers
 from jemb.train.evaluation import Evaluations
 from jemb.train.optim import schedule_of
@@ -35,14 +36,14 @@ class Start:
 def decide_start(run: RunFolder, job: Job, evaluations: Evaluations) -> Start:
     """Make or check the run folder; the newest checkpoint that can be read says where to begin, else `run.start` gets
     the model to begin with. Lines of logs behind it go (those of metrics and samples when the fit begins)."""
-    config = job.config
+    config, data = job.config, job.data
     check_resumable(run, config)
     remove_leftovers(run)
-    step, state = find_start(run, job.plan.fingerprint)
+    step, state = find_start(run, data.plan.fingerprint)
     if state is None:
-        check_negatives(config, job.readers)
-        encoder = make_encoder(config, job.readers)
-        open_job_tokens(job, encoder)
+        check_negatives(data.readers, data.num_negatives or 0)
+        encoder = make_encoder(config, data.readers)
+        data.open_tokens(encoder)
         with writing(run.start), whole_folder(run.start) as folder:
             save_start(encoder, folder, lora_options(config))
     _warn_of_the_schedule(config, run, step, job.max_steps)
@@ -56,7 +57,7 @@ def decide_start(run: RunFolder, job: Job, evaluations: Evaluations) -> Start:
         "precision": "bf16" if choose_bf16(config.precision, job.processes.device) else "fp32",
         "hardware": hardware(job.processes.device),
     }
-    write_start(run, config, job.plan, job.readers, step=step, max_steps=job.max_steps, layout=layout)
+    write_start(run, config, data.plan, data.readers, step=step, max_steps=job.max_steps, layout=layout)
     return Start(step, state, evaluate=evaluations.missing(step))
 
 

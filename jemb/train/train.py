@@ -18,7 +18,7 @@ from jemb.core.files import writing
 from jemb.data import loader_processes
 from jemb.distributed import max_over_ranks, rank, world_size
 from jemb.run_folder import RunFolder
-from jemb.train.build import Job, make_loader, make_module, make_trainer, open_job
+from jemb.train.build import Job, make_module, make_trainer, open_job
 from jemb.train.checkpoints import Checkpoints
 from jemb.train.dry_run import batch_lines, plan_lines
 from jemb.train.evaluation import EvaluateInLoop, Evaluations, EvaluationTools
@@ -61,7 +61,7 @@ def train(
                     write_end(run, steps=run.checkpoints()[-1][0] if run.checkpoints() else 0, status="failed")
 
         stack.enter_context(report_lost_peers(config.timeout_minutes, before_end=failed))
-        job = agreed(lambda: open_job(config, processes), lambda job: facts_of(config, job.readers, job.plan))
+        job = agreed(lambda: open_job(config, processes), lambda job: facts_of(config, job.data.readers, job.data.plan))
         evaluations = Evaluations(run, config.evaluation, tools, every=config.checkpoint_every, stop=job.max_steps)
 
         def lock_and_decide() -> Start:
@@ -106,7 +106,7 @@ def _fit(
     if (ended() and not start.evaluate) or max_over_ranks(request.wanted()):
         return start.step
     goes_on = [f"continuing after step {start.step} of {job.max_steps}"] if start.step else []
-    for line in [*plan_lines(job.plan, job.max_steps), batch_lines(config, world_size())[0], *goes_on]:
+    for line in [*plan_lines(job.data.plan, job.max_steps), batch_lines(config, world_size())[0], *goes_on]:
         log.info("%s", line)
     encoder = begin_with(run, start.state, config.model)
     before: Mapping[str, Any] = {}
@@ -114,7 +114,6 @@ def _fit(
         before = evaluations.evaluate(start.step, encoder, device=job.processes.device)
     if ended() or max_over_ranks(request.wanted()):
         return start.step
-    loader = make_loader(job, encoder, start.step)
     run_log = RunLog(
         run,
         start=start.step,
@@ -127,13 +126,13 @@ def _fit(
     checkpoints = Checkpoints(
         run,
         start=(start.step, start.state),
-        plan=job.plan.fingerprint,
+        plan=job.data.plan.fingerprint,
         every=config.checkpoint_every,
         keep=config.keep_checkpoints,
         stop=job.max_steps,
         wanted=evaluations.due,
         best=evaluations.best_step,
-        verified=loader.verified,
+        verified=job.data.verified,
     )
     ours = [StopOnSignal(request), run_log, checkpoints, CopyToStorage(storage, checkpoints)]
     if config.evaluation.tasks:
@@ -144,7 +143,7 @@ def _fit(
     )
     try:
         with loader_processes():
-            trainer.fit(module, loader)
+            trainer.fit(module, job.data)
     except InputError as error:
         if rank():  # a damaged sample is met by one process, and the first prints only its own errors
             log.error("jemb train: process %d: %s", rank(), error)

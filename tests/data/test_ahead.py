@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from object_store import BUCKET, FaultyProxy, bytes_on_disk, put_folder
 from test_loader import facts, letters
+from torch.utils.data import DataLoader
 
-from jemb.data import BatchPlan, Collate, PlanSource, ReadAhead, StepDataset, StepLoader
+from jemb.core.records import Batch
+from jemb.data import BatchPlan, Collate, PlanSource, ReadAhead, StepDataset, make_loader
 from jemb.shards import ShardCache, ShardReader, cache_home, open_datasets
 
 SHARDS, SHARD, BATCH = 24, 10, 8
@@ -31,7 +33,7 @@ def url(folder: Path, s3_port: int) -> str:
 
 def loader(
     readers: dict[str, ShardReader], *, number: int | None, stop: int, steps: int | None = None, workers: int = 0
-) -> StepLoader:
+) -> DataLoader[Batch]:
     sources = [
         PlanSource(
             name, len(reader), reader.manifest.fingerprint, 1.0, tuple(s.num_samples for s in reader.manifest.shards)
@@ -42,7 +44,7 @@ def loader(
     lag = 2 * workers
     ahead = ReadAhead(plan, readers, steps=steps, stop=stop, lag=lag) if steps is not None else None
     data = StepDataset(plan, readers, Collate(letters, 0, seed=1), rank=0, world_size=1, global_keys=False, ahead=ahead)
-    return StepLoader(data, start=0, stop=stop, workers=workers)
+    return make_loader(data, workers, batch_size=None, sampler=range(stop))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -71,8 +73,8 @@ def test_shards_are_here_before_they_are_asked_for(proxy: FaultyProxy, url: str)
     """Those of the 10 steps after the one that is read, and of no later ones."""
     reader = open_datasets(url)["data"]
     batches = loader({"data": reader}, number=2, stop=PASS, steps=10)
-    ahead, plan = batches.dataset.ahead, batches.dataset.plan
-    assert ahead is not None
+    ahead = ahead_of(batches)
+    plan = ahead.plan
     try:
         for step in (0, 12):
             ahead.reached(step)
@@ -103,8 +105,7 @@ def test_without_windows_all_shards_are_fetched(folder: Path, proxy: FaultyProxy
     """Any sample may come next, so the first step already asks for all."""
     batches = loader(open_datasets(url), number=None, stop=4, steps=1)
     assert facts(batches) == facts(loader(open_datasets(folder), number=None, stop=4))
-    ahead = batches.dataset.ahead
-    assert ahead is not None
+    ahead = ahead_of(batches)
     ahead.reached(0)
     deadline = time.monotonic() + 60
     while len(here()) < SHARDS:
@@ -127,6 +128,7 @@ def test_a_server_that_fails_while_fetching_ahead(folder: Path, proxy: FaultyPro
     assert facts(remote) == facts(loader(open_datasets(folder), number=2, stop=PASS))
 
 
-def ahead_of(batches: StepLoader) -> ReadAhead:
+def ahead_of(batches: DataLoader[Batch]) -> ReadAhead:
+    assert isinstance(batches.dataset, StepDataset)
     assert batches.dataset.ahead is not None
     return batches.dataset.ahead

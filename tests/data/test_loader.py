@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 
 from jemb.core.errors import InputError
 from jemb.core.records import Batch, Tokens
-from jemb.data import BatchPlan, Collate, PlanSource, StepDataset, StepLoader
+from jemb.data import BatchPlan, Collate, PlanSource, StepDataset, make_loader
 from jemb.data.deal import check_sum, deal
 from jemb.shards import open_datasets
 
@@ -51,13 +51,17 @@ def dataset(
     )
 
 
+def steps_of(data: StepDataset, steps: range, workers: int = 0) -> Iterable[Batch]:
+    return make_loader(data, workers, batch_size=None, sampler=steps)
+
+
 def at(data: StepDataset, step: int) -> Batch:
     batch = data[step]
     assert isinstance(batch, Batch)
     return batch
 
 
-def facts(batches: Iterator[Batch] | StepLoader) -> list[tuple[object, ...]]:
+def facts(batches: Iterable[Batch]) -> list[tuple[object, ...]]:
     return [(b.step, b.dataset, b.keys, b.query.input_ids.tolist(), b.positive_hash.tolist()) for b in batches]
 
 
@@ -148,8 +152,7 @@ def test_a_batch_that_cannot_be_divided(pair_shards: Path) -> None:
 @pytest.mark.parametrize("start", [0, 1, 17, STEPS])
 def test_from_any_step_on_with_any_workers(pair_shards: Path, workers: int, start: int) -> None:
     data = dataset(pair_shards, 1, 2)
-    loader = StepLoader(data, start=start, stop=STEPS, workers=workers)
-    assert len(loader) == STEPS, "counts from step 0, as Lightning does"
+    loader = steps_of(data, range(start, STEPS), workers)
     assert facts(loader) == facts(iter([at(data, step) for step in range(start, STEPS)]))
     assert facts(loader) == facts(loader), "can be gone through again"
 
@@ -157,7 +160,7 @@ def test_from_any_step_on_with_any_workers(pair_shards: Path, workers: int, star
 def test_workers_do_the_work(pair_shards: Path) -> None:
     data = dataset(pair_shards)
     data.collate = Collate(WithPid(), 0, seed=1)
-    processes = {int(batch.query.input_ids[0, -1]) for batch in StepLoader(data, start=0, stop=8, workers=2)}
+    processes = {int(batch.query.input_ids[0, -1]) for batch in steps_of(data, range(8), 2)}
     assert len(processes) == 2
     assert os.getpid() not in processes
 
@@ -174,7 +177,7 @@ def test_a_damaged_sample_is_reported_clearly(tmp_path: Path, pair_shards: Path,
     place = data.index(clean.readers["answers"].key(row).encode() + b".json") + 512
     data[place : place + 2] = b"]]"
     tar.write_bytes(data)
-    batches = iter(StepLoader(dataset(folder), start=0, stop=9, workers=workers))
+    batches = iter(steps_of(dataset(folder), range(9), workers))
     assert facts(iter([next(batches) for _ in good])) == facts(iter([at(clean, step) for step in good]))
     with pytest.raises(InputError, match=rf"{tar}: damaged sample") as caught:
         list(batches)

@@ -20,6 +20,7 @@ import jemb
 from jemb.core.errors import InputError
 from jemb.core.records import Batch
 from jemb.data import BatchPlan, PlanSource, StepDataset
+from jemb.data.sampler import StepRows
 from jemb.model import load_encoder, read_weights
 from jemb.run_folder import RunFolder, is_run
 from jemb.shards import open_datasets
@@ -74,21 +75,21 @@ def plain_run(tmp_path_factory: pytest.TempPathFactory, pair_options: list[str])
 def by_the_clock() -> None:
     """The log's clock goes 1/4 s on where a batch is read, 1/2 s in each step, and else stands still."""
     now = 0.0
-    read, step = StepDataset.__getitem__, EmbeddingModule.training_step
+    read, step = StepDataset.__getitems__, EmbeddingModule.training_step
 
     def take(seconds: float) -> None:
         nonlocal now
         now += seconds
 
-    def timed_read(self: StepDataset, number: int) -> Batch:
+    def timed_read(self: StepDataset, rows: StepRows) -> Batch:
         take(0.25)
-        return read(self, number)
+        return read(self, rows)
 
     def timed_step(self: EmbeddingModule, batch: Batch, batch_idx: int) -> Tensor:
         take(0.5)
         return step(self, batch, batch_idx)
 
-    StepDataset.__getitem__, EmbeddingModule.training_step = timed_read, timed_step
+    StepDataset.__getitems__, EmbeddingModule.training_step = timed_read, timed_step
     run_log.time = SimpleNamespace(perf_counter=lambda: now, time=lambda: now)
 
 

@@ -18,13 +18,12 @@ import pytest
 from object_store import BUCKET, CREDENTIALS, FaultyProxy, bytes_on_disk, put_folder
 from training_runs import SMALL, Training, losses, slowly, weights
 
-from jemb.config import TrainConfig
 from jemb.data import BatchPlan, PlanSource
+from jemb.data.checks import needed_at_once
 from jemb.mirror import Mirror
 from jemb.run_folder import RunFolder
 from jemb.shards import cache_home, open_datasets
 from jemb.tables import transfer
-from jemb.train.build import _needed_at_once
 
 Start = Callable[..., Training]
 STEPS = 30
@@ -70,8 +69,7 @@ def assert_same(run: RunFolder, local_run: RunFolder) -> None:
 
 def tight(shards: Path) -> tuple[int, str]:
     """(bytes that the windows of any batch may need, the option that allows no more)."""
-    config = TrainConfig(shards=str(shards), output="x", shuffle_shards=WINDOW, global_batch_size=8)
-    needed, _ = _needed_at_once(config, open_datasets(shards))
+    needed, _ = needed_at_once(open_datasets(shards), WINDOW, 8)
     return needed, f"cache_gb={needed / 1e9!r}"
 
 
@@ -191,8 +189,7 @@ def test_what_is_needed_at_once_is_enough(shards: Path) -> None:
     infos = readers["long"].manifest.shards
     sizes = tuple(shard.num_samples for shard in infos)
     for number, batch in ((1, 8), (2, 8), (2, 32), (5, 8), (30, 8), (None, 8)):
-        config = TrainConfig(shards="x", output="y", shuffle_shards=number, global_batch_size=batch)
-        needed, hint = _needed_at_once(config, readers)
+        needed, hint = needed_at_once(readers, number, batch)
         source = PlanSource("long", sum(sizes), "print", 1.0, sizes)
         plan = BatchPlan([source], seed=0, global_batch_size=batch, shuffle_shards=number)
         worst = 0

@@ -1,0 +1,78 @@
+"""What is looked at before the first step: whether the data sets have the negatives wanted, and the cache has room.
+
+Before: the data sets are opened. After: `module.py` and `jemb train` read them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+
+from jemb.core.errors import InputError
+from jemb.shards import ShardReader
+
+log = logging.getLogger(__name__)
+
+LOOKED_AT = 200_000
+"""Samples of a data set whose negatives are counted before the first step."""
+LOOKED_AT_REMOTE = 2_000
+"""The same where each may be a request."""
+
+
+def check_kinds(
+    readers: Mapping[str, ShardReader], place: str, num_negatives: int, objective: str | None = None
+) -> None:
+    """Raises InputError for data sets of pairs where negatives are wanted; with the name of an objective that takes
+    none, warns of those that have some."""
+    if num_negatives:
+        if pairs := [name for name, reader in readers.items() if reader.manifest.kind == "pairs"]:
+            raise InputError(
+                f"{f'objective={objective}' if objective else 'the objective'} needs hard negatives, but "
+                f"{', '.join(pairs)} in {place} has pairs only: use objective=pairs, or prepare these data sets from "
+                "rows with `negatives`"
+            )
+    elif objective and (wasted := [name for name, reader in readers.items() if reader.manifest.kind == "triplets"]):
+        names = ", ".join(wasted)
+        log.warning("objective=%s: the hard negatives of %s are not used; triplets uses them", objective, names)
+
+
+def check_negatives(readers: Mapping[str, ShardReader], num_negatives: int) -> None:
+    """Raises InputError for a data set without negatives, warns of samples that have fewer than so many.
+
+    Looks at up to `LOOKED_AT` evenly spaced samples of each data set, which takes a second or two.
+    """
+    for name, reader in readers.items() if num_negatives else []:
+        count = min(len(reader), LOOKED_AT if reader.tars is None else LOOKED_AT_REMOTE)
+        samples = reader.spread(count)  # a damaged one is left to the step that needs it
+        numbers = [len(sample.negatives) for sample in samples if not isinstance(sample, InputError)]
+        if numbers and not any(numbers):
+            raise InputError(
+                f"data set {name}: none of the {count} samples looked at has negatives, and objective=triplets needs "
+                "some; prepare it with negatives, or use objective=pairs"
+            )
+        if short := sum(number < num_negatives for number in numbers):
+            log.warning(
+                "data set %s: %d of the %d samples looked at have fewer than num_negatives=%d negatives (the fewest: "
+                "%d); some of theirs come more than once in a step (negatives_short in metrics.jsonl)",
+                name, short, count, num_negatives, min(numbers),
+            )  # fmt: skip
+
+
+def needed_at_once(readers: Mapping[str, ShardReader], number: int | None, batch: int) -> tuple[int, str]:
+    """(bytes of the shards that a batch of any data set may need, at most; what to do where that is too much). number:
+    `shuffle_shards`."""
+    total = 0
+    for reader in readers.values():
+        sizes = sorted((shard.bytes for shard in reader.manifest.shards), reverse=True)
+        if number:
+            # At the border of two passes: the window that ends, and those among whose first samples some change places.
+            window = number * len(reader) / len(sizes)
+            sizes = sizes[: number * (2 + math.ceil(2 * batch / window))]
+        total += sum(sizes)
+    if number:
+        return total, f"give more, or use a smaller shuffle_shards than {number}, or smaller shards"
+    return total, (
+        "without shuffle_shards that is all of them, since any sample may come next: give more, or use "
+        "shuffle_shards=N, with which about 3 N of each data set are enough"
+    )
