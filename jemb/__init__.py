@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from jemb.app.api import evaluate_in_loop as evaluate_in_loop
     from jemb.app.api import tokenize as tokenize
     from jemb.config import EvaluateConfig as EvaluateConfig
     from jemb.config import ExportConfig as ExportConfig
@@ -36,13 +37,16 @@ if TYPE_CHECKING:
     from jemb.model import encode as encode
     from jemb.model import load_encoder as load_encoder
     from jemb.prepare.options import PrepareConfig as PrepareConfig
+    from jemb.train import Checkpoints as Checkpoints
+    from jemb.train import CopyToStorage as CopyToStorage
     from jemb.train import EmbeddingModule as EmbeddingModule
+    from jemb.train import RunLog as RunLog
     from jemb.train import StopOnSignal as StopOnSignal
 
 COMMANDS = ("prepare", "train", "evaluate", "export")
 """Packages of which each is a function as well: `jemb.train(config)`."""
 HOMES = {
-    "jemb.app.api": ("tokenize",),
+    "jemb.app.api": ("evaluate_in_loop", "tokenize"),
     "jemb.config": (
         "EvaluateConfig",
         "ExportConfig",
@@ -56,7 +60,7 @@ HOMES = {
     "jemb.loss": ("Loss", "Objective", "Texts", "objective"),
     "jemb.model": ("Encoder", "encode", "load_encoder"),
     "jemb.prepare.options": ("PrepareConfig",),
-    "jemb.train": ("EmbeddingModule", "StopOnSignal"),
+    "jemb.train": ("Checkpoints", "CopyToStorage", "EmbeddingModule", "RunLog", "StopOnSignal"),
 }
 """Where each further name of `jemb` stands."""
 

@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jemb.config import EvaluateConfig, ExportConfig, TokenizeConfig, TrainConfig
+from jemb.config import EvaluateConfig, EvaluationConfig, ExportConfig, TokenizeConfig, TrainConfig
 from jemb.core.errors import InputError
 from jemb.launch import find_ranks
 from jemb.mirror import local_copy, written_file, written_to
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from jemb.evaluate import Comparison
     from jemb.run_folder import RunFolder
     from jemb.shards import Manifest
-    from jemb.train import EvaluationTools
+    from jemb.train import EvaluateInLoop, EvaluationTools
 
 PATIENCE_MINUTES = 24 * 60
 """How long the other processes wait while the first searches and scores; that one has died is noticed at once."""
@@ -99,11 +100,38 @@ def export(config: ExportConfig) -> Path:
 
 def evaluation_tools(config: TrainConfig) -> EvaluationTools | None:
     """What a run needs that evaluates while it trains."""
+    return _tools() if config.evaluation.tasks else None
+
+
+def evaluate_in_loop(
+    folder: str | os.PathLike[str],
+    tasks: Sequence[str],
+    *,
+    every: int = 500,
+    metric: str | None = None,
+    patience: int | None = None,
+) -> EvaluateInLoop:
+    """A callback for a Trainer of your own that evaluates before the first step, every so many, and after the last, and
+    writes evaluations.jsonl in `folder`. With `Checkpoints` before it, the best step's checkpoint is kept; with
+    patience, the fit ends after so many evaluations without a better one.
+
+        callbacks = [jemb.Checkpoints("mine"), jemb.evaluate_in_loop("mine", ["sts:sts.jsonl"], every=100)]
+
+    Options are those of `evaluation` of `jemb train`; `best_step()` of its `evaluations` is the best one's number.
+    """
+    from jemb.run_folder import RunFolder
+    from jemb.train.evaluation import EvaluateInLoop, Evaluations
+
+    options = EvaluationConfig(tasks=list(tasks), metric=metric, patience=patience)
+    return EvaluateInLoop(Evaluations(RunFolder(Path(folder)), options, _tools(), every=every, stop=0))
+
+
+def _tools() -> EvaluationTools:
     from jemb.evaluate import load_tasks
     from jemb.evaluate.vectors import Prompts
     from jemb.train import EvaluationTools
 
-    return EvaluationTools(load_tasks, Prompts) if config.evaluation.tasks else None
+    return EvaluationTools(load_tasks, Prompts)
 
 
 @contextmanager

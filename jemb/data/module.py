@@ -156,6 +156,13 @@ class PairData(lightning.LightningDataModule):
         first = getattr(self.trainer.lightning_module, "first_step", 0)
         return first + self.trainer.global_step * self.trainer.accumulate_grad_batches
 
+    @property
+    def last_step(self) -> int:
+        """How many steps there are when the fit ends; `sys.maxsize` where the Trainer does not say."""
+        trainer, passed = self.trainer, self.steps or self.plan.steps_of_a_pass
+        limits = [trainer.max_steps, (trainer.max_epochs or -1) * passed] if trainer else []
+        return min((limit for limit in limits if limit > 0), default=sys.maxsize)
+
     def verified(self, step: int) -> bool:
         """Whether what the steps before `step` read has been verified, as far as it is this process's part."""
         return self.verifier is None or self.verifier.verified(step)
@@ -180,8 +187,7 @@ class PairData(lightning.LightningDataModule):
             raise InputError("PairData: give encoder=…, whose token ids the batches shall have, or collate_fn=…")
         stored = self.open_tokens(encoder)
         place = (trainer.local_rank, trainer.num_devices) if trainer else (0, 1)
-        start = self.next_step() if trainer else 0
-        stop = self.steps or (trainer.max_steps if trainer and trainer.max_steps > 0 else sys.maxsize)
+        start, stop = (self.next_step() if trainer else 0), self.last_step
         if self.read_ahead and not place[0]:  # one process of each machine, for all of them
             lag = 2 * self.workers + 1  # batches that wait for the trainer in each process
             self.ahead = ReadAhead(self.plan, self.readers, steps=self.read_ahead, stop=stop, lag=lag)

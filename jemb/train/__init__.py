@@ -3,12 +3,25 @@
 import sys
 
 from jemb import Command
+from jemb.train.checkpoints import Checkpoints
 from jemb.train.dry_run import dry_run
-from jemb.train.evaluation import EvaluationTools
+from jemb.train.evaluation import EvaluateInLoop, EvaluationTools
 from jemb.train.module import EmbeddingModule
+from jemb.train.run_log import RunLog
 from jemb.train.stopping import StopOnSignal
+from jemb.train.storage import CopyToStorage
 from jemb.train.train import train
 
-__all__ = ["EmbeddingModule", "EvaluationTools", "StopOnSignal", "dry_run", "train"]
+__all__ = [
+    "Checkpoints",
+    "CopyToStorage",
+    "EmbeddingModule",
+    "EvaluateInLoop",
+    "EvaluationTools",
+    "RunLog",
+    "StopOnSignal",
+    "dry_run",
+    "train",
+]
 
 sys.modules[__name__].__class__ = Command  # `jemb.train(config)` is the command

@@ -170,8 +170,8 @@ def make_trainer(
     callbacks: Sequence[lightning.Callback],
     loggers: Sequence[Logger] = (),
 ) -> lightning.Trainer:
-    """A Lightning trainer that only runs the loop, for `max_steps` steps from here on: no samplers, bars or checkpoints
-    of its own, but those among the callbacks."""
+    """A Lightning trainer that only runs the loop, which `Checkpoints` ends after `max_steps` in all: no samplers, bars
+    or checkpoints of its own, but those among the callbacks."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # Lightning's advice about worker counts, and uses of functions that torch renamed, its own and DeepSpeed's.

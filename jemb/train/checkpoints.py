@@ -24,11 +24,12 @@ from torch import Tensor, nn
 
 from jemb.core.errors import InputError
 from jemb.core.files import sync_folder, write_json, writing
+from jemb.data.module import PairData
 from jemb.distributed import mean_over_ranks, rank
-from jemb.model import Encoder
+from jemb.model import Encoder, load_weights
 from jemb.model.weights import current_name
 from jemb.run_folder import OPTIMIZER, POSITION, WEIGHTS, RunFolder, describe_file
-from jemb.train.module import EmbeddingModule
+from jemb.train.module import EmbeddingModule, as_embedding, last_step
 from jemb.train.optim import MOMENTS
 from jemb.train.processes import on_rank_zero
 from jemb.train.strategies import State, state_of
@@ -37,54 +38,85 @@ log = logging.getLogger(__name__)
 
 
 class Checkpoints(lightning.Callback):
-    """Saves every `every` steps, where wanted, when the Trainer stops, and at step `stop`; keeps the newest `keep`.
+    """Saves every `every` steps, where `wanted`, and at the end of a fit, however that comes; keeps the newest `keep`
+    and the `best`. A fit goes on from the newest one in `folder`, exactly, under any strategy and number of processes.
 
-    start: what to go on from, `find_start` of this run; the weights are in the encoder already.
+        trainer = lightning.Trainer(max_steps=1000, callbacks=[jemb.Checkpoints("mine")])
+        trainer.fit(jemb.EmbeddingModule("google-t5/t5-small"), jemb.PairData("shards"))  # and again, to go on
+
+    `max_steps` and `max_epochs` of the Trainer count from the first step of all, not from where a fit goes on.
+    start: what to go on from, where that is decided already, and the weights are in the encoder; None: to be found.
     wanted: step -> whether there must be a checkpoint of it. best: the step whose checkpoint is kept as well, as it is
-    known to rank 0 at the time. verified: step -> whether this process has verified what the steps up to it have read;
-    no checkpoint is written before all have. `steps` is that of the newest checkpoint.
+    known to rank 0 at the time. `steps` is that of the newest checkpoint; `saved` is called on rank 0 after each.
+    No checkpoint is written before `PairData` has verified what the steps up to it have read.
     """
 
     def __init__(
         self,
-        run: RunFolder,
+        folder: str | os.PathLike[str],
         *,
-        start: tuple[int, Path | None],
-        plan: str,
-        every: int,
-        keep: int,
-        stop: int,
-        wanted: Callable[[int], bool] = lambda step: False,
-        best: Callable[[], int | None] = lambda: None,
-        verified: Callable[[int], bool] = lambda step: True,
+        every: int = 500,
+        keep: int = 2,
+        start: tuple[int, Path | None] | None = None,
     ) -> None:
-        self.run, self.plan = run, plan
-        self.steps, self.folder = start
-        self.every, self.keep, self.stop = every, keep, stop
-        self.wanted, self.best, self.verified = wanted, best, verified
+        self.run, self.every, self.keep, self.given = RunFolder(Path(folder)), every, keep, start
+        self.wanted: Callable[[int], bool] = lambda step: False
+        self.best: Callable[[], int | None] = lambda: None
+        self.saved: Callable[[], None] = lambda: None
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        module = as_embedding(pl_module)
+        if trainer.ckpt_path or trainer.accumulate_grad_batches > 1 or trainer.global_step:
+            raise InputError(
+                "Checkpoints goes on from its own folder, in steps of one batch: leave out ckpt_path, use "
+                "micro_batch_size in place of accumulate_grad_batches, and make a new Trainer to go on"
+            )
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        self.data = data if isinstance(data, PairData) else None
+        self.plan = self.data.plan.fingerprint if self.data else ""
+        self.steps, folder = self.given or on_rank_zero(self._find)
+        self.folder = folder and self.run.checkpoint_folder / folder.name  # on this machine
+        if self.given is None:
+            module.first_step, module.facts = self.steps, None
+            if self.folder and self.data is None:
+                raise InputError("Checkpoints: wanted PairData as the data module, which goes on with the next sample")
+            if self.folder:
+                load_weights(module.encoder, self.folder)
+
+    def _find(self) -> tuple[int, Path | None]:
+        remove_leftovers(self.run)
+        return find_start(self.run, self.plan)
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        assert isinstance(pl_module, EmbeddingModule)
         state = state_of(trainer.strategy)
         state.start(self.steps)
         if self.folder is not None:
-            load_moments(self.folder, pl_module.encoder, state)
+            load_moments(self.folder, as_embedding(pl_module).encoder, state)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        trainer.should_stop |= self.steps >= last_step(trainer)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, EmbeddingModule)
-        assert pl_module.facts is not None
-        step = pl_module.facts.step
-        if step % self.every == 0 or self.wanted(step) or step == self.stop or trainer.should_stop:
-            # A collective each time: none waits in the next one for longer than its timeout. After it every rank has
-            # ended the step: with gradients that another has lost there would be none to save.
-            while mean_over_ranks(torch.tensor([float(self.verified(step))])) < 1:
-                pass
-            weights, moments = gather_state(pl_module.encoder, state_of(trainer.strategy), keep=rank() == 0)
-            position = {"step": step, "plan": self.plan, "world_size": trainer.world_size}
-            on_rank_zero(lambda: self._write(position, weights, moments))
-            self.steps = step
+        step = as_embedding(pl_module).step
+        if step % self.every == 0 or self.wanted(step):
+            self._save(trainer, as_embedding(pl_module), step)
+        trainer.should_stop |= step >= last_step(trainer)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if (step := as_embedding(pl_module).step) > self.steps:
+            self._save(trainer, as_embedding(pl_module), step)
+
+    def _save(self, trainer: lightning.Trainer, module: EmbeddingModule, step: int) -> None:
+        # A collective each time: none waits in the next one for longer than its timeout. After it every rank has
+        # ended the step: with gradients that another has lost there would be none to save.
+        while mean_over_ranks(torch.tensor([float(self.data is None or self.data.verified(step))])) < 1:
+            pass
+        weights, moments = gather_state(module.encoder, state_of(trainer.strategy), keep=rank() == 0)
+        position = {"step": step, "plan": self.plan, "world_size": trainer.world_size}
+        on_rank_zero(lambda: self._write(position, weights, moments))
+        self.steps = step
 
     def _write(self, position: Mapping[str, Any], weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
         final = self.run.checkpoint_folder / f"step-{position['step']:08d}"
@@ -105,6 +137,7 @@ class Checkpoints(lightning.Callback):
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         self.prune()
+        self.saved()
 
     def _sync_logs(self) -> None:
         """A checkpoint counts on the lines of its steps: after a power cut they are there if it is."""

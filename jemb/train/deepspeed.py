@@ -110,7 +110,7 @@ class ZeroStrategy(DeepSpeedStrategy):
 class ZeroState:
     """Weights and moments of a model that DeepSpeed has taken over, by its public helpers, parameter by parameter."""
 
-    def __init__(self, strategy: ZeroStrategy) -> None:
+    def __init__(self, strategy: DeepSpeedStrategy) -> None:
         self.engine: Any = strategy.deepspeed_engine
         self.zero: Any = self.engine.optimizer
         self.third = self.engine.zero_optimization_stage() == 3

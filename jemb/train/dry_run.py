@@ -20,6 +20,7 @@ from jemb.data import BatchPlan, check_negatives
 from jemb.launch import planned_world_size
 from jemb.model import Encoder, add_lora
 from jemb.model.load import DEFAULT_MAX_LENGTH
+from jemb.public import without_secrets
 from jemb.run_folder import RunFolder
 from jemb.tables.places import to_local
 from jemb.train.build import choose_bf16, count_steps, lora_options, make_encoder, open_data
@@ -82,7 +83,7 @@ def dry_run(config: TrainConfig, tools: EvaluationTools | None = None) -> str:
         "nothing was started",
     ]
     sections = ("batch", "plan", "memory", "disk", "command", "nothing")
-    return "\n".join(line if line.startswith(sections) else f"  {line}" for line in lines)
+    return without_secrets("\n".join(line if line.startswith(sections) else f"  {line}" for line in lines))
 
 
 def steps_done(config: TrainConfig) -> int:

@@ -8,11 +8,12 @@ undisturbed one stops. Before: `checkpoints.py` has written the step's checkpoin
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import lightning
 import numpy as np
@@ -24,9 +25,11 @@ from jemb.distributed import Encode, shared_encoding
 from jemb.model import Encoder, encode
 from jemb.run_folder import RunFolder
 from jemb.train.checkpoints import Checkpoints
-from jemb.train.module import EmbeddingModule
+from jemb.train.module import as_embedding, last_step
 from jemb.train.processes import on_rank_zero
-from jemb.train.run_log import RunLog
+from jemb.train.run_log import RunLog, keep_steps
+
+log = logging.getLogger(__name__)
 
 Scores = Mapping[str, Mapping[str, float]]
 """{task: {metric: percent}}."""
@@ -232,34 +235,66 @@ class Evaluations:
 
 
 class EvaluateInLoop(lightning.Callback):
-    """Evaluates at the steps that are due, once their checkpoint is there: whoever kills it then loses nothing.
+    """Evaluates at the steps that are due, once their checkpoint is there: whoever kills it then loses nothing. It has
+    `Checkpoints` keep the best one, and `RunLog` write of it, where the Trainer has them; stands behind both.
 
-    before: the line of an evaluation that this start has done before the first of its steps, or none.
+    evaluations: `jemb.evaluate_in_loop(…)` makes them and this.
     """
 
-    def __init__(
-        self, evaluations: Evaluations, checkpoints: Checkpoints, run_log: RunLog, before: Mapping[str, Any]
-    ) -> None:
-        self.evaluations, self.checkpoints, self.run_log, self.before = evaluations, checkpoints, run_log, before
+    def __init__(self, evaluations: Evaluations) -> None:
+        self.evaluations = evaluations
+        self.before: Mapping[str, Any] = {}
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Also evaluates before the first step, here, where each process still has the whole model."""
+        module, evaluations = as_embedding(pl_module), self.evaluations
+        evaluations.stop = last_step(trainer)
+        self.checkpoints, self.run_log = (_of_kind(trainer, kind) for kind in (Checkpoints, RunLog))
+        for checkpoints in self.checkpoints:
+            checkpoints.wanted, checkpoints.best = evaluations.due, evaluations.best_step
+
+        def missing() -> bool:
+            if not evaluations.tasks:
+                evaluations.read_tasks()
+            evaluations.run.path.mkdir(parents=True, exist_ok=True)
+            keep_steps(evaluations.run.evaluations, module.first_step)
+            return evaluations.missing(module.first_step)
+
+        if on_rank_zero(missing):
+            self.before = evaluations.evaluate(module.first_step, module.encoder, device=trainer.strategy.root_device)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self.before:
-            self.run_log.evaluated(self.before, self.evaluations.describe(self.before))
+            self._tell(self.before)
+        trainer.should_stop |= on_rank_zero(self.evaluations.over) is not None
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, EmbeddingModule)
-        assert pl_module.facts is not None
-        step = pl_module.facts.step
+        module = as_embedding(pl_module)
         # Whoever asks for a stop does not want to wait; the next start makes up for it.
-        if self.evaluations.due(step) and (not trainer.should_stop or step == self.evaluations.stop):
-            line = self.evaluations.evaluate(step, pl_module.encoder, agree=pl_module.agree)
+        if self.evaluations.due(module.step) and (not trainer.should_stop or module.step == self.evaluations.stop):
+            line = self.evaluations.evaluate(module.step, module.encoder, agree=module.agree)
             if on_rank_zero(lambda: self._settle(line)):
                 trainer.should_stop = True
 
     def _settle(self, line: Mapping[str, Any]) -> bool:
         """Whether the run is over."""
-        self.run_log.evaluated(line, self.evaluations.describe(line))
-        self.checkpoints.prune()
+        self._tell(line)
+        for checkpoints in self.checkpoints:
+            checkpoints.prune()
         return self.evaluations.over() is not None
+
+    def _tell(self, line: Mapping[str, Any]) -> None:
+        words = self.evaluations.describe(line)
+        for run_log in self.run_log:
+            run_log.evaluated(line, words)
+        if not self.run_log:
+            log.info("%s", words)
+
+
+K = TypeVar("K")
+
+
+def _of_kind(trainer: lightning.Trainer, kind: type[K]) -> list[K]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]

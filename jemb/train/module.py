@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from jemb.core.errors import Failure, InputError
 from jemb.core.records import Batch, Tokens
+from jemb.data.module import PairData
 from jemb.data.permutation import mix
 from jemb.distributed import gather_rows, gather_values, mean_over_ranks, rank, world_size
 from jemb.launch import find_ranks
@@ -99,6 +101,11 @@ class EmbeddingModule(lightning.LightningModule):
         self.facts: StepFacts | None = None
         self.loss_terms: Mapping[str, float] = {}
         self.grad_norm = math.nan
+
+    @property
+    def step(self) -> int:
+        """Steps done, those before this fit included."""
+        return self.facts.step if self.facts else self.first_step
 
     def on_fit_start(self) -> None:
         trainer, launched = self.trainer, find_ranks().world_size
@@ -235,3 +242,18 @@ class EmbeddingModule(lightning.LightningModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)
+
+
+def as_embedding(module: lightning.LightningModule) -> EmbeddingModule:
+    """Raises InputError for another one in a Trainer with callbacks of ours."""
+    if not isinstance(module, EmbeddingModule):
+        raise InputError(f"the callbacks of jemb go with EmbeddingModule, not with {type(module).__name__}")
+    return module
+
+
+def last_step(trainer: lightning.Trainer) -> int:
+    """How many steps there are when the fit ends; `sys.maxsize` where nobody says."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    if isinstance(data, PairData):
+        return data.last_step
+    return trainer.max_steps if trainer.max_steps > 0 else sys.maxsize

@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where this start begins: after `step`, with the checkpoint `state`. evaluate: first of all, that step's model."""
+    """Where this start begins: after `step`, with the checkpoint `state`. ended: there is nothing left to do."""
 
     step: int
     state: Path | None
-    evaluate: bool
+    ended: bool
 
 
 def decide_start(run: RunFolder, job: Job, evaluations: Evaluations) -> Start:
@@ -48,7 +48,8 @@ def decide_start(run: RunFolder, job: Job, evaluations: Evaluations) -> Start:
             save_start(encoder, folder, lora_options(config))
     _warn_of_the_schedule(config, run, step, job.max_steps)
     keep_steps(run.evaluations, step)
-    if step < job.max_steps and not evaluations.over():
+    ended = step >= job.max_steps or evaluations.over() is not None
+    if not ended:
         run.scores.unlink(missing_ok=True)  # of a model that is about to be replaced
     layout = {
         "world_size": world_size(),
@@ -58,7 +59,7 @@ def decide_start(run: RunFolder, job: Job, evaluations: Evaluations) -> Start:
         "hardware": hardware(job.processes.device),
     }
     write_start(run, config, data.plan, data.readers, step=step, max_steps=job.max_steps, layout=layout)
-    return Start(step, state, evaluate=evaluations.missing(step))
+    return Start(step, state, ended and not evaluations.missing(step))
 
 
 def begin_with(run: RunFolder, state: Path | None, model: ModelConfig) -> Encoder:

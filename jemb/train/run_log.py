@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -22,44 +24,48 @@ from tqdm.auto import tqdm
 from jemb.core.files import write_atomic
 from jemb.core.records import Batch
 from jemb.run_folder import RunFolder
-from jemb.train.module import EmbeddingModule
+from jemb.train.module import EmbeddingModule, as_embedding, last_step
 from jemb.train.trackers import Trackers
 
 log = logging.getLogger(__name__)
 
 
 class RunLog(lightning.Callback):
-    """start: steps already done. began: `time.perf_counter()` when this start of the run began; None: now.
+    """metrics.jsonl in `folder`, with log_samples also samples.jsonl, what `trackers` names, and the progress bar.
 
-    Times the loader and the step, and writes what the module measured.
+        lightning.Trainer(callbacks=[jemb.RunLog("mine"), jemb.Checkpoints("mine")], enable_progress_bar=False)
+
+    The lines of steps that are done again go first. Times the loader and the step, and writes what the module measured.
+    trackers: `tensorboard` and `csv`; in a Trainer of your own, Lightning's loggers serve for others. log_samples: the
+    keys of each global batch, which `PairData(…, log_samples=True)` finds. began: `time.perf_counter()` when this start
+    of the run began; None: now.
     """
 
     def __init__(
         self,
-        run: RunFolder,
+        folder: str | os.PathLike[str],
         *,
-        start: int,
-        stop: int,
-        log_samples: bool,
-        write: bool,
-        began: float | None = None,
         trackers: Sequence[str] = ("tensorboard", "csv"),
+        log_samples: bool = False,
+        began: float | None = None,
     ) -> None:
-        self.run, self.start, self.stop = run, start, stop
-        self.log_samples, self.write = log_samples, write
-        self.tracker_names = trackers
+        self.run, self.log_samples, self.tracker_names = RunFolder(Path(folder)), log_samples, trackers
         self.waiting_since = self.loader_wait = 0.0
         self.last_line = time.perf_counter() if began is None else began
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.write, start = trainer.is_global_zero, as_embedding(pl_module).first_step + trainer.global_step
         if self.write:
-            keep_steps(self.run.metrics, self.start, every=True)
-            keep_steps(self.run.samples, self.start, every=self.log_samples and self.run.samples.exists())
+            self.run.path.mkdir(parents=True, exist_ok=True)
+            keep_steps(self.run.metrics, start, every=True)
+            keep_steps(self.run.samples, start, every=self.log_samples and self.run.samples.exists())
             # Line buffering: a killed process leaves whole lines.
             self.metrics = self.run.metrics.open("a", buffering=1)
             self.samples = self.run.samples.open("a", buffering=1) if self.log_samples else None
-            self.trackers = Trackers(self.tracker_names, self.run, self.start)
-            self.bar = tqdm(total=self.stop, initial=self.start, desc=f"train {self.run.path.name}", unit="step")
+            self.trackers = Trackers(self.tracker_names, self.run, start)
+            stop = last_step(trainer)
+            total = None if stop == sys.maxsize else stop
+            self.bar = tqdm(total=total, initial=start, desc=f"train {self.run.path.name}", unit="step")
         self.waiting_since = time.perf_counter()
 
     def on_train_batch_start(
@@ -76,9 +82,8 @@ class RunLog(lightning.Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        assert isinstance(pl_module, EmbeddingModule)
         if self.write:
-            self._write_step(pl_module, time.perf_counter() - self.waiting_since)
+            self._write_step(as_embedding(pl_module), time.perf_counter() - self.waiting_since)
         self.waiting_since = time.perf_counter()
 
     def _write_step(self, module: EmbeddingModule, seconds: float) -> None:
@@ -115,7 +120,7 @@ class RunLog(lightning.Callback):
             trackers.close(failed=not isinstance(exception, KeyboardInterrupt))
         self._close()  # ends the bar's line before the message
 
-    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._close()
 
     def _close(self) -> None:

@@ -55,10 +55,12 @@ def stop_request() -> Iterator[StopRequest]:
 
 class StopOnSignal(lightning.Callback):
     """Ends `Trainer.fit` after the step that runs, on all ranks together, once SIGINT, SIGTERM or SIGUSR1 has reached
-    one of them. Stands before callbacks that save.
+    one of them. Stands before callbacks that save. `request.signal` is it, for a script that shall not end as if done.
 
-    request: one that listens already, from before the fit. checkpoint: a path where the Trainer shall save when it is
-    stopped, for `fit(…, ckpt_path=…)` to go on from.
+        lightning.Trainer(callbacks=[jemb.StopOnSignal(), jemb.Checkpoints("mine")])
+
+    request: one that listens already, from before the fit. checkpoint: without `Checkpoints`, a path where the Trainer
+    shall save when it is stopped, for `fit(…, ckpt_path=…)` to go on from.
     """
 
     def __init__(self, request: StopRequest | None = None, *, checkpoint: str | None = None) -> None:
@@ -71,14 +73,19 @@ class StopOnSignal(lightning.Callback):
         # Lightning's own handler, just installed, ends a fit without a checkpoint, and where one rank alone gets the
         # signal waits for the others in a broadcast. No option leaves it out; from here on ours stands in its place.
         self.request.listen()
+        trainer.should_stop |= self._wanted()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if mean_over_ranks(torch.tensor([float(self.request.wanted())])).item():
+        if self._wanted():
             trainer.should_stop = True
             if self.checkpoint:
                 trainer.save_checkpoint(self.checkpoint)
+
+    def _wanted(self) -> bool:
+        """By any rank."""
+        return bool(mean_over_ranks(torch.tensor([float(self.request.wanted())])).item())
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if self.own:

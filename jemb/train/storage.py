@@ -6,46 +6,58 @@ Without a URL the folder is the run, and all here does nothing.
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import lightning
 
+from jemb.core.files import write_json
 from jemb.distributed import rank
 from jemb.mirror import mirror_of
 from jemb.run_folder import RunFolder
 from jemb.tables.places import to_local
 from jemb.train.checkpoints import Checkpoints
-from jemb.train.processes import Processes, agreed, on_rank_zero
+from jemb.train.processes import agreed, on_rank_zero
 
 log = logging.getLogger(__name__)
 
 
-class Storage:
-    """run: the folder to work in, for what `output` names."""
+class CopyToStorage(lightning.Callback):
+    """Copies `folder`, where the other callbacks shall write, to a URL after each checkpoint, while all ranks wait, and
+    at the end of the fit; what goes wrong between is said, and copied with the next one. Where the URL is further on
+    than the folder, as on a new machine, the fit begins by fetching it. Stands before the others.
+
+        storage = jemb.CopyToStorage("s3://bucket/mine")
+        lightning.Trainer(callbacks=[storage, jemb.RunLog(storage.folder), jemb.Checkpoints(storage.folder)])
+
+    output: `s3://…`, `gs://…`, or a folder, which is used as it is. Raises InputError where something else is there.
+    """
 
     def __init__(self, output: str) -> None:
         self.mirror = mirror_of(output)
-        self.run = RunFolder(self.mirror.folder if self.mirror else Path(to_local(output)))
+        self.folder = self.mirror.folder if self.mirror else Path(to_local(output))
+        self.run, self.fetched = RunFolder(self.folder), False
 
     def fetch(self) -> None:
         """On rank 0, under the run's lock: bring the run here where it is further on there."""
+        self.fetched = True
         if self.mirror:
             self.mirror.fetch_run()
 
-    def share_start(self, processes: Processes, checkpoint: Path | None) -> Path | None:
+    def share_start(self, local_rank: int, checkpoint: Path | None) -> Path | None:
         """Once rank 0 has written the start of the run: bring it to machines that do not share its folder. Returns the
         checkpoint's path on this machine."""
         mirror = self.mirror
+        self.fetched = True
         if mirror is None:
             return checkpoint
         on_rank_zero(mirror.push)  # a URL that cannot be written to is found now
         record = on_rank_zero(self.run.record.read_bytes)
 
         def fetch() -> None:
-            if not processes.info.local_rank:
+            if not local_rank:
                 mirror.fetch_start(record, checkpoint.name if checkpoint else None)
 
         agreed(fetch, lambda _: {})
@@ -65,15 +77,24 @@ class Storage:
             mirror.push()
             log.info("the run is copied to %s", mirror.url)
 
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        if self.mirror is None:
+            return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Checkpoints):
+                callback.saved = self.mirror.try_push
+        if not self.fetched:
+            self.share_start(trainer.local_rank, on_rank_zero(self._start))
 
-class CopyToStorage(lightning.Callback):
-    """Copies the run to its URL after each checkpoint, while all ranks wait; what goes wrong is said, and copied with
-    the next one. Stands behind `checkpoints`."""
+    def _start(self) -> Path | None:
+        """What is there, and the newest checkpoint; run.json, by which it is known again, is made where there is
+        none."""
+        self.fetch()
+        if not self.run.record.exists():
+            write_json(self.run.record, {"id": uuid.uuid4().hex[:12]})
+        found = self.run.checkpoints()
+        return found[-1][1] if found else None
 
-    def __init__(self, storage: Storage, checkpoints: Checkpoints) -> None:
-        self.mirror, self.checkpoints, self.copied = storage.mirror, checkpoints, checkpoints.steps
-
-    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        if self.mirror and self.checkpoints.steps > self.copied:
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        if self.mirror:
             on_rank_zero(self.mirror.try_push)
-            self.copied = self.checkpoints.steps

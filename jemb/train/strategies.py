@@ -8,10 +8,10 @@ import importlib.util
 from datetime import timedelta
 from typing import Protocol
 
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 
 from jemb.config import TrainConfig
 from jemb.core.errors import InputError
@@ -102,7 +102,9 @@ def _whole(value: Tensor) -> Tensor:
 
 def state_of(strategy: Strategy) -> State:
     """Access to what `strategy` keeps, once Lightning has set it up."""
-    if isinstance(strategy, ZeroStrategy):
+    if isinstance(strategy, DeepSpeedStrategy):
         return ZeroState(strategy)
     (optimizer,) = strategy.optimizers
+    if not isinstance(optimizer, AdamW):
+        raise InputError(f"checkpoints hold the state of AdamW, not of {type(optimizer).__name__}")
     return TorchState(optimizer)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from typing import Any
 
 import lightning
 from lightning.pytorch.loggers import Logger
@@ -29,7 +28,7 @@ from jemb.train.record import facts_of, locked, write_end
 from jemb.train.resume import Start, begin_with, decide_start
 from jemb.train.run_log import RunLog
 from jemb.train.stopping import StopOnSignal, StopRequest, stop_request
-from jemb.train.storage import CopyToStorage, Storage
+from jemb.train.storage import CopyToStorage
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ def train(
     come before those that save, so that one may set `trainer.should_stop`.
     Raises InputError for wrong input, Failure for a loss or gradient that is no number; the last checkpoint stays.
     """
-    run = (storage := Storage(config.output)).run
+    run = (storage := CopyToStorage(config.output)).run
     with ExitStack() as stack:
         processes = stack.enter_context(joined_processes(config.device, config.timeout_minutes))
         request = stack.enter_context(stop_request())
@@ -72,7 +71,7 @@ def train(
             return decide_start(run, job, evaluations)
 
         start: Start = on_rank_zero(lock_and_decide)
-        start = replace(start, state=storage.share_start(processes, start.state))
+        start = replace(start, state=storage.share_start(processes.info.local_rank, start.state))
         stack.enter_context(storage.copied())
         try:
             with writing(run.path):
@@ -90,7 +89,7 @@ def train(
 
 def _fit(
     job: Job,
-    storage: Storage,
+    storage: CopyToStorage,
     start: Start,
     evaluations: Evaluations,
     request: StopRequest,
@@ -98,48 +97,29 @@ def _fit(
     loggers: Sequence[Logger],
 ) -> int:
     """Do the steps from the start to `max_steps`, or till evaluations or a signal end the run; returns those done."""
-    config, run = job.config, storage.run
-
-    def ended() -> bool:
-        return start.step >= job.max_steps or on_rank_zero(evaluations.over)
-
-    if (ended() and not start.evaluate) or max_over_ranks(request.wanted()):
+    config, folder = job.config, storage.folder
+    if start.ended or max_over_ranks(request.wanted()):
         return start.step
     goes_on = [f"continuing after step {start.step} of {job.max_steps}"] if start.step else []
     for line in [*plan_lines(job.data.plan, job.max_steps), batch_lines(config, world_size())[0], *goes_on]:
         log.info("%s", line)
-    encoder = begin_with(run, start.state, config.model)
-    before: Mapping[str, Any] = {}
-    if start.evaluate:  # here, where each process still has the whole model
-        before = evaluations.evaluate(start.step, encoder, device=job.processes.device)
-    if ended() or max_over_ranks(request.wanted()):
-        return start.step
-    run_log = RunLog(
-        run,
-        start=start.step,
-        stop=job.max_steps,
-        log_samples=config.log_samples,
-        trackers=config.trackers,
-        write=rank() == 0,
-        began=job.began,
-    )
-    checkpoints = Checkpoints(
-        run,
-        start=(start.step, start.state),
-        plan=job.data.plan.fingerprint,
-        every=config.checkpoint_every,
-        keep=config.keep_checkpoints,
-        stop=job.max_steps,
-        wanted=evaluations.due,
-        best=evaluations.best_step,
-        verified=job.data.verified,
-    )
-    ours = [StopOnSignal(request), run_log, checkpoints, CopyToStorage(storage, checkpoints)]
+    encoder = begin_with(storage.run, start.state, config.model)
+    ours: list[lightning.Callback] = [
+        storage,
+        StopOnSignal(request),
+        RunLog(folder, trackers=config.trackers, log_samples=config.log_samples, began=job.began),
+        Checkpoints(
+            folder,
+            every=config.checkpoint_every,
+            keep=config.keep_checkpoints,
+            start=(start.step, start.state),
+        ),
+    ]
     if config.evaluation.tasks:
-        ours.append(EvaluateInLoop(evaluations, checkpoints, run_log, before))
+        ours.append(EvaluateInLoop(evaluations))
     module = make_module(config, encoder, job.processes.device, max_steps=job.max_steps, first_step=start.step)
     trainer = make_trainer(
-        config, job.processes, max_steps=job.max_steps - start.step, callbacks=[*callbacks, *ours], loggers=loggers
+        config, job.processes, max_steps=job.max_steps, callbacks=[*callbacks, *ours], loggers=loggers
     )
     try:
         with loader_processes():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -11,10 +12,12 @@ from types import ModuleType
 from typing import Any
 
 import datasets
+import lightning
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from lightning.pytorch.loggers import CSVLogger
 
 import jemb
 from jemb.shards import open_datasets
@@ -99,6 +102,28 @@ def test_data_sets_by_name_with_options_of_their_own(tmp_path: Path) -> None:
 def test_what_is_no_data(data: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(jemb.InputError, match=message):
         jemb.prepare(jemb.PrepareConfig(output=tmp_path / "out", stages=[], workers=1), data)
+
+
+class StopAt(lightning.Callback):
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
+        if pl_module.facts.step == 4:
+            trainer.should_stop = True
+
+
+def test_callbacks_and_loggers_of_the_caller(tmp_path: Path) -> None:
+    """They are used: the losses of the log are in the logger's table, and the callback's stop is a checkpoint."""
+    config = jemb.TrainConfig(
+        shards=tmp_path / "shards", output=tmp_path / "run", model=MODEL, max_steps=6, global_batch_size=8, workers=0,
+        device="cpu", trackers=[],
+    )  # fmt: skip
+    run = jemb.train(config, ROWS, callbacks=[StopAt()], loggers=[CSVLogger(tmp_path / "csv", version=0)])
+    assert run.status() == "stopped"
+    assert [step for step, _ in run.checkpoints()] == [4]
+    with (tmp_path / "csv" / "lightning_logs" / "version_0" / "metrics.csv").open() as file:
+        found = [float(line["loss"]) for line in csv.DictReader(file)]
+    assert found == pytest.approx([line["loss"] for line in run.read_metrics()], rel=1e-6)
+    assert len(found) == 4
+    assert jemb.train(config).status() == "finished"
 
 
 def test_from_rows_to_a_model(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ It knows nothing of the run folder, the launcher or the commands.
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 
+import jemb
 from jemb import EmbeddingModule, PairData
 from jemb.train.deepspeed import ZeroConfig, ZeroStrategy
 
@@ -66,6 +68,45 @@ def fit(
     data = PairData(shards, global_batch_size=8, workers=0)
     trainer.fit(module, data, ckpt_path=str(Path(folder) / going_on) if going_on else None)
     return mine.losses, mine.norms
+
+
+class Ask(lightning.Callback):
+    """The last process gets a signal while it does this step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
+        if pl_module.step + 1 == self.step and trainer.global_rank == trainer.world_size - 1:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def keep(model: str, shards: str, output: str, devices: int = 1, asked_at: int = 0, task: str = "") -> bool:
+    """With the callbacks of jemb, in a Trainer that knows nothing else. Whether this process was asked to stop."""
+    storage, stop = jemb.CopyToStorage(output), jemb.StopOnSignal()
+    callbacks = [
+        storage,
+        Ask(asked_at),
+        stop,
+        jemb.RunLog(storage.folder, log_samples=True),
+        jemb.Checkpoints(storage.folder, every=4),
+        *([jemb.evaluate_in_loop(storage.folder, [task], every=5)] if task else []),
+    ]
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        max_steps=STEPS,
+        gradient_clip_val=1.0,
+        logger=False,
+        callbacks=callbacks,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    module = EmbeddingModule(model, objective="pairs", temperature=0.05)
+    trainer.fit(module, PairData(shards, global_batch_size=8, workers=0, log_samples=True))
+    return stop.request.wanted()
 
 
 if __name__ == "__main__":

@@ -91,6 +91,8 @@ def test_the_command_is_the_one_that_starts_it(
     tmp_path: Path, pair_options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = [f"output={tmp_path / 'run'}", *pair_options]
+    monkeypatch.setattr(sys, "argv", ["jemb", "train", "cache_dir=s3://me:secret@host/x?token=secret"])
+    assert "secret" not in show(capsys, *options)
     for dry in ("dry_run=true", "--dry_run=true", "dry_run=True"):
         given = ["train", *options, dry]
         monkeypatch.setattr(sys, "argv", ["jemb", *given])

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import csv
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import lightning
 import own_trainer
 import pytest
-from own_trainer import STEPS, fit
+from lightning.pytorch.demos.boring_classes import BoringModel
+from object_store import BUCKET, FaultyProxy
+from own_trainer import STEPS, fit, keep
 from ranks import on_ranks
 from training_runs import Training, losses, read_lines
 
-from jemb import EmbeddingModule, PairData
+from jemb import Checkpoints, CopyToStorage, EmbeddingModule, PairData
 from jemb.core.errors import InputError
-from jemb.run_folder import RunFolder
+from jemb.run_folder import OPTIMIZER, WEIGHTS, RunFolder
 from jemb.train import fsdp
 
 STRATEGIES = ["deepspeed_2", *(["fsdp"] if fsdp.ON_CPU else [])]
@@ -75,6 +80,53 @@ def test_killed_and_continued(
     )[0][0]
     assert first == pytest.approx(losses(pair_run)[:10], abs=1e-5)
     assert second == pytest.approx(losses(pair_run)[8:], abs=1e-5)
+
+
+@pytest.mark.parametrize("before", [1, 2])
+def test_the_callbacks_of_jemb(tmp_path: Path, pair_run: RunFolder, pair_shards: Path, before: int) -> None:
+    """Stopped in step 10 by a signal to one process, and continued in one: each step once, in the log too, and every
+    evaluation. A fit that is done does nothing more."""
+    task = f"sts:{tmp_path / 'sts.jsonl'}"
+    rows = [{"sentence1": f"query {n}", "sentence2": f"answer {n % 7}", "score": n % 5} for n in range(20)]
+    (tmp_path / "sts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given, kept = (str(pair_run.start), str(pair_shards), str(tmp_path / "kept")), RunFolder(tmp_path / "kept")
+    asked = on_ranks(tmp_path / "one", before, keep, *given, before, 10, task)
+    assert asked == [False] * (before - 1) + [True]
+    assert [line["step"] for line in kept.read_metrics()] == list(range(1, 11))
+    assert [step for step, _ in kept.checkpoints()][-2:] == [8, 10]
+    for _ in range(2):
+        assert not keep(*given, task=task)
+        assert losses(kept) == pytest.approx(losses(pair_run), abs=0 if before == 1 else 1e-5)
+        assert kept.samples.read_bytes() == pair_run.samples.read_bytes()
+        assert [line["step"] for line in kept.read_evaluations()] == [0, 5, 10, 15, 20]
+        best = max(kept.read_evaluations()[1:], key=lambda line: line["value"])["step"]
+        assert {best, 20} <= {step for step, _ in kept.checkpoints()}
+    newest, expected = kept.checkpoints()[-1][1], pair_run.checkpoints()[-1][1]
+    if before == 1:
+        for name in (WEIGHTS, OPTIMIZER):
+            assert (newest / name).read_bytes() == (expected / name).read_bytes(), "as jemb train has it"
+
+
+def test_a_folder_at_a_url(pair_run: RunFolder, pair_shards: Path, proxy: FaultyProxy) -> None:
+    """The machine is lost with its folder: another one goes on from what was copied."""
+    given = str(pair_run.start), str(pair_shards), f"s3://{BUCKET}/mine"
+    assert keep(*given, asked_at=10)
+    folder = CopyToStorage(given[2]).folder
+    shutil.rmtree(folder)
+    assert not keep(*given)
+    assert losses(RunFolder(folder)) == losses(pair_run)
+
+
+def test_what_checkpoints_cannot_do(tmp_path: Path, pair_run: RunFolder, pair_shards: Path) -> None:
+    def refused(module: lightning.LightningModule, **more: Any) -> str:
+        quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu", "devices": 1}
+        trainer = lightning.Trainer(max_steps=1, callbacks=[Checkpoints(tmp_path)], **quiet, **more)
+        with pytest.raises(InputError) as error:
+            trainer.fit(module, PairData(pair_shards, global_batch_size=8, workers=0))
+        return str(error.value)
+
+    assert "not with BoringModel" in refused(BoringModel())
+    assert "micro_batch_size" in refused(EmbeddingModule(str(pair_run.start)), accumulate_grad_batches=2)
 
 
 def fit_alone(model: str, shards: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 from training_runs import SMALL, Training, losses, read_lines
 
 from jemb.app.cli import main
+from jemb.data.module import PairData
 from jemb.shards import open_datasets
 
 Start = Callable[..., Training]
@@ -69,3 +70,11 @@ def test_joined_and_refused(tmp_path: Path, start: Start, options: list[str]) ->
 
 def run_shards(options: list[str]) -> Path:
     return Path(next(option for option in options if option.startswith("shards=")).removeprefix("shards="))
+
+
+def test_in_a_trainer_of_ones_own(options: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    """Without our runner it is said as well."""
+    folder = options[len(SMALL)].removeprefix("shards=")
+    assert sorted(PairData(folder, global_batch_size=64).readers) == ["large", "small"]
+    warning = "small_datasets=own_size: left out, having fewer than the 32 rows of a batch: data set tiny (31)"
+    assert warning in caplog.messages

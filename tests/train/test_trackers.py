@@ -197,12 +197,12 @@ def test_trackers_are_told_how_a_run_ends(
             told.append(failed)
 
     monkeypatch.setitem(module.KINDS, "wandb", Told)
-    log = RunLog(run, start=0, stop=1, log_samples=False, write=True)
+    log = RunLog(run.path)
     log.trackers = Trackers(["wandb"], run, 0)
     nothing: Any = None
     if error:
         log.on_exception(nothing, nothing, error)
-    log.teardown(nothing, nothing, "fit")
+    log.on_train_end(nothing, nothing)
     assert told == [failed]
 
 
