@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -35,6 +36,8 @@ from jemb.launch import find_ranks
 from jemb.mirror import local_copy
 from jemb.run_folder import RunFolder
 from jemb.tables.places import is_url
+
+log = logging.getLogger(__name__)
 
 OF_HYDRA = ("hydra/launcher=", "hydra.launcher.")
 """Overrides that are the launcher's."""
@@ -144,6 +147,12 @@ def _launch(jobs: Sequence[Sequence[str]], launcher: Sequence[str], folder: Path
             found = start.launch([[f"job={number}"] for number in range(len(jobs))], initial_job_idx=0)
     except HydraException as error:
         raise InputError(str(error).splitlines()[0]) from None
+    except Exception as error:
+        if not launcher:
+            raise
+        # A job that Slurm has ended, or refused; what the others did is in the table.
+        log.error("hydra.launcher: %s", str(error).strip() or type(error).__name__)
+        return [1]
     return [int(job.return_value) if job.status is JobStatus.COMPLETED else 1 for job in found]
 
 

@@ -32,6 +32,22 @@ LOSS_OPTIONS = (
     "matryoshka_widths",
 )
 """Options of a run that shape a loss: given to an objective that takes them."""
+DATA_OPTIONS = (
+    "global_batch_size",
+    "seed",
+    "weights",
+    "small_datasets",
+    "shuffle_shards",
+    "objective",
+    "balance",
+    "workers",
+    "cache_dir",
+    "cache_gb",
+    "read_ahead",
+    "tokens",
+    "log_samples",
+)
+"""Those that `PairData` has by the same names."""
 
 
 @options
@@ -310,6 +326,12 @@ class TrainConfig:
     def takes_negatives(self) -> bool:
         """Whether the objective takes hard negatives, `num_negatives` a row."""
         return self.objective != "pairs" and bool(getattr(OBJECTIVES.find(self.objective), "negatives", False))
+
+    @property
+    def data_options(self) -> dict[str, Any]:
+        """Those of `PairData`."""
+        number = self.num_negatives if self.takes_negatives else 0
+        return {name: getattr(self, name) for name in DATA_OPTIONS} | {"num_negatives": number}
 
     @property
     def loss_options(self) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """The data path of training: which samples make a batch (`plan`), reading them, and the batch of token ids."""
 
 from jemb.data.ahead import ReadAhead
-from jemb.data.checks import check_kinds, check_negatives
+from jemb.data.checks import check_negatives
 from jemb.data.collate import Collate
-from jemb.data.loader import StepDataset, loader_processes, make_loader
+from jemb.data.loader import loader_processes, make_loader
 from jemb.data.plan import BatchPlan
-from jemb.data.sampler import GlobalBatchSampler, for_sentence_transformers
+from jemb.data.sampler import GlobalBatchSampler, StepDataset, for_sentence_transformers
 from jemb.data.small import PlanSource
 from jemb.data.verify import Verifier
 
@@ -17,7 +17,6 @@ __all__ = [
     "ReadAhead",
     "StepDataset",
     "Verifier",
-    "check_kinds",
     "check_negatives",
     "for_sentence_transformers",
     "loader_processes",

@@ -1,6 +1,6 @@
 """Remote shards, fetched before the steps that need them: the plan knows the whole future.
 
-Before: `plan.py` names the windows of coming steps. After: `loader.py` finds their shards in the machine's cache. Only
+Before: `plan.py` names the windows of coming steps. After: `sampler.py` finds their shards in the machine's cache. Only
 time depends on it: a shard that is missing then is fetched by whoever needs it.
 """
 

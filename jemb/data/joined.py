@@ -1,6 +1,6 @@
 """Rows and token ids of what the plan calls a data set: one as it is, or several joined, whose rows follow each other.
 
-Before: `plan.py` names a source and rows of it. After: `loader.py` reads them.
+Before: `plan.py` names a source and rows of it. After: `sampler.py` reads them.
 """
 
 from __future__ import annotations

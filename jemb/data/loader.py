@@ -1,7 +1,7 @@
-"""What a loader process does: the samples or the batch of what a sampler names, from plan, readers and tokens alone.
+"""Loader processes, and samples as dictionaries for those who make batches of them by themselves.
 
-Before: `sampler.py` says which rows of which step this rank has. After: `module.py` gives the loader to a Trainer,
-which keeps no position of it: that is the step, and a loader begins there.
+Before: `sampler.py` says which rows of which step this rank has, and makes batches of them. After: `module.py` gives
+the loader to a Trainer, which keeps no position of it: that is the step, and a loader begins there.
 """
 
 from __future__ import annotations
@@ -17,71 +17,10 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from jemb.core.errors import Failure
-from jemb.core.records import Batch
-from jemb.data.ahead import ReadAhead
-from jemb.data.collate import Collate
-from jemb.data.joined import rows_of, tokens_of
+from jemb.data.joined import rows_of
 from jemb.data.plan import BatchPlan
-from jemb.data.sampler import GlobalBatchSampler, StepRows
 from jemb.launch import obey_parent_alone
-from jemb.shards import ShardReader, TokenReader
-
-
-class StepDataset(Dataset[Batch]):
-    """Step number, or what a `GlobalBatchSampler` gives for it -> this rank's batch, its rows in plan order.
-
-    balance: the rows are dealt by length, so that all ranks get nearly as many tokens; else rank r gets slice r.
-    global_keys: the batch carries the keys of the whole global batch.
-    ahead: fetches the remote shards of the steps to come, told here which step it is.
-    tokens: stored token ids of every data set, which take the place of reading texts; the batches are the same.
-    """
-
-    def __init__(
-        self,
-        plan: BatchPlan,
-        readers: Mapping[str, ShardReader],
-        collate: Collate,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        global_keys: bool = False,
-        balance: bool = True,
-        ahead: ReadAhead | None = None,
-        tokens: Mapping[str, TokenReader] | None = None,
-    ) -> None:
-        plan.check_processes(world_size)
-        self.plan, self.collate = plan, collate
-        self.readers = {source.name: rows_of(source, readers) for source in plan.sources}
-        self.sizes = {name: reader.sizes for name, reader in self.readers.items()}
-        self.sampler = GlobalBatchSampler(
-            plan, rank=rank, world_size=world_size, lengths=self.sizes if balance else None
-        )
-        self.rank, self.world_size = rank, world_size
-        self.global_keys, self.ahead = global_keys, ahead
-        self.tokens = {source.name: tokens_of(source, tokens) for source in plan.sources} if tokens else {}
-
-    def __len__(self) -> int:
-        """Samples of all data sets: what Lightning asks before it makes the sampler anew for several processes."""
-        return self.plan.num_samples
-
-    def __getitem__(self, step: int) -> Batch:
-        return self.__getitems__(self.sampler.share(step, self.rank, self.world_size))
-
-    def __getitems__(self, rows: StepRows) -> Batch:
-        step, name, mine = rows.step, rows.dataset, rows.rows
-        if self.ahead:
-            self.ahead.reached(step)
-        reader = self.readers[name]
-        samples = [] if self.tokens else [reader.read(row) for row in mine.tolist()]
-        own = keys = [sample.key for sample in samples] or [reader.key(row) for row in mine.tolist()]
-        if self.global_keys and len(mine) < self.plan.batch_sizes[name]:
-            keys = [reader.key(row) for row in self.plan.batch(step)[1].tolist()]
-        if self.tokens:
-            batch = self.collate.from_tokens(step, name, self.tokens[name], mine, own, keys)
-        else:
-            batch = self.collate(step, name, samples, keys)
-        batch.share_sum, batch.batch_sum = rows.share_sum, rows.batch_sum
-        return batch
+from jemb.shards import ShardReader
 
 
 class RowDataset(Dataset[dict[str, Any]]):

@@ -20,9 +20,9 @@ from jemb.data.ahead import ReadAhead
 from jemb.data.checks import check_kinds, needed_at_once
 from jemb.data.collate import Collate
 from jemb.data.joined import open_tokens
-from jemb.data.loader import RowDataset, StepDataset, make_loader
+from jemb.data.loader import RowDataset, make_loader
 from jemb.data.plan import BatchPlan
-from jemb.data.sampler import GlobalBatchSampler
+from jemb.data.sampler import GlobalBatchSampler, StepDataset
 from jemb.data.small import PlanSource, SmallDatasets
 from jemb.data.verify import Verifier
 from jemb.registry import suggest
@@ -44,6 +44,7 @@ class PairData(lightning.LightningDataModule):
 
     encoder: whose token ids the batches have; None: that of the module that is fitted (`module.encoder`).
     num_negatives: hard negatives of each sample; None: one where the module's objective takes them, else none.
+    objective: its name, for what is said of data sets that do not fit it.
     collate_fn: a function from the samples of a step (dictionaries with key, query, positive, negatives) to anything,
     in place of a `Batch` of token ids. rank, world_size, steps: as for `GlobalBatchSampler`.
     verify: compare with its checksum each shard that is read, beside the training; what has changed ends the fit, and
@@ -61,6 +62,7 @@ class PairData(lightning.LightningDataModule):
         small_datasets: SmallDatasets = "own_size",
         shuffle_shards: int | None = None,
         num_negatives: int | None = None,
+        objective: str | None = None,
         balance: bool = True,
         workers: int = 1,
         cache_dir: str | None = None,
@@ -78,7 +80,7 @@ class PairData(lightning.LightningDataModule):
         super().__init__()
         self.place, self.global_batch_size, self.seed = os.fspath(shards), global_batch_size, seed
         self.weights, self.small_datasets, self.shuffle_shards = dict(weights or {}), small_datasets, shuffle_shards
-        self.num_negatives, self.balance, self.workers = num_negatives, balance, workers
+        self.num_negatives, self.objective, self.balance, self.workers = num_negatives, objective, balance, workers
         self.cache_dir, self.cache_gb, self.read_ahead = cache_dir, cache_gb, read_ahead
         self.tokens, self.verify, self.log_samples = tokens, verify, log_samples
         self.encoder, self.collate_fn = encoder, collate_fn
@@ -99,6 +101,8 @@ class PairData(lightning.LightningDataModule):
                     f"weights.{name}: no such data set in {self.place}{suggest(name, readers)}; "
                     f"there are: {', '.join(readers)}"
                 )
+        if self.num_negatives is not None:
+            check_kinds(readers, self.place, self.num_negatives, self.objective)
         return readers
 
     @cached_property
@@ -205,7 +209,7 @@ class PairData(lightning.LightningDataModule):
     def _collate(self, encoder: Encoder, module: Any) -> Collate:
         takes = bool(getattr(getattr(module, "objective", None), "negatives", False))
         number = self.num_negatives if self.num_negatives is not None else int(takes)
-        check_kinds(self.found, self.place, number)
+        check_kinds(self.found, self.place, number, self.objective)
         return Collate(
             tokenize=encoder.tokenize,
             num_negatives=number,

@@ -1,6 +1,6 @@
 """The batch plan: which samples make up global batch t. A pure function: position is one integer, ranks need not talk.
 
-Before: the manifests' sizes and fingerprints, and `small.py` for data sets smaller than a batch. After: `loader.py`
+Before: the manifests' sizes and fingerprints, and `small.py` for data sets smaller than a batch. After: `sampler.py`
 reads the rows of this rank.
 
 Laws, each held by a test:

@@ -1,6 +1,6 @@
-"""Which rows each process gets in each step: a torch batch sampler over a `BatchPlan`, for any loop.
+"""Which rows each process gets in each step: a torch batch sampler over a `BatchPlan`, for any loop; and their batch.
 
-Before: `plan.py` names the rows of a global batch. After: a `DataLoader` reads the rows of this process. All rows of a
+Before: `plan.py` names the rows of a global batch. After: a `DataLoader` has the batch of this process. All rows of a
 step are of one data set, over all processes together; that is what negatives are shared over.
 """
 
@@ -12,12 +12,17 @@ from itertools import accumulate
 from typing import Any, Literal
 
 import torch.distributed as dist
-from torch.utils.data import BatchSampler
+from torch.utils.data import BatchSampler, Dataset
 
 from jemb.core.errors import InputError
+from jemb.core.records import Batch
+from jemb.data.ahead import ReadAhead
+from jemb.data.collate import Collate
 from jemb.data.deal import Numbers, check_sum, deal
+from jemb.data.joined import rows_of, tokens_of
 from jemb.data.plan import BatchPlan
 from jemb.data.small import PlanSource
+from jemb.shards import ShardReader, TokenReader
 
 
 class StepRows(list[int]):
@@ -117,6 +122,63 @@ class GlobalBatchSampler(BatchSampler):
         world_size = self.world_size or (dist.get_world_size() if known else 1)
         self.plan.check_processes(world_size)
         return rank, world_size
+
+
+class StepDataset(Dataset[Batch]):
+    """Step number, or what a `GlobalBatchSampler` gives for it -> this rank's batch, its rows in plan order.
+
+    balance: the rows are dealt by length, so that all ranks get nearly as many tokens; else rank r gets slice r.
+    global_keys: the batch carries the keys of the whole global batch.
+    ahead: fetches the remote shards of the steps to come, told here which step it is.
+    tokens: stored token ids of every data set, which take the place of reading texts; the batches are the same.
+    """
+
+    def __init__(
+        self,
+        plan: BatchPlan,
+        readers: Mapping[str, ShardReader],
+        collate: Collate,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        global_keys: bool = False,
+        balance: bool = True,
+        ahead: ReadAhead | None = None,
+        tokens: Mapping[str, TokenReader] | None = None,
+    ) -> None:
+        plan.check_processes(world_size)
+        self.plan, self.collate = plan, collate
+        self.readers = {source.name: rows_of(source, readers) for source in plan.sources}
+        self.sizes = {name: reader.sizes for name, reader in self.readers.items()}
+        self.sampler = GlobalBatchSampler(
+            plan, rank=rank, world_size=world_size, lengths=self.sizes if balance else None
+        )
+        self.rank, self.world_size = rank, world_size
+        self.global_keys, self.ahead = global_keys, ahead
+        self.tokens = {source.name: tokens_of(source, tokens) for source in plan.sources} if tokens else {}
+
+    def __len__(self) -> int:
+        """Samples of all data sets: what Lightning asks before it makes the sampler anew for several processes."""
+        return self.plan.num_samples
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.__getitems__(self.sampler.share(step, self.rank, self.world_size))
+
+    def __getitems__(self, rows: StepRows) -> Batch:
+        step, name, mine = rows.step, rows.dataset, rows.rows
+        if self.ahead:
+            self.ahead.reached(step)
+        reader = self.readers[name]
+        samples = [] if self.tokens else [reader.read(row) for row in mine.tolist()]
+        own = keys = [sample.key for sample in samples] or [reader.key(row) for row in mine.tolist()]
+        if self.global_keys and len(mine) < self.plan.batch_sizes[name]:
+            keys = [reader.key(row) for row in self.plan.batch(step)[1].tolist()]
+        if self.tokens:
+            batch = self.collate.from_tokens(step, name, self.tokens[name], mine, own, keys)
+        else:
+            batch = self.collate(step, name, samples, keys)
+        batch.share_sum, batch.batch_sum = rows.share_sum, rows.batch_sum
+        return batch
 
 
 def for_sentence_transformers(

@@ -4,7 +4,7 @@ A run begins at once, and a thread reads each shard a second time, whole, in the
 checkpoint is written before all that its steps have read is found to be what it should be. So a run of terabytes starts
 at once, and what has changed on a disk never gets into a model that is kept.
 
-Before: `plan.py` names the shards of each step. After: `loader.py` asks with each batch whether there is a problem,
+Before: `plan.py` names the shards of each step. After: `module.py` asks with each batch whether there is a problem,
 `train/checkpoints.py` waits for the steps that it saves.
 """
 

@@ -1,6 +1,6 @@
 """Rows of a data set to samples: random reads by row number, checked against the manifest.
 
-Before: `writer.py` or `adopt.py`. After: `data/loader.py` reads the rows the plan names.
+Before: `writer.py` or `adopt.py`. After: `data/sampler.py` reads the rows the plan names.
 """
 
 from __future__ import annotations

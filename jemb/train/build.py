@@ -17,10 +17,9 @@ from lightning.pytorch.loggers import Logger
 
 from jemb.config import ModelConfig, TrainConfig
 from jemb.core.errors import InputError
-from jemb.data import BatchPlan, check_kinds
+from jemb.data import BatchPlan
 from jemb.data.module import PairData
 from jemb.data.permutation import mix
-from jemb.distributed import world_size
 from jemb.loss import make_objective
 from jemb.model import Encoder, load_encoder, make_tiny, probe
 from jemb.model.load import DEFAULT_MAX_LENGTH
@@ -28,7 +27,7 @@ from jemb.pretokenize import check_prompts
 from jemb.shards import ShardReader
 from jemb.train.module import EmbeddingModule
 from jemb.train.processes import Processes
-from jemb.train.strategies import choose_strategy, make_strategy
+from jemb.train.strategies import make_strategy
 
 log = logging.getLogger(__name__)
 
@@ -45,39 +44,6 @@ class Job:
     max_steps: int
     processes: Processes
     began: float = field(default_factory=time.perf_counter)
-
-
-def open_job(config: TrainConfig, processes: Processes) -> Job:
-    """Shards and plan, as this process sees them."""
-    choose_strategy(config.strategy, world_size())
-    data = open_data(config, world_size())
-    assert data.steps
-    return Job(config, data, data.steps, processes)
-
-
-def open_data(config: TrainConfig, num_processes: int) -> PairData:
-    """The data sets to train on, and their plan. Raises InputError where their kind does not fit the objective, one is
-    refused, or a batch cannot be divided."""
-    data = PairData(
-        config.shards,
-        global_batch_size=config.global_batch_size,
-        seed=config.seed,
-        weights=config.weights,
-        small_datasets=config.small_datasets,
-        shuffle_shards=config.shuffle_shards,
-        num_negatives=config.num_negatives if config.takes_negatives else 0,
-        balance=config.balance,
-        workers=config.workers,
-        cache_dir=config.cache_dir,
-        cache_gb=config.cache_gb,
-        read_ahead=config.read_ahead,
-        tokens=config.tokens,
-        log_samples=config.log_samples,
-    )
-    check_kinds(data.found, config.shards, data.num_negatives or 0, config.objective)
-    data.plan.check_processes(num_processes)
-    data.steps = count_steps(config, data.plan)
-    return data
 
 
 def count_steps(config: TrainConfig, plan: BatchPlan) -> int:

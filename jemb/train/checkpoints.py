@@ -74,7 +74,8 @@ class Checkpoints(lightning.Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         self.data = data if isinstance(data, PairData) else None
         self.plan = self.data.plan.fingerprint if self.data else ""
-        self.steps, folder = self.given or on_rank_zero(self._find)
+        found: tuple[int, Path | None] = self.given or on_rank_zero(self._find)
+        self.steps, folder = found
         self.folder = folder and self.run.checkpoint_folder / folder.name  # on this machine
         if self.given is None:
             module.first_step, module.facts = self.steps, None

@@ -8,7 +8,6 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -17,34 +16,20 @@ from torch import Tensor
 from jemb.config import TrainConfig
 from jemb.core.records import Tokens
 from jemb.data import BatchPlan, check_negatives
+from jemb.data.module import PairData
 from jemb.launch import planned_world_size
 from jemb.model import Encoder, add_lora
 from jemb.model.load import DEFAULT_MAX_LENGTH
 from jemb.public import without_secrets
 from jemb.run_folder import RunFolder
 from jemb.tables.places import to_local
-from jemb.train.build import choose_bf16, count_steps, lora_options, make_encoder, open_data
+from jemb.train.build import choose_bf16, count_steps, lora_options, make_encoder
 from jemb.train.evaluation import Evaluations, EvaluationTools
 from jemb.train.record import check_resumable
 from jemb.train.strategies import choose_strategy
 from jemb.train.trackers import check_installed
 
 MB, GB = 10**6, 10**9
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Bytes that one process holds at the worst moment of a step, by what they are for."""
-
-    weights: int
-    gradients: int
-    adamw: int
-    activations: int
-    loss: int
-
-    @property
-    def total(self) -> int:
-        return sum(getattr(self, item.name) for item in fields(self))
 
 
 def dry_run(config: TrainConfig, tools: EvaluationTools | None = None) -> str:
@@ -56,7 +41,8 @@ def dry_run(config: TrainConfig, tools: EvaluationTools | None = None) -> str:
     processes = planned_world_size()
     strategy = choose_strategy(config.strategy, processes)
     check_installed(config.trackers)
-    data = open_data(config, processes)
+    data = PairData(config.shards, **config.data_options)
+    data.plan.check_processes(processes)
     check_negatives(data.readers, data.num_negatives or 0)
     steps = count_steps(config, data.plan)
     done = steps_done(config)
@@ -67,7 +53,6 @@ def dry_run(config: TrainConfig, tools: EvaluationTools | None = None) -> str:
     data.open_tokens(encoder)
     Evaluations(RunFolder(Path(config.output)), config.evaluation, tools, every=1, stop=steps).read_tasks()
     bf16 = choose_bf16(config.precision, torch.device(device))
-    memory = estimate_memory(config, encoder, strategy, processes, bf16=bf16)
     kept = sum(p.numel() for p in encoder.parameters() if p.requires_grad or not encoder.lora)
     checkpoint = 12 * kept
     lines = [
@@ -77,7 +62,7 @@ def dry_run(config: TrainConfig, tools: EvaluationTools | None = None) -> str:
         *plan_lines(data.plan, steps),
         f"{steps} steps" + (f", of which {done} are done" if done else "") + f"; run folder {config.output}",
         f"memory of one process, estimated for strategy {strategy} in {'bf16' if bf16 else 'fp32'} on {device}",
-        *memory_lines(config, encoder, memory, strategy, processes),
+        *memory_lines(config, encoder, strategy, processes, bf16=bf16),
         f"disk: a checkpoint has {size(checkpoint)}; {config.keep_checkpoints} are kept while one more is written",
         f"command: {command()}",
         "nothing was started",
@@ -128,8 +113,9 @@ def texts_of_sample(config: TrainConfig) -> int:
     return 2 + (config.num_negatives if config.takes_negatives else 0)
 
 
-def estimate_memory(config: TrainConfig, encoder: Encoder, strategy: str, processes: int, *, bf16: bool) -> Memory:
-    """Of one process, if every text has `max_length` tokens. What the libraries themselves take is not in it.
+def memory_lines(config: TrainConfig, encoder: Encoder, strategy: str, processes: int, *, bf16: bool) -> Iterator[str]:
+    """What one process holds at the worst moment of a step, by what it is for, with the formula of each part, if every
+    text has `max_length` tokens. What the libraries themselves take is not in it.
 
     Weights, gradients and AdamW's two moments are fp32 under every strategy; ZeRO keeps another fp32 copy of its share
     of the weights. Activations: what autograd keeps of one call of the encoder, counted, for as many texts as are
@@ -137,19 +123,29 @@ def estimate_memory(config: TrainConfig, encoder: Encoder, strategy: str, proces
     """
     every = sum(p.numel() for p in encoder.parameters())
     trained = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
-    stage = int(strategy[-1]) if strategy.startswith("deepspeed") else 3 if strategy == "fsdp" else 0
-    weights = 4 * every // (processes if stage == 3 else 1)
-    gradients = 4 * trained // (processes if stage >= 2 else 1)
-    adamw = (12 if strategy.startswith("deepspeed") else 8) * trained // (processes if stage else 1)
+    zero = strategy.startswith("deepspeed")
+    stage = int(strategy[-1]) if zero else 3 if strategy == "fsdp" else 0
+    by = f" / {processes} processes"
     texts = config.global_batch_size // processes * texts_of_sample(config)
     length = encoder.max_length or DEFAULT_MAX_LENGTH
-    if config.micro_batch_tokens:
-        at_once = min(texts, max(1, config.micro_batch_tokens // length))
-    else:
-        at_once = min(texts, config.micro_batch_size or texts)
+    wanted = config.micro_batch_tokens // length if config.micro_batch_tokens else config.micro_batch_size or texts
+    at_once = min(texts, max(1, wanted))
     one, two = (kept_for_backward(encoder, rows, length, bf16=bf16) for rows in (1, 2))
-    gathered = config.global_batch_size * texts_of_sample(config) * encoder.dim * 4
-    return Memory(weights, gradients, adamw, one + (at_once - 1) * (two - one), 2 * gathered)
+    vectors = config.global_batch_size * texts_of_sample(config) * encoder.dim * 4
+    moments = "8 bytes, and 4 for ZeRO's copy of the weights" if zero else "8 bytes"
+    parts = [
+        ("weights", 4 * every, 3, f"4 bytes x {every:,} numbers"),
+        ("gradients", 4 * trained, 2, "4 bytes"),
+        ("AdamW", (12 if zero else 8) * trained, 1, moments),
+        ("activations", one + (at_once - 1) * (two - one), 9, f"of the texts encoded at once, each of {length} tokens"),
+        ("loss", 2 * vectors, 9, "vectors of the global batch and their gradients"),
+    ]  # the stage from which on it is shared out
+    total = 0
+    for name, held, shared, words in parts:
+        mine = held // processes if stage >= shared else held
+        total += mine
+        yield f"{name:<11}  {size(mine)}   {words}{by if stage >= shared else ''}"
+    yield f"together     {size(total)}   and what torch, CUDA and the loader take"
 
 
 def kept_for_backward(encoder: Encoder, rows: int, length: int, *, bf16: bool) -> int:
@@ -169,22 +165,6 @@ def kept_for_backward(encoder: Encoder, rows: int, length: int, *, bf16: bool) -
     ):
         encoder(Tokens(ids, torch.ones_like(ids)))
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-
-
-def memory_lines(config: TrainConfig, encoder: Encoder, memory: Memory, strategy: str, processes: int) -> Iterator[str]:
-    """The estimate, with the formula of each part."""
-    every = sum(p.numel() for p in encoder.parameters())
-    zero, fsdp = strategy.startswith("deepspeed"), strategy == "fsdp"
-    by = f" / {processes} processes"
-    third = fsdp or strategy == "deepspeed_3"
-    yield f"weights      {size(memory.weights)}   4 bytes x {every:,} numbers{by if third else ''}"
-    yield f"gradients    {size(memory.gradients)}   4 bytes{by if third or strategy == 'deepspeed_2' else ''}"
-    moments = "8 bytes, and 4 for ZeRO's copy of the weights" if zero else "8 bytes"
-    yield f"AdamW        {size(memory.adamw)}   {moments}{by if zero or fsdp else ''}"
-    length = encoder.max_length or DEFAULT_MAX_LENGTH
-    yield f"activations  {size(memory.activations)}   of the texts encoded at once, each of {length} tokens"
-    yield f"loss         {size(memory.loss)}   vectors of the global batch and their gradients"
-    yield f"together     {size(memory.total)}   and what torch, CUDA and the loader take"
 
 
 def size(num_bytes: int) -> str:

@@ -2,7 +2,7 @@
 
 evaluations.jsonl is its only memory: a run that was killed finds the same best step in it, and stops where the
 undisturbed one stops. Before: `checkpoints.py` has written the step's checkpoint. After: it spares the best one, and
-`run.py` makes the model of it.
+`finish.py` makes the model of it.
 """
 
 from __future__ import annotations
@@ -249,7 +249,7 @@ class EvaluateInLoop(lightning.Callback):
         """Also evaluates before the first step, here, where each process still has the whole model."""
         module, evaluations = as_embedding(pl_module), self.evaluations
         evaluations.stop = last_step(trainer)
-        self.checkpoints, self.run_log = (_of_kind(trainer, kind) for kind in (Checkpoints, RunLog))
+        self.checkpoints, self.run_log = _of_kind(trainer, Checkpoints), _of_kind(trainer, RunLog)
         for checkpoints in self.checkpoints:
             checkpoints.wanted, checkpoints.best = evaluations.due, evaluations.best_step
 

@@ -15,9 +15,10 @@ from jemb.config import TrainConfig
 from jemb.core.errors import InputError
 from jemb.core.files import writing
 from jemb.data import loader_processes
+from jemb.data.module import PairData
 from jemb.distributed import max_over_ranks, rank, world_size
 from jemb.run_folder import RunFolder
-from jemb.train.build import Job, make_module, make_trainer, open_job
+from jemb.train.build import Job, count_steps, make_module, make_trainer
 from jemb.train.checkpoints import Checkpoints
 from jemb.train.dry_run import batch_lines, plan_lines
 from jemb.train.evaluation import EvaluateInLoop, Evaluations, EvaluationTools
@@ -29,6 +30,7 @@ from jemb.train.resume import Start, begin_with, decide_start
 from jemb.train.run_log import RunLog
 from jemb.train.stopping import StopOnSignal, StopRequest, stop_request
 from jemb.train.storage import CopyToStorage
+from jemb.train.strategies import choose_strategy
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +62,16 @@ def train(
                     write_end(run, steps=run.checkpoints()[-1][0] if run.checkpoints() else 0, status="failed")
 
         stack.enter_context(report_lost_peers(config.timeout_minutes, before_end=failed))
-        job = agreed(lambda: open_job(config, processes), lambda job: facts_of(config, job.data.readers, job.data.plan))
+
+        def open_job() -> Job:
+            """Shards and plan, as this process sees them."""
+            choose_strategy(config.strategy, world_size())
+            data = PairData(config.shards, **config.data_options)
+            data.plan.check_processes(world_size())
+            data.steps = count_steps(config, data.plan)
+            return Job(config, data, data.steps, processes)
+
+        job = agreed(open_job, lambda job: facts_of(config, job.data.readers, job.data.plan))
         evaluations = Evaluations(run, config.evaluation, tools, every=config.checkpoint_every, stop=job.max_steps)
 
         def lock_and_decide() -> Start:
