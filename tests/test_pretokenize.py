@@ -21,14 +21,9 @@ from jemb.config import TokenizeConfig
 from jemb.core.errors import InputError
 from jemb.core.records import Batch, Sample, Tokens
 from jemb.data import BatchPlan, Collate, PlanSource, StepDataset
-<<<<<<< HEAD
-from jemb.model import Encoder, find_folder, load_encoder
-from jemb.pretokenize import open_tokens, pretokenize
-=======
 from jemb.data.joined import open_tokens
-from jemb.model import Encoder, find_auxiliary, load_encoder
+from jemb.model import Encoder, find_folder, load_encoder
 from jemb.pretokenize import pretokenize
->>>>>>> 98d4f12 (One data path: jemb train reads by PairData, which has stored tokens, read-ahead, verifier and keys of its own)
 from jemb.shards import ShardWriter, open_datasets
 from jemb.shards.tokens import ARRAYS, finish_tokens, start_tokens
 
