@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -27,6 +28,11 @@ CLUSTER = ("slurm", "munge", "unshare", "ray::")
 """The same of clusters that serve several tests, whose nodes and workers may be started anew by one of them."""
 PATIENCE = 20
 """Seconds that processes have to end after their test; the machine may be busy."""
+
+
+def pytest_collection_finish() -> None:
+    if "ranks" in sys.modules:
+        sys.modules["ranks"].start_server()
 
 
 def processes_of_tests() -> dict[tuple[int, str], str]:

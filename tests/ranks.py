@@ -6,8 +6,10 @@ import multiprocessing
 import os
 import traceback
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -15,10 +17,14 @@ import torch.distributed as dist
 from jemb.train.processes import joined_processes
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(
-    ["jemb.app.cli", "jemb.app.models", "jemb.train", "jemb.prepare", "jemb.evaluate", "jemb.export", "jemb.inspect",
-     "jemb.pretokenize", "hydra", "sentence_transformers", "ranks"]
-)  # fmt: skip
+context.set_forkserver_preload(["preloaded", "ranks"])
+
+
+def start_server() -> None:
+    """Start the process that all others are forked from. Before any test, lest it take over what one has put into the
+    environment; the server is not told otherwise where this file is."""
+    with patch.dict(os.environ, PYTHONPATH=str(Path(__file__).parent)):
+        forkserver.ensure_running()
 
 
 class Meeting:

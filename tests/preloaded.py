@@ -1,0 +1,41 @@
+"""What the server of the tests' processes imports before it forks any: everything, so that none of them has to."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+from importlib.util import find_spec
+
+from jemb.config import PrepareConfig
+
+del os.environ["PYTHONPATH"]  # which says where this file is (ranks.py), and is no matter of the tests
+os.environ.setdefault("DS_ACCELERATOR", "cpu")  # as `strategy=deepspeed_*` has it, before DeepSpeed is imported
+MODULES = (
+    "hydra",
+    "fasttext",
+    "datasketch",
+    "pyarrow.parquet",
+    "deepspeed",
+    "peft",
+    "sentence_transformers",
+    "torch.utils.tensorboard",
+    "jemb.app.cli",
+    "jemb.app.models",
+    "jemb.evaluate",
+    "jemb.export",
+    "jemb.inspect",
+    "jemb.prepare",
+    "jemb.prepare.near.join",
+    "jemb.prepare.vectors.embeddings",
+    "jemb.pretokenize",
+    "jemb.train.build",
+    "jemb.train.deepspeed",
+    "jemb.train.train",
+)
+for module in MODULES:
+    if find_spec(module.partition(".")[0]):  # some are extras
+        importlib.import_module(module)
+PrepareConfig.whole()  # which imports all stages
+gc.collect()
+gc.freeze()  # else the first collection in each process would copy all of this memory, half a second of work
