@@ -4,7 +4,7 @@ What the docstrings hold by nature stays in: copies from vendored packages, boil
 nothing. The filters of `jemb prepare` come after this. Everything is a function of the installed packages, `max_pairs`
 and `seed`.
 
-    packages -> docstring -> Documented -> split by object -+-> train:    rows -> raw/ and raw_triplets/
+    packages -> docstring -> Documented -> split by object -+-> train:    pairs_of, … -> raw/ and raw_triplets/
                                                             +-> held out: retrieval/ and negation.jsonl
 """
 
@@ -13,20 +13,38 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 
 from jemb.core.errors import InputError
 from jemb.core.files import whole_folder
-from jemb.demo.packages import Documented, digest, find_modules, fold, installed_roots, read_modules
-from jemb.demo.rows import PAIR_SETS, TRIPLET_SETS, Row, negations_of
+from jemb.demo.packages import Documented, cut, digest, find_modules, fold, installed_roots, read_modules, readable
+from jemb.demo.reword import reword
+from jemb.prepare.english import words
+from jemb.prepare.stages.negation import negate
 
+Row = dict[str, Any]
+
+PAIR_SETS = {
+    "name_summary": (0.24, ".jsonl"),
+    "summary_details": (0.30, ".jsonl"),
+    "parameter_description": (0.16, ".parquet"),
+    "returns_description": (0.08, ".jsonl"),
+    "class_method": (0.07, ".csv"),
+    "raises": (0.09, ".jsonl"),
+    "module_summary": (0.06, ".jsonl.gz"),
+}
+"""(share of `max_pairs`, beside what other sets leave; format, so that each reader of `prepare` has its turn)."""
+_TRIPLETS = 0.2
+"""The same share, of each set of triplets."""
 _HELD_OUT = 0.15
 """Share of the objects with a body that is held out: with the usual packages some 8 % of all objects."""
 _MOST_COPIES = 3
@@ -70,10 +88,14 @@ def build_corpus(folder: Path, *, max_pairs: int, seed: int, roots: Sequence[Pat
     def open_rows(rows: Iterable[Row]) -> Iterator[Row]:
         return (row for row in rows if secret.isdisjoint(map(fold, _texts_of(row))))
 
-    pairs = _limit({name: list(open_rows(kind.make(train))) for name, kind in PAIR_SETS.items()}, max_pairs)
+    classes = {item.name: item for item in train if item.kind == "class"}
+    made: dict[str, list[Row]] = {name: [] for name in PAIR_SETS}
+    for name, query, positive in (pair for item in train for pair in pairs_of(item, classes.get(item.owner))):
+        made[name].append({"query": query, "positive": positive})
+    pairs = _limit({name: list(open_rows(rows)) for name, rows in made.items()}, max_pairs)
     triplets = {
-        name: list(islice(open_rows(make(train)), int(share * max_pairs)))
-        for name, (make, share) in TRIPLET_SETS.items()
+        name: list(islice(open_rows(rows), int(_TRIPLETS * max_pairs)))
+        for name, rows in (("siblings", siblings_of(train)), ("negation", negations_of(train)))
     }
     documents, queries = _retrieval_task(held_out)
     negations = [
@@ -87,18 +109,18 @@ def build_corpus(folder: Path, *, max_pairs: int, seed: int, roots: Sequence[Pat
             f"the docstrings of the installed packages ({len(objects)} found in {len(modules)} files) give nothing "
             f"for {', '.join(empty)}: raise max_pairs (now {max_pairs}), or install packages with their sources"
         )
+    judgements = [{"query-id": row["_id"], "corpus-id": row.pop("document"), "score": 1} for row in queries]
+    files = {
+        **{f"raw/{name}{PAIR_SETS[name][1]}": rows for name, rows in pairs.items()},
+        **{f"raw_triplets/{name}.jsonl": rows for name, rows in triplets.items()},
+        "negation.jsonl": negations,
+        "retrieval/corpus.jsonl": documents,
+        "retrieval/queries.jsonl": queries,
+        "retrieval/qrels/test.tsv": judgements,
+    }
     with whole_folder(folder) as temporary:
-        for name, rows in pairs.items():
-            _write_rows(temporary / "raw" / f"{name}{PAIR_SETS[name].suffix}", rows)
-        for name, rows in triplets.items():
-            _write_rows(temporary / "raw_triplets" / f"{name}.jsonl", rows)
-        _write_rows(temporary / "negation.jsonl", negations)
-        _write_rows(temporary / "retrieval" / "corpus.jsonl", documents)
-        plain_queries = [{"_id": row["_id"], "text": row["text"]} for row in queries]
-        _write_rows(temporary / "retrieval" / "queries.jsonl", plain_queries)
-        lines = ["query-id\tcorpus-id\tscore", *(f"{row['_id']}\t{row['document']}\t1" for row in queries)]
-        (temporary / "retrieval" / "qrels").mkdir()
-        (temporary / "retrieval" / "qrels" / "test.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        for place, rows in files.items():
+            _write_rows(temporary / place, rows)
     return CorpusCounts(
         files=len(modules),
         objects=len(objects),
@@ -109,6 +131,59 @@ def build_corpus(folder: Path, *, max_pairs: int, seed: int, roots: Sequence[Pat
         queries=len(queries),
         negations=len(negations),
     )
+
+
+def pairs_of(item: Documented, owner: Documented | None) -> Iterator[tuple[str, str, str]]:
+    """(data set, query, positive) of what the parts of an object say of each other. owner: the class it is in."""
+    doc = item.doc
+    if item.kind == "module":
+        yield "module_summary", readable(item.name), cut(f"{doc.summary} {item.explanation}")
+    else:
+        arguments = f" ({', '.join(item.arguments)})" if item.arguments else ""
+        yield "name_summary", readable(item.name) + arguments, doc.summary
+    if item.explanation:
+        yield "summary_details", doc.summary, item.explanation
+    for name, text in doc.parameters:
+        yield "parameter_description", f"{name} of {item.title}: {doc.summary}", cut(text)
+    if doc.returns:
+        yield "returns_description", f"result of {item.title}: {doc.summary}", cut(doc.returns)
+    for error, text in doc.raises:
+        yield "raises", f"{error} in {item.title}", cut(text)
+    if item.kind == "function" and owner:
+        yield "class_method", f"{owner.doc.summary} {readable(item.name.rpartition('.')[2])}", doc.summary
+
+
+def siblings_of(objects: Sequence[Documented]) -> Iterator[Row]:
+    """Summary, own details, and as negatives the details of up to two others in the same class or module."""
+    families: dict[str, list[Documented]] = defaultdict(list)
+    for item in objects:
+        if item.explanation and item.kind != "module":
+            families[item.owner].append(item)
+    for family in families.values():
+        for index, item in enumerate(family):
+            others = dict.fromkeys(other.explanation for other in family[index + 1 :] + family[:index])
+            different = (text for text in others if fold(text) != fold(item.explanation))
+            if negatives := list(islice(different, 2)):
+                yield {"query": item.doc.summary, "positive": item.explanation, "negatives": negatives}
+
+
+def negations_of(objects: Sequence[Documented]) -> Iterator[Row]:
+    """A summary in other words, the summary, and its negation.
+
+    Only where the negation shares more words with the summary than the other wording does: counting words must not
+    solve it.
+    """
+    for summary in dict.fromkeys(item.doc.summary for item in objects):
+        if 4 <= len(summary.split()) <= 25 and re.fullmatch(r"[A-Z][\w ,.()'-]+", summary):
+            anchor, negative = reword(summary), negate(summary)
+            if anchor and negative and 0.35 <= _overlap(anchor, summary) < _overlap(summary, negative):
+                yield {"query": anchor, "positive": summary, "negatives": [negative]}
+
+
+def _overlap(one: str, other: str) -> float:
+    """Dice coefficient of the words of two texts; 1 for the same words."""
+    first, second = Counter(words(one)), Counter(words(other))
+    return 2 * (first & second).total() / max(first.total() + second.total(), 1)
 
 
 def _hold_out(objects: Sequence[Documented], texts: Sequence[set[str]], seed: int) -> list[Documented]:
@@ -160,9 +235,9 @@ def _texts_of(row: Row) -> list[str]:
 def _limit(sets: dict[str, list[Row]], total: int) -> dict[str, list[Row]]:
     """The first rows of each set, at most `total` in all: up to its share, and what one leaves goes to the others."""
     limits: dict[str, int] = {}
-    left, weight = total, sum(PAIR_SETS[name].share for name in sets)
-    for name in sorted(sets, key=lambda name: len(sets[name]) / PAIR_SETS[name].share):
-        share = PAIR_SETS[name].share
+    shares = {name: PAIR_SETS[name][0] for name in sets}
+    left, weight = total, sum(shares.values())
+    for name, share in sorted(shares.items(), key=lambda item: len(sets[item[0]]) / item[1]):
         limits[name] = min(len(sets[name]), round(left * share / weight))
         left, weight = left - limits[name], weight - share
     return {name: rows[: limits[name]] for name, rows in sets.items()}
@@ -173,9 +248,10 @@ def _write_rows(path: Path, rows: Sequence[Row]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
-    elif path.suffix == ".csv":
+    elif path.suffix in (".csv", ".tsv"):
+        style = {"delimiter": "\t", "lineterminator": "\n"} if path.suffix == ".tsv" else {}
         with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer = csv.DictWriter(file, list(rows[0]), **style)
             writer.writeheader()
             writer.writerows(rows)
     else:

@@ -1,6 +1,6 @@
 """A docstring in numpy, Google or Sphinx style to its parts as plain texts.
 
-Before: `packages.py` finds the docstrings. After: `rows.py` makes pairs of their parts.
+Before: `packages.py` finds the docstrings. After: `corpus.py` makes pairs of their parts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The documented objects of the installed Python packages: modules, classes and functions that have a docstring.
 
 Source files are read with `ast` and never imported; compiled modules have none and are left out.
-Before: nothing. After: `rows.py`, `corpus.py`.
+Before: nothing. After: `corpus.py`.
 """
 
 from __future__ import annotations
