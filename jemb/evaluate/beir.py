@@ -1,6 +1,6 @@
 """A retrieval data set in BEIR's layout: `corpus.jsonl`, `queries.jsonl` (or `.gz`) and `qrels/test.tsv`.
 
-Before: `rows.py`. After: `retrieval.py`.
+Before: `rows.py`. After: `ranking.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The rows of a task's file, each with its place, so that every complaint can name it.
 
-Before: `jemb.tables` reads the formats. After: `sts.py`, `negation.py`, `reranking.py` and `beir.py` take the fields
+Before: `jemb.tables` reads the formats. After: `pairs.py`, `ranking.py` and `beir.py` take the fields
 they know; further fields are ignored.
 """
 
