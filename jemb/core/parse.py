@@ -15,7 +15,10 @@ Shape = Any
 `{str: shape}` (an object of such), or `{name: shape}`, where a name that ends in `?` may be missing and others may
 be there as well."""
 
+COUNT = "count"
+"""The shape of a whole number that is not negative."""
 WORDS: dict[Any, str] = {
+    COUNT: "a whole number >= 0",
     dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number", bool: "true or false",
     None: "null",
 }  # fmt: skip
@@ -66,6 +69,8 @@ def _is(value: Any, shape: Shape) -> bool:
     kind = type(shape) if shape is None or isinstance(shape, dict | list) else shape
     if isinstance(value, bool):  # to Python that is an int
         return kind is bool
+    if kind == COUNT:
+        return isinstance(value, int) and value >= 0
     return isinstance(value, (int, float) if kind is float else kind)
 
 

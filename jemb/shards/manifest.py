@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 from jemb.core.errors import InputError
 from jemb.core.files import check_name, read_json, write_json
+from jemb.core.parse import COUNT, Shape, check_shape
 from jemb.core.records import Kind
 
 MANIFEST = "manifest.json"
@@ -26,7 +27,13 @@ INDEX_HINT = (
     "`jemb inspect --index path=DIR` builds index and manifest"
 )
 
-T = TypeVar("T")
+SHAPE: Shape = {
+    "name": str,
+    "kind": str,
+    "shards": [{"file": str, "num_samples": COUNT, "bytes": COUNT, "sha256": str}],
+    "stages": [{"name": str, "kept": COUNT, "dropped": {str: COUNT}, "settings": {}, "statistics?": {}}],
+    "source": {},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +50,6 @@ class ShardInfo:
         """Name of the index beside the tar."""
         return self.file.removesuffix(".tar") + ".idx.npy"
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Any, where: str) -> ShardInfo:
-        """`where` names the place in messages. Raises `InputError`."""
-        shard = cls(
-            file=_get(value, "file", str, where),
-            num_samples=_get(value, "num_samples", int, where),
-            bytes=_get(value, "bytes", int, where),
-            sha256=_get(value, "sha256", str, where),
-        )
-        if "/" in check_name(shard.file, where) or not shard.file.endswith(".tar"):
-            raise InputError(f"{where}: file is {shard.file!r}; wanted a plain name that ends in .tar")
-        return shard
-
 
 @dataclass(frozen=True, slots=True)
 class StageCount:
@@ -70,27 +61,6 @@ class StageCount:
     dropped: Mapping[str, int] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     statistics: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "kept": self.kept,
-            "dropped": dict(self.dropped),
-            "settings": dict(self.settings),
-            "statistics": dict(self.statistics),
-        }
-
-    @classmethod
-    def from_json(cls, value: Any, where: str) -> StageCount:
-        """`where` names the place in messages. Raises `InputError`."""
-        dropped = _get(value, "dropped", dict, where)
-        return cls(
-            name=_get(value, "name", str, where),
-            kept=_get(value, "kept", int, where),
-            dropped={reason: _get(dropped, reason, int, f"{where}.dropped") for reason in dropped},
-            settings=_get(value, "settings", dict, where),
-            statistics=_get({"statistics": {}, **value}, "statistics", dict, where),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +95,8 @@ class Manifest:
             "kind": self.kind,
             "num_samples": self.num_samples,
             "bytes": self.bytes,
-            "shards": [shard.to_json() for shard in self.shards],
-            "stages": [stage.to_json() for stage in self.stages],
+            "shards": [asdict(shard) for shard in self.shards],
+            "stages": [asdict(stage) for stage in self.stages],
             "source": dict(self.source),
             "fingerprint": self.fingerprint,
         }
@@ -134,21 +104,19 @@ class Manifest:
     @classmethod
     def from_json(cls, value: Any, where: str) -> Manifest:
         """Raises `InputError` naming `where`, field, seen and wanted; also when sums do not fit."""
-        version = _get(value, "version", int, where)
-        if version != VERSION:
-            raise InputError(f"{where}: version is {version}; this jemb reads version {VERSION}")
-        kind = _get(value, "kind", str, where)
-        if kind not in get_args(Kind):
-            raise InputError(f"{where}: kind is {kind!r}; wanted one of {', '.join(get_args(Kind))}")
-        shards = _get(value, "shards", list, where)
-        stages = _get(value, "stages", list, where)
-        manifest = cls(
-            name=_get(value, "name", str, where),
-            kind=kind,  # type: ignore[arg-type]
-            shards=tuple(ShardInfo.from_json(item, f"{where}: shards[{i}]") for i, item in enumerate(shards)),
-            stages=tuple(StageCount.from_json(item, f"{where}: stages[{i}]") for i, item in enumerate(stages)),
-            source=_get(value, "source", dict, where),
-        )
+        check_shape(value, {"version": COUNT}, where)
+        if value["version"] != VERSION:
+            raise InputError(f"{where}: version is {value['version']}; this jemb reads version {VERSION}")
+        check_shape(value, SHAPE, where)
+        if value["kind"] not in get_args(Kind):
+            raise InputError(f"{where}: kind is {value['kind']!r}; wanted one of {', '.join(get_args(Kind))}")
+        for number, shard in enumerate(value["shards"]):
+            at = f"{where}: shards[{number}]"
+            if "/" in check_name(shard["file"], at) or not shard["file"].endswith(".tar"):
+                raise InputError(f"{at}: file is {shard['file']!r}; wanted a plain name that ends in .tar")
+        shards = tuple(ShardInfo(**_known(ShardInfo, shard)) for shard in value["shards"])
+        stages = tuple(StageCount(**_known(StageCount, stage)) for stage in value["stages"])
+        manifest = cls(value["name"], value["kind"], shards, stages, value["source"])
         for name, wanted in manifest.to_json().items():
             if name in ("num_samples", "bytes", "fingerprint") and value.get(name) != wanted:
                 raise InputError(
@@ -176,14 +144,6 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     (folder / UNFINISHED).unlink(missing_ok=True)
 
 
-def _get(value: Any, name: str, kind: type[T], where: str) -> T:
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: is {type(value).__name__}; wanted an object")
-    if name not in value:
-        raise InputError(f"{where}: field {name!r} is missing")
-    found = value[name]
-    # bool is an int to Python, and a negative count would shift every row.
-    if not isinstance(found, kind) or isinstance(found, bool) or (isinstance(found, int) and found < 0):
-        wanted = {int: "a whole number >= 0", str: "a string", list: "a list", dict: "an object"}[kind]
-        raise InputError(f"{where}: {name} is {found!r}; wanted {wanted}")
-    return found
+def _known(kind: type[Any], value: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that the class has; a later jemb may have written more."""
+    return {field.name: value[field.name] for field in fields(kind) if field.name in value}

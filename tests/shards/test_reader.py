@@ -189,8 +189,8 @@ def test_index_that_is_no_array_is_never_unpickled(folder, damage):
         ("num_samples", 21, "num_samples is 21, .* 20"),
         ("bytes", 1, "bytes is 1, "),
         ("fingerprint", "0" * 64, "fingerprint is '000"),
-        ("shards", {}, "shards is {}; wanted a list"),
-        ("name", None, "name is None; wanted a string"),
+        ("shards", {}, "shards is an object; wanted a list"),
+        ("name", None, "name is None; wanted a text"),
     ],
 )
 def test_edited_manifest(folder, field, value, message):
@@ -215,7 +215,7 @@ def test_edited_shard_entry(folder, field, value):
     content = json.loads(path.read_text())
     content["shards"][1][field] = value
     path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=rf"manifest\.json: shards\[1\]: ({field} is|names) {value!r}; wanted"):
+    with pytest.raises(InputError, match=rf"manifest\.json: shards\[1\](\.|: )({field} is|names) {value!r}; wanted"):
         read_manifest(folder)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -86,7 +87,7 @@ def _gather(spills: Path, num_pieces: int, folder: Path, shard_samples: int, sha
             parts.append((rank, row, data[offset - start : offset - start + size]))
     parts.sort()
     info = write_shard(folder / f"shard-{shard:06d}.tar", ((key_of(row), payload) for _, row, payload in parts))
-    return info.to_json()
+    return asdict(info)
 
 
 def _write_drops(table: Table, stages: dict[str, list[Path]], folder: Path, piece: int) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def _write_drops(table: Table, stages: dict[str, list[Path]], folder: Path, piec
                     extra["dropped_negatives"] = list(sample.negatives)
                 yield sample.key, encode_payload(Sample(sample.key, sample.query, sample.positive, extra=extra))
 
-    return write_shard(folder / f"shard-{piece:06d}.tar", members()).to_json()
+    return asdict(write_shard(folder / f"shard-{piece:06d}.tar", members()))
 
 
 def _sample(rows: Rows, position: int) -> Sample:
