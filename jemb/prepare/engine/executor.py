@@ -8,12 +8,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
 from threading import RLock
-from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -27,13 +28,15 @@ AHEAD = 2
 """Tasks handed out for each worker: the next one is there when one is done, and a kill loses little."""
 
 
-class Executor(Protocol):
-    """Runs tasks somewhere. A context manager."""
+class Executor(AbstractContextManager["Executor"], ABC):
+    """Runs tasks somewhere."""
 
     @property
+    @abstractmethod
     def workers(self) -> int:
         """Tasks that can run at once."""
 
+    @abstractmethod
     def run(
         self, function: Callable[[T], R], items: Sequence[T], *, gpu: bool = False, serial: bool = False
     ) -> Iterator[tuple[int, R]]:
@@ -43,15 +46,11 @@ class Executor(Protocol):
         Raises `Failure` when a worker dies.
         """
 
-    def __enter__(self) -> Executor: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-class LocalExecutor:
+class LocalExecutor(Executor):
     """Processes on this machine: `count` of them (0: one for each usable core), started when first needed."""
+
+    workers: int = 0
 
     def __init__(self, count: int) -> None:
         self.workers = count or usable_cores()
@@ -71,12 +70,7 @@ class LocalExecutor:
             self._cpu = self._cpu or _pool(self.workers)
             yield from _unordered(self._cpu, self.workers, function, items)
 
-    def __enter__(self) -> LocalExecutor:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         for pool in (self._cpu, self._gpu):
             if pool is not None:
                 if error is not None:  # a task may take minutes; its work is not wanted any more

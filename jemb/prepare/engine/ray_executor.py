@@ -13,12 +13,11 @@ import socket
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import jemb
 from jemb.core.errors import Failure, InputError
-from jemb.prepare.engine.executor import AHEAD
+from jemb.prepare.engine.executor import AHEAD, Executor
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,7 +32,7 @@ QUIET = 60.0
 """Seconds without a finished task after which the cluster is looked at again: nodes come and go."""
 
 
-class RayExecutor:
+class RayExecutor(Executor):
     """address: of a cluster, `auto` for the one this machine belongs to, None for a local one of `workers` CPUs (0: all
     cores). output: folder that all nodes of a cluster must see. A context manager: leaves the cluster, or ends the
     local one. Raises `InputError` where there is none, or where a node cannot do the work."""
@@ -149,12 +148,7 @@ class RayExecutor:
         there: dict[str, Any] = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node, soft=False)}
         return self._ray.remote(num_cpus=0, **there)(_look).remote(str(mark))
 
-    def __enter__(self) -> RayExecutor:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._ray.shutdown()
 
 

@@ -8,7 +8,6 @@ one piece or shard for each worker; disk: the data once more.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
@@ -17,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from jemb.core.files import write_array, write_atomic
+from jemb.core.files import write_array
 from jemb.core.records import Sample
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.order import scrambled
-from jemb.prepare.engine.table import Rows, Table, key_of, read_drops
+from jemb.prepare.engine.table import Rows, Table, key_of, load_table, read_drops, write_table
 from jemb.shards import ShardInfo, encode_payload, write_shard
 
 COLUMNS = ("query", "positive", "negatives", "extra")
-PLACE = np.dtype([("rank", "<i8"), ("id", "<i8"), ("offset", "<i8"), ("size", "<i8")])
+SPILL = pa.schema([("rank", pa.int64()), ("id", pa.int64()), ("payload", pa.large_binary())])
 
 
 def write_shards(table: Table, job: Job, folder: Path, shard_samples: int, seed: int) -> list[ShardInfo]:
@@ -62,12 +62,7 @@ def _spill(table: Table, folder: Path, task: tuple[int, tuple[int, int]]) -> dic
     ranks = np.load(folder / "ranks.npy", mmap_mode="r")[start:end]
     order = np.argsort(ranks)
     payloads = [encode_payload(_sample(rows, position)) for position in order.tolist()]
-    places = np.empty(len(order), PLACE)
-    places["rank"], places["id"] = ranks[order], rows.ids[order]
-    places["size"] = [len(payload) for payload in payloads]
-    places["offset"] = np.cumsum(places["size"]) - places["size"]
-    write_atomic(_spill_file(folder, piece), b"".join(payloads))
-    write_array(_places_file(folder, piece), places)
+    write_table(_spill_file(folder, piece), pa.table([ranks[order], rows.ids[order], payloads], schema=SPILL))
     return {}
 
 
@@ -75,16 +70,10 @@ def _gather(spills: Path, num_pieces: int, folder: Path, shard_samples: int, sha
     """One shard from its stretch of every piece."""
     parts: list[tuple[int, int, bytes]] = []
     for piece in range(num_pieces):
-        places = np.load(_places_file(spills, piece), mmap_mode="r")
-        low, high = np.searchsorted(places["rank"], [shard * shard_samples, (shard + 1) * shard_samples])
-        if low == high:
-            continue
-        mine = np.array(places[low:high])
-        start = int(mine["offset"][0])
-        with _spill_file(spills, piece).open("rb") as file:
-            data = os.pread(file.fileno(), int(mine["offset"][-1] + mine["size"][-1]) - start, start)
-        for rank, row, offset, size in mine.tolist():
-            parts.append((rank, row, data[offset - start : offset - start + size]))
+        spill = load_table(_spill_file(spills, piece), SPILL.names)
+        low, high = np.searchsorted(spill["rank"], [shard * shard_samples, (shard + 1) * shard_samples])
+        mine = spill.slice(low, high - low)
+        parts += zip(*(mine[name].to_pylist() for name in SPILL.names), strict=True)
     parts.sort()
     info = write_shard(folder / f"shard-{shard:06d}.tar", ((key_of(row), payload) for _, row, payload in parts))
     return asdict(info)
@@ -120,8 +109,4 @@ def _sample(rows: Rows, position: int) -> Sample:
 
 
 def _spill_file(folder: Path, piece: int) -> Path:
-    return folder / f"spill-{piece:06d}.bin"
-
-
-def _places_file(folder: Path, piece: int) -> Path:
-    return folder / f"places-{piece:06d}.npy"
+    return folder / f"spill-{piece:06d}.arrow"
