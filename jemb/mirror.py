@@ -42,7 +42,7 @@ class Mirror:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self.folder = cache_home() / "outputs" / f"{base_name(self.url)}-{_short(self.url)}"
+        self.folder = cache_home() / "outputs" / f"{base_name(self.url)}-{_digest(self.url)}"
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def push(self) -> None:
@@ -202,7 +202,7 @@ def written_file(place: str) -> Iterator[str]:
     if not is_url(place := to_local(place)):
         yield place
         return
-    path = inside(cache_home() / "outputs" / _short(place), base_name(place), f"output={place}")
+    path = inside(cache_home() / "outputs" / _digest(place), base_name(place), f"output={place}")
     shutil.rmtree(path.parent, ignore_errors=True)
     path.parent.mkdir(parents=True)
     try:
@@ -261,5 +261,5 @@ def _base(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def _short(url: str) -> str:
+def _digest(url: str) -> str:
     return hashlib.sha256(url.encode()).hexdigest()[:12]

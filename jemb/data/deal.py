@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from jemb.core.errors import InputError
 from jemb.core.files import MAX_MAPPED, map_array
-from jemb.data.permutation import mix, scramble
+from jemb.core.seeds import scramble
+from jemb.data.permutation import mix
 from jemb.shards import ShardReader
 from jemb.shards.index import INDEX_DTYPE
 

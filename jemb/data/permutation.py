@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-Words = NDArray[np.uint64]
+from jemb.core.seeds import Words, scramble
 
 _MASK = (1 << 64) - 1
 _ROUNDS = 6  # chi-square of positions and neighbour differences is visibly bad at 2-3 rounds and fine from 4
@@ -27,14 +27,6 @@ def mix(*parts: int | str) -> int:
         data = part.encode() if isinstance(part, str) else int(part).to_bytes(8, "little")
         digest.update(len(data).to_bytes(8, "little") + data)
     return int.from_bytes(digest.digest(), "little")
-
-
-def scramble(words: Words) -> Words:
-    """splitmix64's output function on each word: a bijection of 64-bit words."""
-    words = words + np.uint64(0x9E3779B97F4A7C15)
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
 
 
 def shuffled(n: int, key: int) -> NDArray[np.int64]:

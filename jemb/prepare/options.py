@@ -183,7 +183,7 @@ def _whole(stages: tuple[Stage, ...]) -> type[PrepareConfig]:
     of_function = {
         f"{function.__module__}:{function.__name__}": stage.name
         for stage in stages
-        for function in [stage.whole or stage.each]
+        if (function := stage.whole or stage.each)
     }
 
     def by_name(value: Any) -> Any:

@@ -11,6 +11,7 @@ import unicodedata
 from typing import Any
 
 from jemb.core.errors import InputError
+from jemb.core.parse import short
 from jemb.core.records import Sample
 from jemb.shards.index import MAX_SIZE
 
@@ -97,12 +98,12 @@ def decode_payload(key: str, payload: bytes) -> Sample:
         raise ValueError(f"JSON is {type(value).__name__}; wanted an object")
     query, positive = value.pop("query", None), value.pop("positive", None)
     if not isinstance(query, str) or not isinstance(positive, str):
-        raise ValueError(f"query is {_short(query)}, positive is {_short(positive)}; wanted two strings")
+        raise ValueError(f"query is {_shown(query)}, positive is {_shown(positive)}; wanted two strings")
     negatives = value.pop("negatives", [])
     if not isinstance(negatives, list) or not all(isinstance(text, str) for text in negatives):
-        raise ValueError(f"negatives is {_short(negatives)}; wanted a list of strings")
+        raise ValueError(f"negatives is {short(negatives)}; wanted a list of strings")
     return Sample(key, query, positive, tuple(negatives), value)
 
 
-def _short(value: Any) -> str:
-    return "missing" if value is None else repr(value)[:60]
+def _shown(value: Any) -> str:
+    return "missing" if value is None else short(value)

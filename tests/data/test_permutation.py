@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from jemb.data.permutation import mix, permute, scramble, shuffled
+from jemb.core.seeds import scramble
+from jemb.data.permutation import mix, permute, shuffled
 
 KEYS = st.integers(0, 2**64 - 1)
 AROUND_4096 = [1, 2, 3, 4095, 4096, 4097, 4098, 4160, 4161, 4225, 4226, 8191, 8192, 10_000, 10_001]

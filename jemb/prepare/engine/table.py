@@ -234,6 +234,12 @@ def read_drops(folder: Path, piece: int) -> list[tuple[int, str, str]]:
     return list(zip(*(table[name].to_pylist() for name in VERDICT_SCHEMA.names), strict=True))
 
 
+def histogram(values: npt.NDArray[np.floating[Any]], bins: int, start: float, end: float) -> dict[str, Any]:
+    """As a statistic: counts of the values in equal ranges; those outside count in the first and the last."""
+    counts, _ = np.histogram(np.clip(values, start, end), bins, (start, end))
+    return {"from": start, "to": end, "counts": counts.tolist()}
+
+
 def add_up(parts: Any) -> dict[str, Any]:
     """Statistics of all parts together: numbers, and dicts and lists of numbers place by place."""
     total: dict[str, Any] = {}

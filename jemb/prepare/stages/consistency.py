@@ -22,7 +22,7 @@ from jemb.config import Positive, options
 from jemb.core.files import write_array
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.order import scrambled
-from jemb.prepare.engine.table import Dropped, Table, add_up
+from jemb.prepare.engine.table import Dropped, Table, add_up, histogram
 from jemb.prepare.registry import StageInputs, Statistic, stage
 
 if TYPE_CHECKING:
@@ -139,7 +139,10 @@ def _rank(embeddings: Embeddings, folder: Path, top_k: int, most: int, task: tup
     better = count_better(queries, own_scores + TOLERANCE, own, pool, most=most)
     write_array(_better_file(folder, task[0]), better.astype(np.int32))
     kept = better < top_k
-    cosines = {"kept": _histogram(own_scores[kept]), "dropped": _histogram(own_scores[~kept])}
+    cosines = {
+        "kept": histogram(own_scores[kept], BINS, -1.0, 1.0),
+        "dropped": histogram(own_scores[~kept], BINS, -1.0, 1.0),
+    }
     return {"cosine": cosines, "rank": _by_rank(better, most)}
 
 
@@ -158,11 +161,6 @@ def _dropped(table: Table, folder: Path, top_k: int) -> tuple[Numbers, Numbers]:
         ranks.append(better[bad].astype(np.int64) + 1)
         start = stop
     return np.concatenate(ids), np.concatenate(ranks)
-
-
-def _histogram(cosines: npt.NDArray[np.float64]) -> dict[str, Any]:
-    counts, _ = np.histogram(np.clip(cosines, -1, 1), BINS, (-1, 1))
-    return {"from": -1.0, "to": 1.0, "counts": counts.tolist()}
 
 
 def _by_rank(better: Numbers, most: int) -> dict[str, int]:

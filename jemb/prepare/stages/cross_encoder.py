@@ -79,7 +79,7 @@ def cross_encoder(rows: Rows, options: CrossEncoderConfig, inputs: StageInputs) 
             kept = tuple(text for text, margin in zip(texts, margins, strict=True) if margin > options.kappa)
             if texts and not kept:
                 verdict.dropped[position] = ("cross_encoder", f"margin {margins.max():.3f}")
-            counts += _histogram(margins, LARGEST[options.activation])
+            counts += _by_margin(margins, LARGEST[options.activation])
             changed.append(kept)
     total, left = (sum(map(len, part)) for part in (rows.negatives, changed))
     if left < total:
@@ -124,7 +124,7 @@ def _relevance(score: Score, pairs: list[tuple[str, str]], activation: str) -> M
         return scores if activation == "logit" else 1 / (1 + np.exp(-scores))
 
 
-def _histogram(margins: Margins, largest: float) -> npt.NDArray[np.int64]:
+def _by_margin(margins: Margins, largest: float) -> npt.NDArray[np.int64]:
     bins = np.floor((margins + largest) / (2 * largest) * BINS).astype(np.int64)
     return np.bincount(bins.clip(0, BINS - 1), minlength=BINS)
 

@@ -27,7 +27,7 @@ from jemb.config import Positive, options
 from jemb.core.files import sync_folder, write_array, write_atomic
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.order import scrambled
-from jemb.prepare.engine.table import Dropped, Table, add_up, write_negatives
+from jemb.prepare.engine.table import Dropped, Table, add_up, histogram, write_negatives
 from jemb.prepare.registry import StageInputs, Statistic, stage
 from jemb.prepare.vectors.hard_negatives import (
     NONE,
@@ -243,8 +243,8 @@ def _mine_piece(
     write_array(_without_file(folder, piece), rows.ids[[not found for found in negatives]])
     mined, times = np.unique(np.count_nonzero(chosen != NONE, axis=1), return_counts=True)
     return {
-        "positive": _histogram(own),
-        "negative": _histogram(scores[chosen != NONE]),
+        "positive": histogram(own, BINS, -1.0, 1.0),
+        "negative": histogram(scores[chosen != NONE], BINS, -1.0, 1.0),
         "rows": dict(zip(map(str, mined.tolist()), times.tolist(), strict=True)),
     }
 
@@ -293,11 +293,6 @@ def _search(
         chosen[rows[done]], scores[rows[done]] = best[done], best_scores[done]
         rows, count = rows[~done], min(4 * count, MOST)
     return chosen, scores
-
-
-def _histogram(cosines: npt.NDArray[np.floating[Any]]) -> dict[str, Any]:
-    counts, _ = np.histogram(np.clip(cosines, -1, 1), BINS, (-1, 1))
-    return {"from": -1.0, "to": 1.0, "counts": counts.tolist()}
 
 
 def _hash_file(folder: Path, piece: int) -> Path:

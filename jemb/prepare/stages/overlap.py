@@ -5,7 +5,7 @@ Not among the default stages. A row goes when nearly all words of its shorter te
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -55,7 +55,7 @@ def drop_overlapping(rows: Rows, options: OverlapConfig, inputs: StageInputs) ->
         counts[min(found * BINS // words, BINS - 1)] += 1
         if found >= options.min_words and found >= share * words:
             verdict.dropped[position] = ("overlap", f"{found} of {words} words")
-    verdict.statistics = {"share": _histogram(counts)}
+    verdict.statistics = {"share": {"from": 0.0, "to": 1.0, "counts": counts}}
     return verdict
 
 
@@ -71,7 +71,3 @@ def words_found(query: str, positive: str) -> tuple[int, int]:
         shorter, longer = longer, shorter
     words = words_of(shorter)
     return sum([word in longer for word in words]), len(words)
-
-
-def _histogram(counts: list[int]) -> dict[str, Any]:
-    return {"from": 0.0, "to": 1.0, "counts": counts}
