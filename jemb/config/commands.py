@@ -68,7 +68,7 @@ class EvaluateConfig:
     """Tokens a text is cut at; null: the model's own, as in its published scores."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Never asked for on the terminal: without this such a model is refused."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to encode."""
 
 

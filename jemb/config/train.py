@@ -211,11 +211,12 @@ class TrainConfig:
     """How processes share the work. `auto`: `single` for one process, `ddp` for more. `ddp`: each has the whole model.
     The others keep one share a process: `deepspeed_1` (ZeRO; needs the extra `deepspeed`) of AdamW's state,
     `deepspeed_2` of the gradients as well, `deepspeed_3` and `fsdp` of the weights as well. None changes the result."""
-    device: Annotated[Literal["auto", "cpu", "cuda"], Role.COURSE] = "auto"
-    """Where to train; `auto`: CUDA where there is one."""
-    precision: Annotated[Literal["auto", "fp32", "bf16"], Role.COURSE] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Role.COURSE] = "auto"
+    """Where to train; `auto`: CUDA where there is one. `mps`: the GPU of a Mac, for one process."""
+    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], Role.COURSE] = "auto"
     """Arithmetic of the encoder; `auto`: bf16 where the GPU has it. The loss is always fp32.
-    On a CPU bf16 pays where that has instructions for it (AMX)."""
+    On a CPU bf16 pays where that has instructions for it (AMX). `fp16` is for GPUs without bf16 (T4, V100): the loss is
+    scaled, and a step whose gradients are too large for fp16 is left out; not with `deepspeed_N` or `fsdp`."""
     global_batch_size: Annotated[int, Field(gt=1)] = 256
     """Samples in one optimiser step over all processes: what every query is contrasted with."""
     micro_batch_size: Annotated[Positive | None, Role.COURSE] = None

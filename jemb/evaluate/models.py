@@ -56,10 +56,11 @@ def load_text_encoder(name: str, config: EvaluateConfig) -> TextEncoder:
     from jemb.model import load_encoder, probe
 
     device = config.device
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device=cuda, but torch sees no CUDA device; use device=cpu or device=auto")
+        device = "cuda" if there["cuda"] else "cpu"
+    elif not there[device]:
+        raise InputError(f"device={device}, but torch sees no {device.upper()} device; use device=cpu or device=auto")
     encoder = load_encoder(name, max_length=config.max_length, trust_remote_code=config.trust_remote_code)
     if rank() == 0:
         probe(encoder, name)

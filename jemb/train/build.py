@@ -14,6 +14,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import MixedPrecision
 
 from jemb.config import ModelConfig, TrainConfig
 from jemb.core.errors import InputError
@@ -124,7 +125,7 @@ def make_module(
         micro_batch_size=config.micro_batch_size,
         micro_batch_tokens=config.micro_batch_tokens,
         seed=config.seed,
-        bf16=choose_bf16(config.precision, device),
+        bf16=choose_precision(config.precision, device) == "bf16",
     )
 
 
@@ -144,11 +145,11 @@ def make_trainer(
     warnings.filterwarnings("ignore", module="lightning.*")
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
     return lightning.Trainer(
-        accelerator="gpu" if processes.device.type == "cuda" else "cpu",
+        accelerator={"cuda": "gpu"}.get(processes.device.type, processes.device.type),
         devices=1,  # what Lightning looks at; the strategy knows them all
         num_nodes=processes.nodes,
         strategy=make_strategy(config, processes),
-        plugins=[processes.environment],
+        plugins=[processes.environment, *make_scaling(config, processes.device)],
         max_steps=max_steps,
         max_epochs=-1,
         gradient_clip_val=config.gradient_clip,
@@ -162,9 +163,21 @@ def make_trainer(
     )
 
 
-def choose_bf16(name: str, device: torch.device) -> bool:
-    """Whether the encoder computes in bf16; `auto`: on a GPU that has it."""
+def choose_precision(name: str, device: torch.device) -> str:
+    """What the encoder computes in: fp32, bf16 or fp16; `auto`: bf16 on a GPU that has it, else fp32."""
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if name == "bf16" and device.type == "cuda" and not has_bf16:
-        raise InputError("precision=bf16: this GPU has no bf16 arithmetic; use precision=fp32")
-    return name == "bf16" or (name == "auto" and has_bf16)
+        raise InputError("precision=bf16: this GPU has no bf16 arithmetic; use precision=fp16 or precision=fp32")
+    if name == "auto":
+        return "bf16" if has_bf16 else "fp32"
+    return name
+
+
+def make_scaling(config: TrainConfig, device: torch.device) -> list[MixedPrecision]:
+    """Lightning's plugin for fp16, whose small numbers are 0: the gradients are those of the loss times a factor, which
+    is halved, and the step left out, where one of them is too large. Raises InputError for strategies that shard."""
+    if config.precision != "fp16":
+        return []
+    if config.strategy.startswith(("deepspeed", "fsdp")):
+        raise InputError(f"precision=fp16 with strategy={config.strategy}: use strategy=ddp, or precision=fp32 or bf16")
+    return [MixedPrecision("16-mixed", device.type, torch.amp.GradScaler(device.type))]

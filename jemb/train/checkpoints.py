@@ -3,7 +3,8 @@
 A checkpoint is a folder `step-NNNNNNNN` that does not know which strategy wrote it, nor on how many processes:
 `weights.safetensors` is the encoder's state dict, `optimizer.safetensors` AdamW's two moments of each parameter by its
 name, all whole and in fp32, and `position.json` has the step and the plan's fingerprint, which together are the whole
-data position, and size and checksum of both files. The learning rate and the dropout follow from the step.
+data position, and size and checksum of both files; in fp16 also the scale of the loss, and how many steps were left out
+for gradients too large. The learning rate and the dropout follow from the step.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from jemb.core.errors import InputError
-from jemb.core.files import sync_folder, write_json, writing
+from jemb.core.files import read_json, sync_folder, write_json, writing
 from jemb.data.module import PairData
 from jemb.distributed import mean_over_ranks, rank
 from jemb.model import Encoder, load_weights
@@ -89,10 +90,14 @@ class Checkpoints(lightning.Callback):
         return find_start(self.run, self.plan)
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        state = state_of(trainer.strategy)
-        state.start(self.steps)
+        state, module = state_of(trainer.strategy), as_embedding(pl_module)
+        position = read_json(self.folder / POSITION) if self.folder else {}
+        module.skipped = position.get("skipped", 0)
+        state.start(self.steps - module.skipped)
         if self.folder is not None:
-            load_moments(self.folder, as_embedding(pl_module).encoder, state)
+            load_moments(self.folder, module.encoder, state)
+        if (scaler := scaler_of(trainer)) and "scaler" in position:
+            scaler.load_state_dict(position["scaler"])
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         trainer.should_stop |= self.steps >= last_step(trainer)
@@ -116,6 +121,10 @@ class Checkpoints(lightning.Callback):
             pass
         weights, moments = gather_state(module.encoder, state_of(trainer.strategy), keep=rank() == 0)
         position = {"step": step, "plan": self.plan, "world_size": trainer.world_size}
+        if module.skipped:
+            position["skipped"] = module.skipped
+        if scaler := scaler_of(trainer):
+            position["scaler"] = scaler.state_dict()
         on_rank_zero(lambda: self._write(position, weights, moments))
         self.steps = step
 
@@ -157,6 +166,11 @@ class Checkpoints(lightning.Callback):
             if step != best:
                 # Renamed first: a half-removed folder must not look like a checkpoint.
                 shutil.rmtree(old.rename(old.with_name(f".{old.name}.partial")), ignore_errors=True)
+
+
+def scaler_of(trainer: lightning.Trainer) -> torch.amp.GradScaler | None:
+    """What scales the loss, in fp16."""
+    return getattr(trainer.precision_plugin, "scaler", None)
 
 
 def gather_state(encoder: Encoder, state: State, *, keep: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -23,7 +23,7 @@ from jemb.model.load import DEFAULT_MAX_LENGTH
 from jemb.public import without_secrets
 from jemb.run_folder import RunFolder
 from jemb.tables.places import to_local
-from jemb.train.build import choose_bf16, count_steps, lora_options, make_encoder
+from jemb.train.build import choose_precision, count_steps, lora_options, make_encoder, make_scaling
 from jemb.train.evaluation import Evaluations, EvaluationTools
 from jemb.train.record import check_resumable
 from jemb.train.strategies import choose_strategy
@@ -52,7 +52,8 @@ def dry_run(config: TrainConfig, tools: EvaluationTools | None = None) -> str:
         add_lora(encoder, **lora)
     data.open_tokens(encoder)
     Evaluations(RunFolder(Path(config.output)), config.evaluation, tools, every=1, stop=steps).read_tasks()
-    bf16 = choose_bf16(config.precision, torch.device(device))
+    precision = choose_precision(config.precision, torch.device(device))
+    make_scaling(config, torch.device(device))
     kept = sum(p.numel() for p in encoder.parameters() if p.requires_grad or not encoder.lora)
     checkpoint = 12 * kept
     lines = [
@@ -61,8 +62,8 @@ def dry_run(config: TrainConfig, tools: EvaluationTools | None = None) -> str:
         "plan",
         *plan_lines(data.plan, steps),
         f"{steps} steps" + (f", of which {done} are done" if done else "") + f"; run folder {config.output}",
-        f"memory of one process, estimated for strategy {strategy} in {'bf16' if bf16 else 'fp32'} on {device}",
-        *memory_lines(config, encoder, strategy, processes, bf16=bf16),
+        f"memory of one process, estimated for strategy {strategy} in {precision} on {device}",
+        *memory_lines(config, encoder, strategy, processes, half=precision != "fp32"),
         f"disk: a checkpoint has {size(checkpoint)}; {config.keep_checkpoints} are kept while one more is written",
         f"command: {command()}",
         "nothing was started",
@@ -113,7 +114,7 @@ def texts_of_sample(config: TrainConfig) -> int:
     return 2 + (config.num_negatives if config.takes_negatives else 0)
 
 
-def memory_lines(config: TrainConfig, encoder: Encoder, strategy: str, processes: int, *, bf16: bool) -> Iterator[str]:
+def memory_lines(config: TrainConfig, encoder: Encoder, strategy: str, processes: int, *, half: bool) -> Iterator[str]:
     """What one process holds at the worst moment of a step, by what it is for, with the formula of each part, if every
     text has `max_length` tokens. What the libraries themselves take is not in it.
 
@@ -130,7 +131,7 @@ def memory_lines(config: TrainConfig, encoder: Encoder, strategy: str, processes
     length = encoder.max_length or DEFAULT_MAX_LENGTH
     wanted = config.micro_batch_tokens // length if config.micro_batch_tokens else config.micro_batch_size or texts
     at_once = min(texts, max(1, wanted))
-    one, two = (kept_for_backward(encoder, rows, length, bf16=bf16) for rows in (1, 2))
+    one, two = (kept_for_backward(encoder, rows, length, half=half) for rows in (1, 2))
     vectors = config.global_batch_size * texts_of_sample(config) * encoder.dim * 4
     moments = "8 bytes, and 4 for ZeRO's copy of the weights" if zero else "8 bytes"
     parts = [
@@ -148,7 +149,7 @@ def memory_lines(config: TrainConfig, encoder: Encoder, strategy: str, processes
     yield f"together     {size(total)}   and what torch, CUDA and the loader take"
 
 
-def kept_for_backward(encoder: Encoder, rows: int, length: int, *, bf16: bool) -> int:
+def kept_for_backward(encoder: Encoder, rows: int, length: int, *, half: bool) -> int:
     """Bytes that autograd keeps from one call of the encoder with so many texts of `length` tokens, weights apart."""
     own = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
     kept: dict[int, Tensor] = {}  # alive, so that no address comes twice
@@ -160,7 +161,7 @@ def kept_for_backward(encoder: Encoder, rows: int, length: int, *, bf16: bool) -
 
     ids = torch.full((rows, length), len(encoder.embeddings) - 1)
     with (
-        torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16),
+        torch.autocast("cpu", dtype=torch.bfloat16, enabled=half),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
         encoder(Tokens(ids, torch.ones_like(ids)))

@@ -70,7 +70,8 @@ class EmbeddingModule(lightning.LightningModule):
     Raises InputError for what does not exist or fit.
 
     In each step it logs the loss and its terms. `facts` holds the latest step's measurements, `loss_terms` the parts
-    of its loss, `grad_norm` the norm of its gradient before clipping.
+    of its loss, `grad_norm` the norm of its gradient before clipping, `skipped` the number of steps left out because
+    gradients were too large for fp16, of a Trainer that scales the loss.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class EmbeddingModule(lightning.LightningModule):
         self.facts: StepFacts | None = None
         self.loss_terms: Mapping[str, float] = {}
         self.grad_norm = math.nan
+        self.skipped = 0
 
     @property
     def step(self) -> int:
@@ -136,7 +138,8 @@ class EmbeddingModule(lightning.LightningModule):
             vectors, slots = encode_together(
                 self.encoder, texts, self.micro_batch_size, self.micro_batch_tokens, agree=self.agree
             )
-        loss = self._loss(batch, vectors)
+        with torch.autocast(self.device.type, enabled=False):
+            loss = self._loss(batch, vectors)
         self._measure(batch, loss, texts, slots)
         return loss.total
 
@@ -167,9 +170,10 @@ class EmbeddingModule(lightning.LightningModule):
         number, before it reaches the weights."""
         counted = torch.stack([t.attention_mask.sum() for t in texts]).sum()
         hidden_rows = torch.as_tensor(loss.hidden, device=loss.total.device)
+        exact = torch.float32 if self.device.type == "mps" else torch.float64  # which MPS does not have
         on_device = [loss.total, hidden_rows, counted, *loss.terms.values()]
         on_host = torch.tensor([slots, batch.share_sum, batch.negatives_short], dtype=torch.float64)
-        local = torch.cat([torch.stack([value.detach().double() for value in on_device]).cpu(), on_host])
+        local = torch.cat([torch.stack([value.detach().to(exact) for value in on_device]).cpu(), on_host])
         total, hidden, tokens, *terms, mean_slots, share_sum, short = mean_over_ranks(local).tolist()
         self.loss_terms = dict(zip(loss.terms, terms, strict=True))
         self.facts = StepFacts(
@@ -231,8 +235,14 @@ class EmbeddingModule(lightning.LightningModule):
 
     def _check_norm(self, norm: float) -> None:
         self.grad_norm = norm
-        if not math.isfinite(norm) and getattr(self.trainer.precision_plugin, "scaler", None) is None:
+        if math.isfinite(norm):
+            return
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # in fp16
+        if scaler is None or scaler.get_scale() <= 1:
             raise self._not_a_number("gradient norm", norm)
+        self.skipped += 1
+        at = f"step {self.facts.step}: " if self.facts else ""
+        log.info("%sgradients of the loss times %g are too large for fp16: left out", at, scaler.get_scale())
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         schedule, first = self.schedule.ending_at(self.trainer.max_steps), self.first_step

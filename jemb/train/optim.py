@@ -26,7 +26,10 @@ def make_optimizer(model: nn.Module, *, learning_rate: float, weight_decay: floa
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return AdamW([group for group in groups if group["params"]], lr=learning_rate, fused=True)
+    optimizer = AdamW([group for group in groups if group["params"]], lr=learning_rate, fused=True)
+    # It could unscale fp16's gradients itself, but they are measured and clipped before.
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    return optimizer
 
 
 def start_moments(optimizer: Optimizer, parameters: Iterable[Tensor], steps: int) -> None:

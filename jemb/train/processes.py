@@ -98,12 +98,13 @@ def joined_processes(device: str, timeout_minutes: float) -> Iterator[Processes]
     """
     info = find_ranks()
     end_with_launcher()
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device=cuda: no CUDA device here; use device=cpu or device=auto")
-    use_cuda = torch.cuda.is_available() and device != "cpu"
-    own = torch.device("cuda", choose_gpu(info, torch.cuda.device_count())) if use_cuda else torch.device("cpu")
-    if use_cuda:
+    kind = choose_device(device)
+    own = torch.device(kind)
+    if kind == "cuda":
+        own = torch.device("cuda", choose_gpu(info, torch.cuda.device_count()))
         torch.cuda.set_device(own)
+    if kind == "mps" and info.world_size > 1:
+        raise InputError(f"device=mps is for one process; {info.world_size} were started")
     if info.world_size > 1:
         os.environ.setdefault("MASTER_ADDR", info.address)
         os.environ.setdefault("MASTER_PORT", str(info.port))
@@ -167,6 +168,16 @@ def _store_of_this_start(info: RankInfo, timeout: timedelta) -> Store | None:
         return None
     store = dist.TCPStore(info.address, info.port, is_master=False, timeout=timeout)  # type: ignore[attr-defined]
     return dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
+
+
+def choose_device(name: str) -> str:
+    """cpu, cuda or mps. Raises InputError where there is no such device."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return "cuda" if there["cuda"] else "cpu"
+    if not there.get(name, True):
+        raise InputError(f"device={name}: no {name.upper()} device here; use device=cpu or device=auto")
+    return name
 
 
 def choose_gpu(info: RankInfo, visible: int) -> int:

@@ -12,7 +12,7 @@ from jemb.data import check_negatives
 from jemb.distributed import world_size
 from jemb.model import Encoder, load_start, load_weights, probe, save_start
 from jemb.run_folder import RunFolder
-from jemb.train.build import Job, choose_bf16, lora_options, make_encoder
+from jemb.train.build import Job, choose_precision, lora_options, make_encoder
 from jemb.train.checkpoints import find_start, remove_leftovers
 from jemb.train.evaluation import Evaluations
 from jemb.train.optim import schedule_of
@@ -55,7 +55,7 @@ def decide_start(run: RunFolder, job: Job, evaluations: Evaluations) -> Start:
         "world_size": world_size(),
         "device": job.processes.device.type,
         "strategy": choose_strategy(config.strategy, world_size()),
-        "precision": "bf16" if choose_bf16(config.precision, job.processes.device) else "fp32",
+        "precision": choose_precision(config.precision, job.processes.device),
         "hardware": hardware(job.processes.device),
     }
     write_start(run, config, data.plan, data.readers, step=step, max_steps=job.max_steps, layout=layout)

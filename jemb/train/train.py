@@ -18,7 +18,7 @@ from jemb.data import loader_processes
 from jemb.data.module import PairData
 from jemb.distributed import max_over_ranks, rank, world_size
 from jemb.run_folder import RunFolder
-from jemb.train.build import Job, count_steps, make_module, make_trainer
+from jemb.train.build import Job, count_steps, make_module, make_scaling, make_trainer
 from jemb.train.checkpoints import Checkpoints
 from jemb.train.dry_run import batch_lines, plan_lines
 from jemb.train.evaluation import EvaluateInLoop, Evaluations, EvaluationTools
@@ -66,6 +66,7 @@ def train(
         def open_job() -> Job:
             """Shards and plan, as this process sees them."""
             choose_strategy(config.strategy, world_size())
+            make_scaling(config, processes.device)
             data = PairData(config.shards, **config.data_options)
             data.plan.check_processes(world_size())
             data.steps = count_steps(config, data.plan)

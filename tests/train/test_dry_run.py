@@ -144,9 +144,9 @@ def encoder() -> Encoder:
 
 def test_kept_for_backward_by_hand() -> None:
     """One linear layer keeps its input; that of a text is as large as that of every other."""
-    one, two, three = (kept_for_backward(encoder(), rows, 32, bf16=False) for rows in (1, 2, 3))
+    one, two, three = (kept_for_backward(encoder(), rows, 32, half=False) for rows in (1, 2, 3))
     assert two - one == three - two > 0
-    half = kept_for_backward(encoder(), 2, 32, bf16=True) - kept_for_backward(encoder(), 1, 32, bf16=True)
+    half = kept_for_backward(encoder(), 2, 32, half=True) - kept_for_backward(encoder(), 1, 32, half=True)
     assert 0.4 < half / (two - one) < 0.9, "what the norms and the pooling keep stays fp32"
 
 
