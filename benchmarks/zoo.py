@@ -120,6 +120,8 @@ ARCHITECTURES: dict[str, tuple[str, Callable[[], PreTrainedTokenizerBase], Mappi
     "ModernBERT": ("ModernBert", wordpiece, {**USUAL, **GLOBAL}),
     "Longformer": ("Longformer", wordpiece, {**USUAL, **WINDOW}),
     "XLNet": ("XLNet", wordpiece, {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48, "pad_token_id": 0}),
+    "LUKE": ("Luke", wordpiece, {**USUAL, "entity_vocab_size": 10, "entity_emb_size": 8}),
+    "BigBird": ("BigBird", wordpiece, {**USUAL, "pad_token_id": 0, "block_size": 4, "num_random_blocks": 1}),
     "FNet": ("FNet", wordpiece, {**USUAL, "tpu_short_seq_length": 64}),
     "T5 encoder": ("T5Encoder", unigram, T5),
     "mT5 encoder": ("MT5Encoder", unigram, T5),

@@ -62,7 +62,9 @@ white space, which sentence-transformers before 6 cut off."""
 EncodeTexts = Callable[[Sequence[str]], np.ndarray]
 
 
-def check_same_vectors(encoder: Encoder, folder: Path, *, onnx: bool = False) -> dict[str, tuple[float, float]]:
+def check_same_vectors(
+    encoder: Encoder, folder: Path, *, onnx: bool = False, trust_remote_code: bool = False
+) -> dict[str, tuple[float, float]]:
     """{who loads `folder`: (largest difference from `encoder`'s vectors, what is allowed)}: sentence-transformers,
     transformers, and with `onnx` onnxruntime, each as its users would load it.
 
@@ -75,7 +77,7 @@ def check_same_vectors(encoder: Encoder, folder: Path, *, onnx: bool = False) ->
     texts = [text for text in TEXTS if int(encoder.tokenize([text]).attention_mask.sum())]
     ours = encode(encoder, texts)
     first = _untruncated(encoder, texts)[:, : encoder.dim]
-    loaders: list[tuple[str, Callable[[Path], EncodeTexts], np.ndarray, float]] = [
+    loaders: list[tuple[str, Callable[[Path, bool], EncodeTexts], np.ndarray, float]] = [
         ("sentence-transformers", _sentence_transformers, first, TOLERANCE),
     ]
     if encoder.plain and encoder.pooling in POOL:
@@ -86,7 +88,7 @@ def check_same_vectors(encoder: Encoder, folder: Path, *, onnx: bool = False) ->
     for name, load, wanted, allowed in loaders:
         try:
             with quiet():
-                theirs = load(folder)(texts)
+                theirs = load(folder, trust_remote_code)(texts)
         except Exception as error:
             raise Failure(f"{name} cannot use the exported folder ({type(error).__name__}: {error})") from error
         apart = np.abs(wanted - theirs).max(axis=1) if theirs.shape == wanted.shape else np.full(len(texts), np.nan)
@@ -112,15 +114,15 @@ def _unit(vectors_ND: np.ndarray) -> np.ndarray:
     return np.asarray(vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True))
 
 
-def _sentence_transformers(folder: Path) -> EncodeTexts:
+def _sentence_transformers(folder: Path, code: bool) -> EncodeTexts:
     from sentence_transformers import SentenceTransformer  # seconds to import: only an export needs it
 
-    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, trust_remote_code=code)
     # Without the default prompt, which is put before a text and not part of it.
     return lambda texts: np.asarray(model.encode(list(texts), prompt="", show_progress_bar=False))
 
 
-def _transformers(folder: Path) -> EncodeTexts:
+def _transformers(folder: Path, code: bool) -> EncodeTexts:
     """As a user would write it, from what the folder says alone."""
     import torch
     import transformers
@@ -128,8 +130,8 @@ def _transformers(folder: Path) -> EncodeTexts:
 
     kind = read_json(folder / "config.json")["architectures"][0]
     model = getattr(transformers, kind if kind.endswith("EncoderModel") else "AutoModel")
-    model = model.from_pretrained(folder, trust_remote_code=False).float().eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model = model.from_pretrained(folder, trust_remote_code=code).float().eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=code)
     max_length = read_json(folder / "sentence_bert_config.json")["max_seq_length"]
     pool = _pool(folder)
     dim = read_json(folder / "config_sentence_transformers.json").get("truncate_dim")
@@ -144,7 +146,7 @@ def _transformers(folder: Path) -> EncodeTexts:
     return vectors
 
 
-def _onnxruntime(folder: Path) -> EncodeTexts:
+def _onnxruntime(folder: Path, code: bool) -> EncodeTexts:
     """Both outputs of the ONNX file, in batches of several sizes and lengths; the finished vectors, where the token
     vectors pool to the same."""
     import onnxruntime  # of an extra
@@ -152,7 +154,7 @@ def _onnxruntime(folder: Path) -> EncodeTexts:
 
     session = onnxruntime.InferenceSession(folder / PLACE, providers=["CPUExecutionProvider"])
     tokenize = Tokenize(
-        AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=code),
         read_json(folder / "sentence_bert_config.json")["max_seq_length"],
     )
     pool = _pool(folder)

@@ -48,7 +48,7 @@ def export(config: ExportConfig) -> Path:
         write_json(folder / TRAINING, stages)
         if config.onnx:
             write_onnx(encoder, folder)
-        found = check_same_vectors(encoder, folder, onnx=config.onnx)
+        found = check_same_vectors(encoder, folder, onnx=config.onnx, trust_remote_code=config.trust_remote_code)
     log.info(
         "%s: %s; largest difference of a number from the trained encoder's vectors: %s",
         output,

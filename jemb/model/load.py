@@ -90,6 +90,7 @@ def load_encoder(
             model_kwargs={"dtype": torch.float32},
             config_kwargs={name: 0.0 if WHOLE.search(name) else dropout for name in own},
         ).float()
+        kinds = [type(module) for module in model[0].modules()]
         if adapter:
             put_on(model, adapter)
         if getattr(model.transformers_model, "peft_config", None):
@@ -102,6 +103,11 @@ def load_encoder(
         if attention:
             _set_attention(folder, model, attention)
         causal = is_causal(model)
+        if adapter is None and kinds != [type(module) for module in model[0].modules()]:
+            raise InputError(
+                f"{folder}: the model changes with the lengths of the texts; BigBird does not with "
+                '"attention_type": "original_full" in its config.json'
+            )
         if pooling is None and causal and not saved:
             pooling = "lasttoken"
             last = model.tokenizer.convert_ids_to_tokens(model.tokenizer("a")["input_ids"][-1])

@@ -29,10 +29,11 @@ def probe(encoder: Encoder, name: str) -> None:
     encoder.eval()
     try:
         with quiet():
-            roles = {encoder.prompt(role): role for role in ("document", "query")}
-            for prompt in dict.fromkeys([*roles, "", *encoder.prompts.values()]):
-                _compare_ids(encoder, name, prompt, roles.get(prompt))
-                _compare_vectors(encoder, name, prompt, roles.get(prompt))
+            ways: list[tuple[str, str | None]] = [(encoder.prompt(role), role) for role in ("query", "document")]
+            told = {prompt for prompt, _ in ways}
+            for prompt, role in [*ways, *((text, None) for text in {"", *encoder.prompts.values()} - told)]:
+                _compare_ids(encoder, name, prompt, role)
+                _compare_vectors(encoder, name, prompt, role)
     finally:
         encoder.train(was_training)
 

@@ -12,14 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Router
 from transformers import AutoModel
 
 from benchmarks import zoo
 from jemb.core.errors import InputError
 from jemb.core.records import Tokens
-from jemb.model import Encoder, encode, encode_together, load_encoder, probe
+from jemb.export.check import check_same_vectors
+from jemb.model import Encoder, encode, encode_together, load_encoder, load_weights, probe
 from jemb.model.load import load_tokenizer
+from jemb.run_folder import WEIGHTS
 
 TEXTS = ["a", "how do I open a file?", "the film was not bad at all " * 20, "Köln and 図書館"]
 
@@ -60,7 +64,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return make
 
 
-ENCODERS = [name for name in zoo.ARCHITECTURES if zoo.ARCHITECTURES[name][1] is not zoo.bpe and name != "FNet"]
+ENCODERS = [
+    name for name in zoo.ARCHITECTURES if zoo.ARCHITECTURES[name][1] is not zoo.bpe and name not in ("FNet", "BigBird")
+]
 DECODERS = [name for name in zoo.ARCHITECTURES if zoo.ARCHITECTURES[name][1] is zoo.bpe]
 
 
@@ -293,6 +299,82 @@ def test_no_limit_where_the_configuration_says_less_than_one(plain: Callable[[st
 def test_a_model_that_lets_padding_in_is_refused(plain: Callable[[str], Path]) -> None:
     with pytest.raises(InputError, match=r"FNet: beside longer texts the vector of .* apart\)"):
         probe(load_encoder(str(plain("FNet"))), "FNet")
+
+
+def test_a_model_that_changes_with_the_texts_is_refused(plain: Callable[[str], Path], tmp_path: Path) -> None:
+    """BigBird gives up its sparse attention for good at the first short text."""
+    with pytest.raises(InputError, match="changes with the lengths of the texts"):
+        load_encoder(str(plain("BigBird")))
+    agrees(zoo.plain(tmp_path / "full", "BigBird", attention_type="original_full"), tmp_path)
+
+
+def test_a_router_is_refused(plain: Callable[[str], Path], tmp_path: Path) -> None:
+    query, document = (SentenceTransformer(str(plain(name)), device="cpu") for name in ("BERT", "DistilBERT"))
+    router = Router.for_query_document(list(query), list(document))
+    SentenceTransformer(modules=[router], device="cpu").save(str(tmp_path), create_model_card=False)
+    with pytest.raises(InputError, match="the model is made of Router; wanted one that begins with a Transformer"):
+        load_encoder(str(tmp_path))
+
+
+@pytest.mark.parametrize("setting", [{"query_length": 9}, {"document_length": 9}])
+def test_lengths_of_one_role_are_refused(setting: dict[str, int], plain: Callable[[str], Path], tmp_path: Path) -> None:
+    model = SentenceTransformer(str(plain("BERT")), device="cpu")
+    for name, value in setting.items():
+        setattr(model[0], name, value)
+    model.save(str(tmp_path), create_model_card=False)
+    with pytest.raises(InputError, match=r"the tokens of .* are not the one that sentence-transformers gives"):
+        probe(load_encoder(str(tmp_path)), "BERT")
+
+
+def test_messages_of_a_saved_model_are_refused(plain: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(plain("Qwen3"), tmp_path / "model"))
+    edit(folder / "tokenizer_config.json", chat_template="{% for m in messages %}<<{{ m.content }}>>{% endfor %}")
+    SentenceTransformer(str(folder), device="cpu").save(str(tmp_path / "saved"), create_model_card=False)
+    with pytest.raises(InputError, match="the tokens of"):
+        probe(load_encoder(str(tmp_path / "saved")), "Qwen3")
+
+
+CODE = """
+from transformers import BertModel
+
+class Halved(BertModel):
+    def forward(self, *args, **kwargs):
+        found = super().forward(*args, **kwargs)
+        found.last_hidden_state = found.last_hidden_state * (self.config.hidden_size > 1 and 0.5) - 0.1
+        return found
+"""
+
+
+def test_code_that_is_trusted_runs_is_saved_and_exported(
+    plain: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(plain("BERT"), tmp_path / "model"))
+    (folder / "halved.py").write_text(CODE)
+    edit(folder / "config.json", auto_map={"AutoModel": "halved.Halved"})
+    encoder = load_encoder(str(folder), trust_remote_code=True)
+    assert "runs code that comes with the model (auto_map in" in caplog.text
+    assert np.abs(encode(encoder, TEXTS) - encode(load_encoder(str(plain("BERT"))), TEXTS)).max() > 1e-3
+    encoder.save(tmp_path / "saved")
+    assert (tmp_path / "saved" / "halved.py").is_file()
+    found = check_same_vectors(encoder, tmp_path / "saved", trust_remote_code=True)
+    assert set(found) == {"sentence-transformers", "transformers"}
+    with pytest.raises(InputError, match="needs code that comes with the model"):
+        load_encoder(str(tmp_path / "saved"))
+
+
+def test_checkpoints_from_before_encoders_held_a_sentence_transformer(
+    plain: Callable[[str], Path], tmp_path: Path
+) -> None:
+    encoder = load_encoder(str(plain("BERT")))
+    with torch.no_grad():
+        for p in encoder.parameters():
+            p.add_(0.01)
+    old = {name.replace("model.0.model.", "backbone."): value for name, value in encoder.state_dict().items()}
+    assert all(name.startswith("backbone.") for name in old)
+    save_file(old, tmp_path / WEIGHTS)
+    other = load_encoder(str(plain("BERT")))
+    load_weights(other, tmp_path)
+    np.testing.assert_array_equal(encode(other, TEXTS), encode(encoder, TEXTS))
 
 
 def test_a_prompt_that_leaves_no_room_is_refused(plain: Callable[[str], Path]) -> None:
