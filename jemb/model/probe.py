@@ -31,7 +31,7 @@ def probe(encoder: Encoder, name: str) -> None:
         with quiet():
             ways: list[tuple[str, str | None]] = [(encoder.prompt(role), role) for role in ("query", "document")]
             told = {prompt for prompt, _ in ways}
-            for prompt, role in [*ways, *((text, None) for text in {"", *encoder.prompts.values()} - told)]:
+            for prompt, role in [*ways, *((text, None) for text in sorted({"", *encoder.prompts.values()} - told))]:
                 _compare_ids(encoder, name, prompt, role)
                 _compare_vectors(encoder, name, prompt, role)
     finally:
