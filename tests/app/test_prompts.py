@@ -1,4 +1,4 @@
-"""`consistency` and `mine` put their encoder's own prompts before the texts, as for a model that has them it must be."""
+"""`consistency` and `mine` put their encoder's own prompts before the texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jemb.app.cli import main
 from jemb.config import ModelConfig
 from jemb.model import make_tiny
 
-WORDS = "amber birch cedar delta ember fjord grove heron iris jade koala lotus maple north ocean pearl".split()
+WORDS = [f"{tree} {number}" for tree in ("amber", "birch", "cedar", "delta") for number in ("one", "two", "six", "ten")]
 ROWS = [(f"{WORDS[i % 16]} {WORDS[i * 7 % 16]}", f"{WORDS[i * 3 % 16]} and {WORDS[i % 16]} {i}") for i in range(40)]
 PROMPTS = {"query": "amber amber fjord: ", "document": "ocean: "}
 
