@@ -7,7 +7,9 @@ Same model, same pairs, same loss (both directions, temperature 0.05), AdamW and
 batches from the same pairs. They take turns, each in processes of its own; what counts is pairs/s from the end of
 step WARM to the last one, tokenising included, the median of the rounds. Theirs runs with what its documentation
 advises: a loader process, bf16 and, on a GPU, FlashAttention with unpadded inputs where it is installed.
-`--cached ROWS`: gradient caching with so many rows at once, against CachedMultipleNegativesRankingLoss.
+`--cached ROWS`: gradient caching with so many rows at once, against CachedMultipleNegativesRankingLoss. Where that can
+do so it also runs with as many tokens at once as ROWS (else 32) of the longest texts have; the faster one counts.
+`--lora RANK`: jemb also trains adapters of that rank in place of all weights.
 Pairs: first sentence and the rest of docstrings of the installed packages, or `--files PAIRS.jsonl[.gz] …`.
 The floor is the arithmetic of forward and backward without padding, at the rate of a matrix product measured here.
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import inspect
 import json
 import os
 import random
@@ -28,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 WARM = 2
+PEER = "sentence-transformers"
 SHAPES: dict[str, tuple[str, dict[str, int]]] = {
     "bert": (
         "bert",
@@ -50,6 +54,7 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, nargs="+", default=[128])
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--cached", type=int, metavar="ROWS")
+    parser.add_argument("--lora", type=int, metavar="RANK")
     parser.add_argument("--steps", type=int, default=6, help=f"after {WARM} that are not counted")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -73,24 +78,33 @@ def main() -> None:
 def compare(
     arguments: argparse.Namespace, folder: Path, model: str, max_length: int, pairs: Sequence[dict[str, str]]
 ) -> None:
+    from sentence_transformers.losses import CachedMultipleNegativesRankingLoss
+
     steps = WARM + arguments.steps
     job: dict[str, Any] = {
         "folder": str(folder),
         "model": model,
         "batch": arguments.batch,
         "cached": arguments.cached,
+        "tokens": None,
         "steps": steps,
         "device": arguments.device,
         "max_length": max_length,
     }
-    ways = {"jemb": jemb_run, "sentence-transformers": peer_run}
+    ways = {"jemb": (jemb_run, job), PEER: (peer_run, job)}
+    if "mini_batch_num_tokens" in inspect.signature(CachedMultipleNegativesRankingLoss).parameters:
+        tokens_at_once = (arguments.cached or 32) * max_length
+        ways[f"{PEER}, {tokens_at_once:,} tokens at once"] = peer_run, {**job, "tokens": tokens_at_once}
+    if arguments.lora:
+        ways[f"jemb, LoRA of rank {arguments.lora}"] = jemb_run, {**job, "lora": arguments.lora}
     rates: dict[str, list[float]] = {name: [] for name in ways}
     peaks: dict[str, float] = {}
     for _ in range(arguments.rounds):
-        for name, run in ways.items():
-            ends, peaks[name] = run(job)
+        for name, (run, given) in ways.items():
+            ends, peaks[name] = run(given)
             rates[name].append(arguments.batch * arguments.steps / (ends[-1] - ends[-1 - arguments.steps]))
     medians = {name: statistics.median(found) for name, found in rates.items()}
+    best = max(rate for name, rate in medians.items() if name.startswith(PEER))
     per_pair, tokens, rate = floor(folder / model, pairs, max_length, arguments.device)
     how = f", {arguments.cached} rows at once" if arguments.cached else ""
     print(
@@ -99,9 +113,8 @@ def compare(
     )
     print("| | pairs/s, median (range) | ratio | share of the floor | peak memory, GB |\n|---|---:|---:|---:|---:|")
     for name, found in rates.items():
-        ratio = medians[name] / medians["sentence-transformers"]
         print(
-            f"| {name} | {medians[name]:,.1f} ({min(found):,.1f}-{max(found):,.1f}) | {ratio:.2f} | "
+            f"| {name} | {medians[name]:,.1f} ({min(found):,.1f}-{max(found):,.1f}) | {medians[name] / best:.2f} | "
             f"{medians[name] * per_pair / rate:.0%} | {peaks[name] / 1e9:.2f} |"
         )
     print(f"| floor: {per_pair / 1e9:.2f} GFLOP a pair at {rate / 1e12:.2f} TFLOP/s | {rate / per_pair:,.1f} | | | |")
@@ -170,6 +183,8 @@ def jemb_run(job: dict[str, Any]) -> tuple[list[float], float]:
             f"global_batch_size={job['batch']}", f"max_steps={job['steps']}", f"max_length={job['max_length']}",
             f"device={job['device']}", "strategy=single", "trackers=[]", "warmup_steps=0",
         ]  # fmt: skip
+        if job.get("lora"):
+            command.append(f"model.lora.rank={job['lora']}")
         if job["cached"]:
             command.append(f"micro_batch_size={job['cached']}")
         cost = run(command, environment={"HF_HUB_OFFLINE": "1"})
@@ -190,7 +205,15 @@ def peer_run(job: dict[str, Any]) -> tuple[list[float], float]:
 
 
 def sentence_transformers_run(
-    folder: str, model: str, batch: int, cached: int | None, steps: int, device: str, max_length: int, output: str
+    folder: str,
+    model: str,
+    batch: int,
+    cached: int | None,
+    tokens: int | None,
+    steps: int,
+    device: str,
+    max_length: int,
+    output: str,
 ) -> None:
     from datasets import load_dataset
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
@@ -205,11 +228,13 @@ def sentence_transformers_run(
     encoder = SentenceTransformer(f"{folder}/{model}", device=device, model_kwargs=options)
     encoder.max_seq_length = max_length
     both = {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
-    loss: Any = (
-        CachedMultipleNegativesRankingLoss(encoder, mini_batch_size=cached, **both)
-        if cached
-        else MultipleNegativesRankingLoss(encoder, **both)
-    )
+    loss: Any
+    if tokens:
+        loss = CachedMultipleNegativesRankingLoss(encoder, mini_batch_num_tokens=tokens, **both)
+    elif cached:
+        loss = CachedMultipleNegativesRankingLoss(encoder, mini_batch_size=cached, **both)
+    else:
+        loss = MultipleNegativesRankingLoss(encoder, **both)
     ends: list[float] = []
 
     class Clock(TrainerCallback):

@@ -317,11 +317,10 @@ def _set_attention(folder: Path, model: SentenceTransformer, attention: Attentio
 
 
 def _set_pooling(folder: Path, model: SentenceTransformer, pooling: PoolingMode) -> None:
-    for number, module in enumerate(model):
-        if isinstance(module, Pooling):
-            model[number] = Pooling(module.embedding_dimension, pooling, module.include_prompt)
-            return
-    raise InputError(f"{folder}: model.pooling={pooling}: the model has no pooling to choose")
+    old = next((module for module in model if isinstance(module, Pooling)), None)
+    if old is None:
+        raise InputError(f"{folder}: model.pooling={pooling}: the model has no pooling to choose")
+    model[list(model).index(old)] = Pooling(old.embedding_dimension, pooling, old.include_prompt)
 
 
 def choose_max_length(folder: Path, model: Any, asked: int | None) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +13,7 @@ from warnings import catch_warnings, simplefilter
 import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
+from torch import Tensor
 
 from jemb.core.errors import InputError
 from jemb.core.files import read_json
@@ -102,12 +103,11 @@ def base_of(folder: Path) -> Iterator[tuple[str, Path | None]]:
 def put_on(model: SentenceTransformer, adapter: Path) -> None:
     """Load the adapter in that folder. Raises `InputError` where it belongs to another model."""
     model.load_adapter(str(adapter))
-    stored, loaded = (
-        sum(float(value.detach().double().abs().sum()) for value in values)
-        for values in (
-            load_file(adapter / "adapter_model.safetensors").values(),
-            (p for name, p in model.named_parameters() if "lora_" in name),
-        )
-    )
+    stored = _total(load_file(adapter / "adapter_model.safetensors").values())
+    loaded = _total(p for name, p in model.named_parameters() if "lora_" in name)
     if abs(stored - loaded) > 1e-3 * stored:
         raise InputError(f"{adapter}: the adapter does not fit its model: not all of its weights have a place there")
+
+
+def _total(values: Iterable[Tensor]) -> float:
+    return sum(float(value.detach().double().abs().sum()) for value in values)

@@ -24,8 +24,6 @@ LORA = "lora.json"
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:
     """The encoder's state dict, on the CPU. Raises InputError when the checkpoint folder has no readable weights."""
     path = checkpoint / WEIGHTS
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, so this checkpoint cannot be used")
     try:
         return {current_name(name): value for name, value in load_file(path).items()}
     except (SafetensorError, OSError) as error:
