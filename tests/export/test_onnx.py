@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +22,7 @@ def session_of(output: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(output / "onnx" / "model.onnx", providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("make", [bert, lambda: bert(pooling="cls"), t5], ids=["mean", "cls", "t5"])
+@pytest.mark.parametrize("make", [bert, t5], ids=["mean", "t5"])
 def test_onnxruntime_gives_the_vectors_for_any_batch_and_length(make: Callable[[], Encoder], tmp_path: Path) -> None:
     trained = make()
     output = run_export(make_run(tmp_path / "run", model=trained), tmp_path / "out", onnx=True)
@@ -90,10 +89,3 @@ def test_a_missing_package_is_named_before_any_work(tmp_path: Path, monkeypatch:
     with pytest.raises(InputError, match=r"needs no_such_package, not installed here: pip install 'jemb\[onnx\]'"):
         run_export(run, tmp_path / "out", onnx=True)
     assert not (tmp_path / "out").exists()
-
-
-def test_without_onnx_nothing_of_it_is_imported() -> None:
-    import subprocess
-
-    program = "import sys, jemb.export; sys.exit(any(name.startswith('onnx') for name in sys.modules))"
-    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
