@@ -27,7 +27,7 @@ from jemb.core.records import Sample
 from jemb.data import BatchPlan, Collate, PlanSource
 from jemb.loss import Rows, contrastive_loss
 from jemb.model import Encoder, encode, find_folder, load_encoder
-from jemb.prepare.near.buckets import keys_of
+from jemb.prepare.near.candidates import keys_of
 from jemb.prepare.near.folding import fold, fold_text, pack
 from jemb.prepare.stages.near_duplicates import NearDuplicatesConfig
 from jemb.shards import open_datasets
@@ -86,7 +86,7 @@ def minhash(demo: Path) -> Figure:
         other = [draw.choice(words) if draw.random() < rate else word for rate in [draw.random() / 4] for word in text]
         pairs.append((" ".join(text), " ".join(other)))
     similarity = np.array([jaccard(*pair) for pair in pairs])
-    _, keys = keys_of(fold(pack([text for pair in pairs for text in pair])), config, seed=0)
+    keys = keys_of(fold(pack([text for pair in pairs for text in pair])), config, seed=0)[2:]
     candidate = (keys[:, 0::2] == keys[:, 1::2]).any(axis=0)
     bins = np.linspace(0.4, 1, 25)
     middles = (bins[1:] + bins[:-1]) / 2

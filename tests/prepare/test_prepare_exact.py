@@ -10,8 +10,8 @@ from prepare_tools import inputs
 
 from jemb.core.records import Sample
 from jemb.core.text import normalise
+from jemb.prepare import equal
 from jemb.prepare.engine.table import write_dropped, write_verdict
-from jemb.prepare.stages import exact
 from jemb.prepare.stages.exact import ExactConfig, duplicates, judge
 from jemb.shards import ShardWriter
 
@@ -54,7 +54,7 @@ PAIRS = [
 @pytest.mark.parametrize("piece_rows", [1, 3, 100])
 @pytest.mark.parametrize("range_rows", [1, 1000])
 def test_the_lowest_id_stays(table, job, monkeypatch, piece_rows, range_rows):
-    monkeypatch.setattr(exact, "RANGE_ROWS", range_rows)
+    monkeypatch.setattr(equal, "RANGE_ROWS", range_rows)
     dropped = duplicates(table(PAIRS, piece_rows), job(), ExactConfig(), inputs())
     assert found(dropped) == {1: ("duplicate", 0), 5: ("duplicate", 2), 6: ("duplicate", 0)}
 

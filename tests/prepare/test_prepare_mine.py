@@ -18,7 +18,7 @@ from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.table import Dropped, Table, write_dropped
 from jemb.prepare.stages import mine as module
 from jemb.prepare.stages.mine import MineConfig, mine
-from jemb.prepare.vectors import scoring
+from jemb.prepare.vectors import hard_negatives, scoring
 
 WORDS = [f"{a}{b}" for a in ("ba", "ki", "mo", "su") for b in ("lur", "tes", "dov", "an", "er")]
 Row = tuple[str, ...]
@@ -189,7 +189,7 @@ def test_a_query_with_many_answers_is_searched_deeper(table: Any, job: Any, monk
     rows: list[Row] = [("ask", f"ask ask ask ask {WORDS[number % 20]} {number}") for number in range(40)]
     rows += [(f"ask {word}", f"{word} {word} {number}") for number, word in enumerate(WORDS)]
     config = MineConfig(top=4, num_negatives=4, max_share=None)
-    monkeypatch.setattr(module, "SPARE", 1)
+    monkeypatch.setattr(hard_negatives, "SPARE", 1)
     looked_up: list[int] = []
     top_candidates = scoring.top_candidates
 
@@ -201,7 +201,7 @@ def test_a_query_with_many_answers_is_searched_deeper(table: Any, job: Any, monk
     _, negatives = run(table(rows), job("deep"), config)
     assert list(map(list, negatives.values())) == brute_force(rows, config)
     assert looked_up == [5, 20, 80]
-    monkeypatch.setattr(module, "MOST", 20)
+    monkeypatch.setattr(hard_negatives, "MOST", 20)
     _, shallow = run(table(rows), job("shallow"), config)
     assert [len(shallow[row]) for row in (0, 39, 40)] == [0, 0, 4]
 
@@ -243,7 +243,7 @@ def test_a_killed_run_goes_on(table: Any, job: Any, monkeypatch: pytest.MonkeyPa
     rows, config = make_rows(), MineConfig(top=12, num_negatives=3)
     whole = run(table(rows, piece_rows=30), job("whole"), config)
     broken, given = job("broken"), table(rows, piece_rows=30)
-    for function in ("_known", "_draw_pool", "_piece_texts", "_join_texts", "_mine_piece", "add_up"):
+    for function in ("_hash_piece", "_draw_pool", "_write_texts", "_mine_piece", "add_up"):
         with monkeypatch.context() as patch:
             patch.setattr(module, function, raising)
             with pytest.raises(KeyboardInterrupt):

@@ -15,7 +15,7 @@ from datasketch import MinHash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jemb.prepare.near.buckets import check_buckets, similarities
+from jemb.prepare.near.check import check_buckets, similarities
 from jemb.prepare.near.folding import Packed, fold, fold_rows, fold_text, pack
 from jemb.prepare.near.minhash import band_keys, digests, shingle_sets, signatures
 from jemb.prepare.stages.near_duplicates import NearDuplicatesConfig

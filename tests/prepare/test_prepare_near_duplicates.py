@@ -22,16 +22,16 @@ from datasketch import MinHash, MinHashLSH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jemb.prepare import equal
 from jemb.prepare.engine.executor import LocalExecutor
-from jemb.prepare.near import buckets as near_buckets
+from jemb.prepare.equal import groups
+from jemb.prepare.near import candidates, join
 from jemb.prepare.near import index as near_index
-from jemb.prepare.near import join
-from jemb.prepare.near.buckets import band_rows, buckets, repeated
+from jemb.prepare.near.candidates import band_rows, connect, keys_of
 from jemb.prepare.near.folding import fold, fold_rows, fold_text, pack
 from jemb.prepare.near.index import Index
 from jemb.prepare.near.join import find_near_duplicates
 from jemb.prepare.near.minhash import band_keys, signatures
-from jemb.prepare.near.spill import Spills, write_spill
 from jemb.prepare.stages.near_duplicates import NearDuplicatesConfig
 
 CONFIG = NearDuplicatesConfig()
@@ -140,9 +140,9 @@ def test_the_result_depends_on_neither_pieces_nor_ranges_nor_batches(run, monkey
     expected, statistics = run(rows, config, 5)
     assert find_near_duplicates([row[0] for row in rows], config, 5).tolist() == expected
     assert run(rows, config, 5, piece_rows=1) == (expected, statistics)
-    monkeypatch.setattr(near_buckets, "BATCH_BYTES", 2000)
+    monkeypatch.setattr(candidates, "BATCH_BYTES", 2000)
     assert run(rows, config, 5)[0] == expected
-    monkeypatch.setattr(join, "FEW_ROWS", 100)
+    monkeypatch.setattr(equal, "RANGE_ROWS", 100)
     assert join.num_ranges(len(rows)) == 3
     assert run(rows, config, 5, piece_rows=33)[0] == expected
 
@@ -172,7 +172,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def test_a_killed_stage_goes_on_where_it_was(table, job, monkeypatch):
-    monkeypatch.setattr(join, "FEW_ROWS", 100)
+    monkeypatch.setattr(equal, "RANGE_ROWS", 100)
     rows, work = table(planted(), 50), job()
     expected = join.join(rows, work, CONFIG, 0)
     markers = sorted(work.folder.glob("*.done"), key=lambda path: path.stat().st_mtime_ns)
@@ -239,8 +239,7 @@ def test_candidates_are_those_of_datasketch():
     signed = signatures(pack(texts), CONFIG, seed=3)
     ours = set()
     for keys in band_keys(signed, 8):
-        order, starts = buckets(keys, np.arange(len(keys)))
-        assert set(order) <= set(np.flatnonzero(repeated(keys)))
+        order, starts = groups(keys)
         for start, stop in itertools.pairwise(starts):
             assert (np.diff(order[start:stop]) > 0).all()
             ours |= set(itertools.combinations(order[start:stop].tolist(), 2))
@@ -346,7 +345,7 @@ def test_a_bucket_that_does_not_fit_is_connected_through_the_overlap_of_its_part
     # 500 copies of 300 bytes where 5,000 bytes are compared at once, and as many of another text.
     words = [[f"word{number}", f"item{number * 7}"] for number in range(40)]
     rows = [(" ".join([*(word[n % 2] for word in words), "e" * (n % 7 + 1) + f"{n}"]), "p") for n in range(1000)]
-    monkeypatch.setattr(near_buckets, "BATCH_BYTES", 5000)
+    monkeypatch.setattr(candidates, "BATCH_BYTES", 5000)
     assert run(rows, piece_rows=1000)[0] == [0, 1] * 500
 
 
@@ -362,37 +361,32 @@ def test_rows_of_one_template_are_hardly_compared():
     assert all(0.68 < similarity(a, b) < 0.72 for a, b in itertools.combinations(sets, 2))
     rows = np.arange(len(texts))
     folded = fold(pack(texts))
-    _, bands = near_buckets.keys_of(folded, CONFIG, 0)
-    found = [near_buckets.connect(keys, rows, rows, folded, CONFIG) for keys in bands]
+    found = [connect(keys, rows, rows, folded, CONFIG) for keys in keys_of(folded, CONFIG, 0)[2:]]
     assert max(one.candidates for one in found) > 500
     assert sum(one.compared for one in found) < 3000
     assert sum(len(one.edges) for one in found) == 0
 
 
-def test_spills_give_back_what_was_written(tmp_path):
-    texts = [f"text {number} " + "x" * (number * 40) for number in range(40)] + ["", "é\0b"]
+def test_what_signing_leaves_in_files(table, tmp_path):
+    texts = [f"text {number} " + "x" * (number * 40) for number in range(40)] + ["", "é b"]
+    rows = [*zip(texts, texts[::-1], strict=True)]
     folded = fold_rows(texts, texts[::-1], [()] * 42, "both")
-    digest, bands = near_buckets.keys_of(folded, CONFIG, 0)
-    paths = (tmp_path / "a", tmp_path / "b", tmp_path / "c")
-    starts = [0, 10, 10, 42]
-    for path, low, high in zip(paths, starts, starts[1:], strict=False):
-        some = folded.take(np.arange(low, high))
-        write_spill(path, np.arange(low, high) * 3, some, digest[:, low:high], bands[:, low:high], 5)
-    spills = Spills(paths, np.array(starts), 17, 5)
-    assert spills.ids().tolist() == [3 * row for row in range(42)]
-    for column, expected in enumerate([digest[0], *bands]):
-        parts = [spills.keys(column, part) for part in range(5)]
-        for number, (keys, rows) in enumerate(parts):
-            assert (np.diff(rows) > 0).all()
-            assert (keys == expected[rows]).all()
-            assert (keys // np.uint64(2**64 // 5 + 1) == number).all()
-        assert sorted(np.concatenate([rows for _, rows in parts])) == list(range(42))
-    digests, rows = spills.digests(2)
-    assert (digests == digest[:, rows]).all()
+    keys = keys_of(folded, CONFIG, 0)
+    starts = np.array([0, 10, 20, 30, 40, 42])
+    for piece in range(5):
+        join._sign_piece(table(rows, 10), tmp_path, CONFIG, 0, piece)
+    spilled = join.Spilled(tmp_path, starts)
+    for column in range(18):
+        for ranges in (1, 5):
+            for part in range(ranges):
+                (found,), where = equal.read_range(spilled.key_files, starts, slice(column, column + 1), ranges, part)
+                inside = keys[column].astype(float) * ranges // 2.0**64 == part
+                assert where.tolist() == np.flatnonzero(inside).tolist()
+                assert (found == keys[column, where]).all()
     wanted = np.array([41, 3, 40, 9, 10, 11, 0, 39])
-    assert [spills.take(wanted)[n] for n in range(8)] == [folded[row] for row in wanted.tolist()]
-    assert (spills.lengths(wanted) == folded.lengths(wanted)).all()
-    assert len(spills.take(wanted[:0])) == 0
+    assert [spilled.take(wanted)[n] for n in range(8)] == [folded[row] for row in wanted.tolist()]
+    assert (spilled.lengths(wanted) == folded.lengths(wanted)).all()
+    assert len(spilled.take(wanted[:0])) == 0
 
 
 @pytest.mark.parametrize("config", [CONFIG, WORDS])

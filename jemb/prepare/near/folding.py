@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from jemb.config import DuplicateSide
 from jemb.core.text import is_mark, stands_alone, words
+from jemb.prepare.equal import Numbers, ends
 from jemb.prepare.near.kernel import kernel, read_only
 
 ASK = 0xFFFFFFFF
@@ -24,7 +25,6 @@ MARK, ALONE, CODE = 1 << 30, 1 << 31, (1 << 30) - 1
 """Bits there: it belongs to the letter before it; it is a word by itself; its code point."""
 
 Bytes = npt.NDArray[np.uint8]
-Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,6 @@ def pack(texts: Sequence[str]) -> Packed:
     if not len(array):
         return Packed(np.empty(0, np.uint8), np.zeros(1, np.int64))
     return Packed(np.frombuffer(data or b"", np.uint8), np.frombuffer(offsets, np.int64, len(array) + 1))
-
-
-def ends(lengths: Numbers) -> Numbers:
-    """Offsets [N + 1] of N things of these lengths that lie end to end."""
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return offsets
 
 
 def fold_text(text: str, apart: bool = False) -> str:

@@ -10,9 +10,11 @@ from typing import Literal
 
 import numpy as np
 
-from jemb.prepare.near.buckets import keys_of, similarities
-from jemb.prepare.near.folding import Numbers, fold, pack
-from jemb.prepare.near.minhash import Keys, shingle_sets
+from jemb.prepare.equal import Keys, Numbers
+from jemb.prepare.near.candidates import keys_of
+from jemb.prepare.near.check import similarities
+from jemb.prepare.near.folding import fold, pack
+from jemb.prepare.near.minhash import shingle_sets
 from jemb.prepare.stages.near_duplicates import NearDuplicatesConfig
 
 PAIRS = 1 << 20
@@ -34,7 +36,7 @@ class Index:
         self._seed = seed
         folded = fold(pack(texts), self._config.shingle == "word")
         self._sets = shingle_sets(folded, self._config)
-        bands = keys_of(folded, self._config, seed)[1]
+        bands = keys_of(folded, self._config, seed)[2:]
         keys = bands.reshape(-1)
         order = np.argsort(keys, kind="stable")
         self._keys = keys[order]
@@ -52,7 +54,7 @@ class Index:
         """
         folded = fold(pack(texts), self._config.shingle == "word")
         found = np.full(len(folded), len(self._sets), np.int64)
-        bands = keys_of(folded, self._config, self._seed)[1]
+        bands = keys_of(folded, self._config, self._seed)[2:]
         for pairs in self._candidates(bands):
             rows, inverse = np.unique(pairs[:, 0], return_inverse=True)
             sets = shingle_sets(folded.take(rows), self._config)

@@ -3,16 +3,17 @@ decides, and of each connected group the lowest id stays.
 
 Each step is a map of tasks from files to files:
 
-    pieces ─► sign ─► a file a piece: folded texts, digests, band keys (`spill.py`)
-                       │ digests, range by range: rows of equal words; the first goes on
-                       │ band keys, a few bands at a time, range by range: what is connected now
-                       ▼ is not compared again in the next
+    pieces ─► sign ─► two files a piece: digests and band keys, and folded texts
+                       │ digests: rows of equal words; the first goes on
+                       │ band keys, a few bands at a time: what is connected now is not compared again in the next
+                       ▼
                       components
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -23,111 +24,129 @@ import numpy as np
 from jemb.core.files import write_array
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.table import Dropped, Table, add_up
-from jemb.prepare.near.buckets import Found, band_rows, connect, equal_rows, keys_of, merge
-from jemb.prepare.near.folding import Numbers, ends, fold, fold_rows, pack
-from jemb.prepare.near.spill import Spills, write_spill
+from jemb.prepare.equal import Numbers, all_ids, ends, equal_pairs, find_equal, num_ranges, read_range
+from jemb.prepare.near.candidates import connect, keys_of, num_bands
+from jemb.prepare.near.check import merge
+from jemb.prepare.near.folding import Packed, copy_runs, fold, fold_rows, pack
 
 if TYPE_CHECKING:
     from jemb.prepare.stages.near_duplicates import NearDuplicatesConfig
 
-FEW_ROWS = 250_000
-"""Rows compared in one task, all bands in turn; and in a range of keys, up to `RANGES` of them."""
-RANGES = 16
-RANGE_ROWS = 8_000_000
-"""Rows of a range where there are more: 100 MB of keys."""
+BINS = 20
+"""Of the histogram of similarities from 0.5 to 1; those below are counted in the first."""
 CLUSTER = 10
 """Clusters of so many rows and more are counted together."""
 
-Item = tuple[tuple[int, ...], int]
+
+@dataclass(frozen=True, slots=True)
+class Spilled:
+    """What signing the pieces left in a folder. starts: [pieces + 1], place of the first row of each."""
+
+    folder: Path
+    starts: Numbers
+
+    @property
+    def key_files(self) -> list[Path]:
+        return [_keys_file(self.folder, piece) for piece in range(len(self.starts) - 1)]
+
+    def lengths(self, rows: Numbers) -> Numbers:
+        """Bytes of each of these texts."""
+        lengths = np.empty(len(rows), np.int64)
+        for _, offsets, local, where in self._by_piece(rows):
+            lengths[where] = offsets[local + 1] - offsets[local]
+        return lengths
+
+    def take(self, rows: Numbers) -> Packed:
+        """The folded texts of these rows, in this order."""
+        offsets = ends(self.lengths(rows))
+        data = np.empty(offsets[-1], np.uint8)
+        for piece, starts, local, where in self._by_piece(rows):
+            stored = np.load(_texts_file(self.folder, piece), mmap_mode="r")
+            copy_runs(stored, starts[local], np.diff(offsets)[where], offsets[where], data)
+        return Packed(data, offsets)
+
+    def _by_piece(self, rows: Numbers) -> Iterator[tuple[int, Numbers, Numbers, Numbers]]:
+        """(piece, offsets of its texts, rows within it, places in `rows`), by ascending row."""
+        order = np.argsort(rows, kind="stable")
+        borders = np.searchsorted(rows[order], self.starts)
+        for piece in range(len(self.starts) - 1):
+            where = order[borders[piece] : borders[piece + 1]]
+            if len(where):
+                offsets = np.load(_offsets_file(self.folder, piece), mmap_mode="r")
+                yield piece, offsets, rows[where] - self.starts[piece], where
 
 
 def join(table: Table, job: Job, config: NearDuplicatesConfig, seed: int) -> Dropped:
     """What the stage `near_duplicates` drops."""
     counts = table.counts()
     total = sum(counts)
-    ranges = num_ranges(total)
-    bands = config.num_perm // band_rows(config.threshold, config.num_perm)
-    sign = partial(_sign_piece, table, job.folder, config, seed, ranges)
+    spilled = Spilled(job.folder, ends(np.array(counts, np.int64)))
+    sign = partial(_sign_piece, table, job.folder, config, seed)
     job.map("sign", sign, range(table.num_pieces), sizes=counts)
-    paths = tuple(_spill(job.folder, piece) for piece in range(table.num_pieces))
-    spills = Spills(paths, ends(np.array(counts, np.int64)), 1 + bands, ranges)
-
-    sizes = [total // ranges] * ranges
-    job.map("equal", partial(_equal, spills, job.folder), range(ranges), sizes=sizes)
-    equal = np.concatenate([np.load(_pairs(job.folder, f"equal-{part}")) for part in range(ranges)])
+    equal = find_equal(job, spilled.key_files, counts)
     names = np.arange(total)
     names[equal[:, 0]] = -1
-    statistics: list[dict[str, Any]] = [Found().statistics()]
-    for step, items in enumerate(_rounds(bands, ranges)):
+    similarity = np.zeros(BINS, np.int64)
+    looked: list[dict[str, Any]] = []
+    ranges = num_ranges(total)
+    for step, (low, high) in enumerate(_rounds(num_bands(config))):
         path = job.folder / f"names-{step}.npy"
         write_array(path, names)
-        compare = partial(_compare, spills, job.folder, path, config)
-        sizes = [total // ranges * len(bands) for bands, _ in items]
-        statistics += job.map(f"compare {step + 1}", compare, items, sizes=sizes, unit="key")
-        merge(names, np.concatenate([np.load(_pairs(job.folder, _label(item))) for item in items]))
+        items = [(band, part) for band in range(low, high) for part in range(ranges)]
+        compare = partial(_compare, spilled, path, config, ranges)
+        sizes = [total // ranges] * len(items)
+        looked += job.map(f"compare {step + 1}", compare, items, sizes=sizes, unit="key")
+        edges = np.concatenate([np.load(_edges_file(job.folder, item)) for item in items])
+        joined = merge(names, edges[:, :2])
+        similarity += np.bincount(edges[joined, 2], minlength=BINS)
     names[equal[:, 0]] = names[equal[:, 1]]
-
     gone = np.flatnonzero(names != np.arange(total))
-    ids = spills.ids()
-    counted = {"clusters": _cluster_sizes(names[gone]), "equal": len(equal)}
-    return Dropped(ids[gone], ids[names[gone]], "near_duplicate", "of {key}", counted | add_up(statistics))
+    ids = all_ids(table)
+    statistics = {"clusters": _cluster_sizes(names[gone]), "equal": len(equal), **add_up(looked)}
+    statistics["similarity"] = {"from": 0.5, "to": 1.0, "counts": similarity.tolist()}
+    return Dropped(ids[gone], ids[names[gone]], "near_duplicate", "of {key}", statistics)
 
 
 def find_near_duplicates(texts: Sequence[str], config: NearDuplicatesConfig, seed: int) -> Numbers:
     """[N]: for each text the first one of its group, by the rule of `near_duplicates`, in this process."""
     folded = fold(pack(texts), config.shingle == "word")
-    digest, bands = keys_of(folded, config, seed)
+    keys = keys_of(folded, config, seed)
     rows = np.arange(len(folded))
     names = rows.copy()
-    equal = equal_rows(digest, rows)
+    equal = equal_pairs(keys[:2], rows)
     names[equal[:, 0]] = -1
-    for keys in bands:
-        merge(names, connect(keys, rows, names, folded, config).edges)
+    for band in keys[2:]:
+        merge(names, connect(band, rows, names, folded, config).edges)
     names[equal[:, 0]] = names[equal[:, 1]]
     return names
 
 
-def num_ranges(rows: int) -> int:
-    """Of keys, by the number of rows alone, so that the same work is done with any number of workers."""
-    return max(1, min(RANGES, -(-rows // FEW_ROWS)), -(-rows // RANGE_ROWS))
+def _rounds(bands: int) -> list[tuple[int, int]]:
+    """(first band, last + 1) of each round. Later rounds have more bands: most duplicates are connected by then."""
+    return list(pairwise([0, *(1 << step for step in range(bands.bit_length()) if 1 << step < bands), bands]))
 
 
-def _rounds(bands: int, ranges: int) -> list[list[Item]]:
-    """Items (bands, range) of each round. Later rounds have more bands: most duplicates are connected by then."""
-    if ranges == 1:
-        return [[(tuple(range(bands)), 0)]]
-    borders = [0, *(1 << step for step in range(bands.bit_length()) if 1 << step < bands), bands]
-    return [[((band,), part) for band in range(low, high) for part in range(ranges)] for low, high in pairwise(borders)]
-
-
-def _sign_piece(
-    table: Table, folder: Path, config: NearDuplicatesConfig, seed: int, ranges: int, piece: int
-) -> dict[str, Any]:
+def _sign_piece(table: Table, folder: Path, config: NearDuplicatesConfig, seed: int, piece: int) -> dict[str, Any]:
     columns = (config.side,) if config.side in ("query", "positive") else ("query", "positive", "negatives")
     rows = table.read(piece, columns)
     folded = fold_rows(rows.query, rows.positive, rows.negatives, config.side, config.shingle == "word")
-    write_spill(_spill(folder, piece), rows.ids, folded, *keys_of(folded, config, seed), ranges)
+    write_array(_keys_file(folder, piece), keys_of(folded, config, seed))
+    write_array(_offsets_file(folder, piece), folded.offsets)
+    write_array(_texts_file(folder, piece), folded.data)
     return {}
 
 
-def _equal(spills: Spills, folder: Path, part: int) -> dict[str, Any]:
-    write_array(_pairs(folder, f"equal-{part}"), equal_rows(*spills.digests(part)))
-    return {}
-
-
-def _compare(spills: Spills, folder: Path, path: Path, config: NearDuplicatesConfig, item: Item) -> dict[str, Any]:
-    """Edges of some bands in one range, of which rows `names` has not connected yet."""
-    bands, part = item
-    names = np.load(path, mmap_mode="r" if len(bands) == 1 else None)
-    edges, statistics = [], []
-    for band in bands:
-        found = connect(*spills.keys(1 + band, part), names, spills, config)
-        edges.append(found.edges)
-        statistics.append(found.statistics())
-        if len(bands) > 1:
-            merge(names, found.edges)
-    write_array(_pairs(folder, _label(item)), np.concatenate(edges))
-    return add_up(statistics)
+def _compare(
+    spilled: Spilled, path: Path, config: NearDuplicatesConfig, ranges: int, item: tuple[int, int]
+) -> dict[str, Any]:
+    """Leave the edges of a band in one range of its keys, of rows that `names` has not connected yet: int64 [E, 3],
+    with the bin of their similarity."""
+    band, part = item
+    keys, rows = read_range(spilled.key_files, spilled.starts, slice(2 + band, 3 + band), ranges, part)
+    found = connect(keys[0], rows, np.load(path, mmap_mode="r"), spilled, config)
+    bins = np.clip((found.similar - 0.5) * 2 * BINS, 0, BINS - 1).astype(np.int64)
+    write_array(_edges_file(spilled.folder, item), np.column_stack([found.edges, bins]))
+    return {"candidates": found.candidates, "compared": found.compared}
 
 
 def _cluster_sizes(names: Numbers) -> dict[str, int]:
@@ -140,13 +159,17 @@ def _cluster_sizes(names: Numbers) -> dict[str, int]:
     }
 
 
-def _label(item: Item) -> str:
-    return f"{item[0][0]}-{item[1]}"
+def _keys_file(folder: Path, piece: int) -> Path:
+    return folder / f"keys-{piece:06d}.npy"
 
 
-def _pairs(folder: Path, label: str) -> Path:
-    return folder / f"pairs-{label}.npy"
+def _offsets_file(folder: Path, piece: int) -> Path:
+    return folder / f"offsets-{piece:06d}.npy"
 
 
-def _spill(folder: Path, piece: int) -> Path:
-    return folder / f"signed-{piece:06d}.bin"
+def _texts_file(folder: Path, piece: int) -> Path:
+    return folder / f"texts-{piece:06d}.npy"
+
+
+def _edges_file(folder: Path, item: tuple[int, int]) -> Path:
+    return folder / f"edges-{item[0]:06d}-{item[1]:06d}.npy"

@@ -13,13 +13,6 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic as _intrinsic
-
-intrinsic: Any = _intrinsic
-"""Untyped, since its functions are called with one argument less than they have."""
 
 
 def kernel(function: Callable[..., Any], *, inline: bool = False) -> Any:
@@ -32,50 +25,6 @@ def kernel(function: Callable[..., Any], *, inline: bool = False) -> Any:
 
 
 inlined = partial(kernel, inline=True)
-
-
-def _loader(bits: int) -> Any:
-    """load(data, at): `bits` bits of a uint8 array from byte `at` on, little-endian, in one instruction. Needs no
-    alignment, and checks no bounds."""
-    result = types.uint32 if bits == 32 else types.uint64
-
-    @intrinsic
-    def load(_: Any, data: Any, at: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            array = context.make_array(signature.args[0])(context, builder, arguments[0])
-            position = context.cast(builder, arguments[1], signature.args[1], types.intp)
-            pointer = cgutils.gep_inbounds(builder, array.data, position)
-            return builder.load(builder.bitcast(pointer, ir.IntType(bits).as_pointer()), align=1)
-
-        return result(data, at), generate
-
-    return load
-
-
-load32 = _loader(32)
-load64 = _loader(64)
-
-
-@intrinsic
-def rotated(_: Any, value: Any, bits: Any) -> Any:
-    """rotated(value, bits): a uint32 with its `bits` leading bits moved to the end."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        value, bits = arguments
-        other = builder.sub(ir.Constant(bits.type, 32), bits)
-        return builder.or_(builder.shl(value, bits), builder.lshr(value, other))
-
-    return types.uint32(types.uint32, types.uint32), generate
-
-
-@intrinsic
-def ones(_: Any, value: Any) -> Any:
-    """ones(value): how many bits of a uint64 are 1."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.ctpop(arguments[0])
-
-    return types.uint64(types.uint64), generate
 
 
 def read_only(array: np.ndarray) -> np.ndarray:

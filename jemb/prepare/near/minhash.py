@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 from datasketch import MinHash
 
-from jemb.prepare.near.folding import Numbers, Packed
-from jemb.prepare.near.kernel import inlined, kernel, load32, load64, rotated
+from jemb.prepare.equal import Keys, Numbers
+from jemb.prepare.near.folding import Packed
+from jemb.prepare.near.kernel import inlined, kernel
 
 if TYPE_CHECKING:
     from jemb.prepare.stages.near_duplicates import NearDuplicatesConfig
 
 Signatures = npt.NDArray[np.uint32]
-Keys = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,26 @@ K1, K2 = map(np.uint64, (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93))
 
 
 @inlined
+def _load32(data, at):  # type: ignore[no-untyped-def]
+    """Four bytes, little-endian. The compiler makes one instruction of it."""
+    # Unsigned places: numba looks at a signed one for whether it counts from the end.
+    p, one = np.uint64(at), np.uint64(1)
+    low = np.uint32(data[p]) | np.uint32(data[p + one]) << np.uint32(8)
+    p += one + one
+    return np.uint32(low | np.uint32(data[p]) << np.uint32(16) | np.uint32(data[p + one]) << np.uint32(24))
+
+
+@inlined
+def _load64(data, at):  # type: ignore[no-untyped-def]
+    return np.uint64(_load32(data, at)) | np.uint64(_load32(data, at + 4)) << np.uint64(32)
+
+
+@inlined
+def _rotated(value, bits):  # type: ignore[no-untyped-def]
+    return np.uint32(value << np.uint32(bits)) | np.uint32(value >> np.uint32(32 - bits))
+
+
+@inlined
 def _xxh32(data, at, size):  # type: ignore[no-untyped-def]
     """xxHash, 32 bits, seed 0."""
     end = at + size
@@ -92,20 +112,20 @@ def _xxh32(data, at, size):  # type: ignore[no-untyped-def]
         c = np.uint32(0)
         d = np.uint32(np.uint32(0) - P1)
         while at + 16 <= end:
-            a = np.uint32(rotated(np.uint32(a + np.uint32(load32(data, at) * P2)), 13) * P1)
-            b = np.uint32(rotated(np.uint32(b + np.uint32(load32(data, at + 4) * P2)), 13) * P1)
-            c = np.uint32(rotated(np.uint32(c + np.uint32(load32(data, at + 8) * P2)), 13) * P1)
-            d = np.uint32(rotated(np.uint32(d + np.uint32(load32(data, at + 12) * P2)), 13) * P1)
+            a = np.uint32(_rotated(np.uint32(a + np.uint32(_load32(data, at) * P2)), 13) * P1)
+            b = np.uint32(_rotated(np.uint32(b + np.uint32(_load32(data, at + 4) * P2)), 13) * P1)
+            c = np.uint32(_rotated(np.uint32(c + np.uint32(_load32(data, at + 8) * P2)), 13) * P1)
+            d = np.uint32(_rotated(np.uint32(d + np.uint32(_load32(data, at + 12) * P2)), 13) * P1)
             at += 16
-        h = np.uint32(rotated(a, 1) + rotated(b, 7) + rotated(c, 12) + rotated(d, 18))
+        h = np.uint32(_rotated(a, 1) + _rotated(b, 7) + _rotated(c, 12) + _rotated(d, 18))
     else:
         h = P5
     h = np.uint32(h + np.uint32(size))
     while at + 4 <= end:
-        h = np.uint32(rotated(np.uint32(h + np.uint32(load32(data, at) * P3)), 17) * P4)
+        h = np.uint32(_rotated(np.uint32(h + np.uint32(_load32(data, at) * P3)), 17) * P4)
         at += 4
     while at < end:
-        h = np.uint32(rotated(np.uint32(h + np.uint32(np.uint32(data[at]) * P5)), 11) * P1)
+        h = np.uint32(_rotated(np.uint32(h + np.uint32(np.uint32(data[at]) * P5)), 11) * P1)
         at += 1
     h = np.uint32((h ^ (h >> np.uint32(15))) * P2)
     h = np.uint32((h ^ (h >> np.uint32(13))) * P3)
@@ -132,7 +152,7 @@ def _hash64(data, at, size, seed):  # type: ignore[no-untyped-def]
     h = _mixed(seed, np.uint64(size))
     end = at + size
     while at + 8 <= end:
-        h = _mixed(h, load64(data, at))
+        h = _mixed(h, _load64(data, at))
         at += 8
     word = np.uint64(0)
     shift = np.uint64(0)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from jemb.config import Positive, options
@@ -23,12 +22,11 @@ from jemb.core.files import write_array
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.order import scrambled
 from jemb.prepare.engine.table import Dropped, Table, add_up, histogram
+from jemb.prepare.equal import Numbers
 from jemb.prepare.registry import StageInputs, Statistic, stage
 
 if TYPE_CHECKING:
     from jemb.prepare.vectors.embeddings import Embeddings
-
-Numbers = npt.NDArray[np.int64]
 
 TOLERANCE = 1e-6
 """A passage counts as better only if its cosine exceeds the positive's by more: texts of the same tokens get vectors a

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from jemb.config import Positive, options
 from jemb.core.errors import Failure
-from jemb.prepare.engine.table import Rows, Verdict
+from jemb.prepare.engine.table import Rows, Verdict, histogram
 from jemb.prepare.registry import Score, StageInputs, Statistic, stage
 
 Margins = npt.NDArray[np.float64]
@@ -69,7 +69,8 @@ def cross_encoder(rows: Rows, options: CrossEncoderConfig, inputs: StageInputs) 
     """
     verdict = Verdict()
     changed: list[tuple[str, ...]] = []
-    counts = np.zeros(BINS, np.int64)
+    largest = LARGEST[options.activation]
+    found: list[Margins] = [np.empty(0)]
     score = _scorer(inputs.tools.cross_encoder(options), options.model) if any(rows.negatives) else None
     for start in range(0, len(rows), ROWS):
         negatives = rows.negatives[start : start + ROWS]
@@ -79,14 +80,13 @@ def cross_encoder(rows: Rows, options: CrossEncoderConfig, inputs: StageInputs) 
             kept = tuple(text for text, margin in zip(texts, margins, strict=True) if margin > options.kappa)
             if texts and not kept:
                 verdict.dropped[position] = ("cross_encoder", f"margin {margins.max():.3f}")
-            counts += _by_margin(margins, LARGEST[options.activation])
+            found.append(margins)
             changed.append(kept)
     total, left = (sum(map(len, part)) for part in (rows.negatives, changed))
     if left < total:
         verdict.negatives = changed
-    largest = LARGEST[options.activation]
     verdict.statistics = {
-        "margin": {"from": -largest, "to": largest, "counts": counts.tolist()},
+        "margin": histogram(np.concatenate(found), BINS, -largest, largest),
         "negatives": {"kept": left, "removed": total - left},
         "pairs": sum(not texts for texts in rows.negatives),
     }
@@ -122,11 +122,6 @@ def _relevance(score: Score, pairs: list[tuple[str, str]], activation: str) -> M
     # exp overflows to infinity, and 1 / infinity is the right 0.
     with np.errstate(over="ignore"):
         return scores if activation == "logit" else 1 / (1 + np.exp(-scores))
-
-
-def _by_margin(margins: Margins, largest: float) -> npt.NDArray[np.int64]:
-    bins = np.floor((margins + largest) / (2 * largest) * BINS).astype(np.int64)
-    return np.bincount(bins.clip(0, BINS - 1), minlength=BINS)
 
 
 @lru_cache(maxsize=1)

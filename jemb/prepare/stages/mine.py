@@ -12,44 +12,28 @@ nomic-embed.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from pydantic import Field
 
 from jemb.config import Positive, options
-from jemb.core.files import sync_folder, write_array, write_atomic
+from jemb.core.files import write_array
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.order import scrambled
-from jemb.prepare.engine.table import Dropped, Table, add_up, histogram, write_negatives
+from jemb.prepare.engine.table import Dropped, Table, add_up, histogram, load_table, write_negatives, write_table
+from jemb.prepare.equal import Numbers, ends
 from jemb.prepare.registry import StageInputs, Statistic, stage
-from jemb.prepare.vectors.hard_negatives import (
-    NONE,
-    Found,
-    Hashes,
-    Numbers,
-    answers,
-    choose_negatives,
-    contains,
-    hashes,
-    is_complete,
-    pair_keys,
-)
+from jemb.prepare.vectors.hard_negatives import NONE, Hashes, Passages, Queries, find_negatives, hashes, pair_keys
 
 if TYPE_CHECKING:
     from jemb.prepare.vectors.embeddings import Embeddings
 
-SPARE = 12
-"""Passages looked up beyond those that the ranks ask for, to stand in for those that answer the query."""
-MOST = 1024
-"""Passages looked up at most. Only a query with about as many answers, all nearer than anything else, gets fewer
-negatives by that than it might."""
 BINS = 40
 MEMBER = np.dtype([("id", "<i8"), ("row", "<i8"), ("number", "<i8"), ("hash", "<u8")])
 
@@ -57,7 +41,7 @@ Members = npt.NDArray[np.void]
 """The pool, [P] in order of id. Of the row whose positive a passage is: id, and place among all live rows; of the text:
 its number among the embeddings, and its hash."""
 
-MEMBERS, KNOWN, POOL, TEXTS, ENDS = "members.npy", "known.npy", "pool.npy", "texts.bin", "ends.npy"
+MEMBERS, KNOWN, POOL = "members.npy", "known.npy", "pool.npy"
 
 
 @options
@@ -125,28 +109,23 @@ def mine(table: Table, job: Job, options: MineConfig, inputs: StageInputs) -> Dr
     counts = table.counts()
     if not sum(counts):
         return Dropped(np.empty(0, np.int64), np.empty(0, np.int64), "no_negative")
-    offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    offsets = ends(np.array(counts, np.int64))
     pieces = range(table.num_pieces)
     from jemb.prepare.vectors.embeddings import embed
 
-    make_encoder = inputs.tools.encoder(options)
-    embeddings = embed(table, job, options.encoder, make_encoder, options.cache)
+    embeddings = embed(table, job, options.encoder, inputs.tools.encoder(options), options.cache)
     job.map("hash", partial(_hash_piece, table, job.folder), pieces, sizes=counts)
     if not (job.folder / POOL).exists():
-        write_array(job.folder / KNOWN, _known(job.folder, table.num_pieces))
-        members = _draw_pool(table, job.folder, embeddings, options.pool_size, inputs.seed)
+        rows = np.concatenate([np.load(_hash_file(job.folder, piece)) for piece in pieces], axis=1)
+        write_array(job.folder / KNOWN, np.unique(pair_keys(*rows)))
+        members = _draw_pool(table, rows[1], embeddings, options.pool_size, inputs.seed)
         write_array(job.folder / MEMBERS, members)
         embeddings.write(members["number"], job.folder / POOL)
-    job.map("texts", partial(_piece_texts, table, job.folder, offsets), pieces, sizes=counts)
-    if not (job.folder / ENDS).exists():
-        _join_texts(job.folder, table.num_pieces)
+    job.map("texts", partial(_write_texts, table, job.folder, offsets), pieces, sizes=counts)
     search = partial(_mine_piece, table, job.folder, offsets, embeddings, options, inputs.seed)
     results = job.map("search", search, pieces, sizes=counts, gpu=True)
     ids = np.concatenate([np.load(_without_file(job.folder, piece)) for piece in pieces])
     return Dropped(ids, np.zeros_like(ids), "no_negative", statistics=add_up(results))
-
-
-# The pool.
 
 
 def _hash_piece(table: Table, folder: Path, piece: int) -> dict[str, Any]:
@@ -155,13 +134,8 @@ def _hash_piece(table: Table, folder: Path, piece: int) -> dict[str, Any]:
     return {}
 
 
-def _known(folder: Path, num_pieces: int) -> Hashes:
-    """`pair_keys` of all rows, sorted."""
-    return np.unique(np.concatenate([pair_keys(*np.load(_hash_file(folder, piece))) for piece in range(num_pieces)]))
-
-
-def _draw_pool(table: Table, folder: Path, embeddings: Embeddings, pool_size: int, seed: int) -> Members:
-    """The positives of `pool_size` rows; of equal texts among them the one with the lowest id."""
+def _draw_pool(table: Table, positives: Hashes, embeddings: Embeddings, pool_size: int, seed: int) -> Members:
+    """The positives of `pool_size` rows; of equal texts among them the one with the lowest id. positives: [N]."""
     drawn, chance = np.empty(0, MEMBER), np.empty(0, np.uint64)
     start = 0
     for piece in range(table.num_pieces):
@@ -169,7 +143,7 @@ def _draw_pool(table: Table, folder: Path, embeddings: Embeddings, pool_size: in
         part = np.empty(len(ids), MEMBER)
         part["id"], part["row"] = ids, np.arange(start, start + len(ids))
         part["number"] = embeddings.numbers(start, start + len(ids))[1]
-        part["hash"] = np.load(_hash_file(folder, piece))[1]
+        part["hash"] = positives[start : start + len(ids)]
         start += len(ids)
         drawn, chance = np.append(drawn, part), np.append(chance, scrambled(ids, seed, "mine pool"))
         if len(drawn) > pool_size:
@@ -180,49 +154,35 @@ def _draw_pool(table: Table, folder: Path, embeddings: Embeddings, pool_size: in
     return drawn[np.sort(first)]
 
 
-def _piece_texts(table: Table, folder: Path, offsets: Numbers, piece: int) -> dict[str, Any]:
-    """The texts of the pool that come from a piece, as UTF-8 end to end, and their lengths."""
+def _write_texts(table: Table, folder: Path, offsets: Numbers, piece: int) -> dict[str, Any]:
+    """The texts of the pool that come from a piece, in the order of the pool."""
     rows = np.load(folder / MEMBERS, mmap_mode="r")["row"]
     first, last = np.searchsorted(rows, offsets[piece : piece + 2])
     texts = table.read(piece, ("positive",)).positive if first < last else []
-    encoded = [texts[row].encode() for row in (rows[first:last] - offsets[piece]).tolist()]
-    write_atomic(_text_file(folder, piece), b"".join(encoded))
-    write_array(_length_file(folder, piece), np.array([len(text) for text in encoded], np.int64))
+    chosen = [texts[row] for row in (rows[first:last] - offsets[piece]).tolist()]
+    write_table(_text_file(folder, piece), pa.table({"text": pa.array(chosen, pa.large_string())}))
     return {}
 
 
-def _join_texts(folder: Path, num_pieces: int) -> None:
-    """One file of all texts of the pool, and where each ends."""
-    with (folder / TEXTS).open("wb") as file:
-        for piece in range(num_pieces):
-            file.write(_text_file(folder, piece).read_bytes())
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(folder)
-    lengths = [np.load(_length_file(folder, piece)) for piece in range(num_pieces)]
-    write_array(folder / ENDS, np.cumsum(np.concatenate(lengths)))
-
-
-def _read_texts(folder: Path, passages: Numbers) -> dict[int, str]:
-    """The texts of these rows of the pool. Read, not mapped: what was mapped would count as memory of this process."""
-    ends = np.load(folder / ENDS)
-    starts = np.concatenate([[0], ends[:-1]])
+def _read_texts(folder: Path, offsets: Numbers, passages: Numbers) -> dict[int, str]:
+    """The texts of these rows of the pool, which ascend."""
+    rows = np.load(folder / MEMBERS, mmap_mode="r")["row"]
+    firsts = np.searchsorted(rows, offsets)
     texts: dict[int, str] = {}
-    with (folder / TEXTS).open("rb") as file:
-        for passage, start, end in zip(
-            passages.tolist(), starts[passages].tolist(), ends[passages].tolist(), strict=True
-        ):
-            texts[passage] = os.pread(file.fileno(), end - start, start).decode()
+    for piece, (first, last) in enumerate(pairwise(firsts)):
+        low, high = np.searchsorted(passages, [first, last])
+        if low < high:
+            stored = load_table(_text_file(folder, piece), ["text"])["text"]
+            found = stored.take(pa.array(passages[low:high] - first)).to_pylist()
+            texts.update(zip(passages[low:high].tolist(), found, strict=True))
     return texts
-
-
-# The search.
 
 
 def _mine_piece(
     table: Table, folder: Path, offsets: Numbers, embeddings: Embeddings, config: MineConfig, seed: int, piece: int
 ) -> dict[str, Any]:
     """Leave the negatives of the rows of a piece, and the ids of those that have none; statistics of them."""
+    from jemb.prepare.vectors.embeddings import StoredVectors
     from jemb.prepare.vectors.scoring import exact_scores
 
     rows = table.read(piece, ("negatives",))
@@ -232,9 +192,11 @@ def _mine_piece(
     kept = [()] * len(rows) if config.replace else rows.negatives
     numbers, positives = embeddings.numbers(*offsets[piece : piece + 2].tolist())
     own = exact_scores(embeddings.take(numbers), embeddings.take(positives))
-    queries = _Queries(rows.ids, numbers, np.load(_hash_file(folder, piece))[0], own, _negative_keys(kept))
-    chosen, scores = _search(queries, embeddings, folder, config, seed)
-    texts = _read_texts(folder, np.unique(chosen[chosen != NONE]))
+    queries = Queries(rows.ids, numbers, np.load(_hash_file(folder, piece))[0], own, kept)
+    members, known = np.load(folder / MEMBERS), np.load(folder / KNOWN, mmap_mode="r")
+    pool = Passages(StoredVectors.open(folder / POOL), members["id"], members["hash"])
+    chosen, scores = find_negatives(queries, embeddings.take, pool, known, config, seed)
+    texts = _read_texts(folder, offsets, np.unique(chosen[chosen != NONE]))
     negatives = [
         (*had, *(texts[passage] for passage in passages if passage != NONE))
         for had, passages in zip(kept, chosen.tolist(), strict=True)
@@ -249,62 +211,12 @@ def _mine_piece(
     }
 
 
-@dataclass(frozen=True, slots=True)
-class _Queries:
-    """The B rows of a piece. numbers: of the queries among the embeddings. hashes: of the queries. own: score of each
-    with its positive. negative_keys: of those the rows have, see `_negative_keys`."""
-
-    ids: Numbers
-    numbers: Numbers
-    hashes: Hashes
-    own: npt.NDArray[np.float64]
-    negative_keys: Hashes
-
-
-def _negative_keys(negatives: Sequence[tuple[str, ...]]) -> Hashes:
-    """`pair_keys` of (place of the row, hash) of all negatives, sorted."""
-    places = np.repeat(np.arange(len(negatives), dtype=np.uint64), [len(texts) for texts in negatives])
-    return np.sort(pair_keys(places, hashes([text for texts in negatives for text in texts])))
-
-
-def _search(
-    queries: _Queries, embeddings: Embeddings, folder: Path, config: MineConfig, seed: int
-) -> tuple[Numbers, npt.NDArray[np.float32]]:
-    """(rows of the pool, `NONE` where there are no more; their scores), both [B, num_negatives]."""
-    from jemb.prepare.vectors.embeddings import StoredVectors
-    from jemb.prepare.vectors.scoring import top_candidates
-
-    members, known = np.load(folder / MEMBERS), np.load(folder / KNOWN, mmap_mode="r")
-    pool = StoredVectors.open(folder / POOL)
-    chosen = np.full((len(queries.ids), config.num_negatives), NONE)
-    scores = np.zeros(chosen.shape, np.float32)
-    rows = np.arange(len(queries.ids))
-    count = config.skip + config.top + SPARE
-    while len(rows):
-        # Equal queries have the same neighbours.
-        distinct, place = np.unique(queries.numbers[rows], return_inverse=True)
-        near, passages = top_candidates(embeddings.take(distinct), pool, count)
-        found = Found(near[place], passages[place], queries.own[rows], queries.ids[rows])
-        texts = members["hash"][found.passages]
-        has = contains(queries.negative_keys, pair_keys(rows.astype(np.uint64)[:, None], texts))
-        allowed = ~(has | answers(queries.hashes[rows], texts, known))
-        done = is_complete(found, allowed, len(members), config) | (count >= MOST)
-        best, best_scores = choose_negatives(found, allowed, members["id"], config, seed)
-        chosen[rows[done]], scores[rows[done]] = best[done], best_scores[done]
-        rows, count = rows[~done], min(4 * count, MOST)
-    return chosen, scores
-
-
 def _hash_file(folder: Path, piece: int) -> Path:
     return folder / f"hashes-{piece:06d}.npy"
 
 
 def _text_file(folder: Path, piece: int) -> Path:
-    return folder / f"texts-{piece:06d}.bin"
-
-
-def _length_file(folder: Path, piece: int) -> Path:
-    return folder / f"lengths-{piece:06d}.npy"
+    return folder / f"texts-{piece:06d}.arrow"
 
 
 def _without_file(folder: Path, piece: int) -> Path:

@@ -11,7 +11,6 @@ out, however many workers there are.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import time
@@ -30,13 +29,13 @@ from jemb.core.progress import duration
 from jemb.prepare.engine.executor import LocalExecutor
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.table import Table
+from jemb.prepare.equal import Numbers, digest
+from jemb.prepare.registry import Encode
 from jemb.prepare.vectors.numbering import NUMBERS, Prompts, number_texts, read_texts, whole_array
 
 log = logging.getLogger(__name__)
 
 Vectors = npt.NDArray[np.float32]
-Numbers = npt.NDArray[np.int64]
-Encode = Callable[[Sequence[str]], Vectors]
 
 BLOCK = 2048
 """Texts of a task: on one core some five seconds of all-MiniLM-L6. More where there would be over `MOST_BLOCKS`."""
@@ -179,7 +178,7 @@ def _embed(work: _Work, block: int) -> dict[str, Any]:
         vectors = _encode(encode, texts)
         write_array(path, vectors)
         return {"dim": vectors.shape[1], "found": False}
-    kept = Path(work.cache).expanduser() / f"{_digest(identity, texts)}.npy"
+    kept = Path(work.cache).expanduser() / f"{digest((identity, *texts)).hex()}.npy"
     found = _is_kept(kept, len(texts))
     if not found:
         write_array(kept, _encode(encode, texts))
@@ -203,14 +202,6 @@ def _encode(encode: Encode, texts: Sequence[str]) -> Vectors:
 
 
 # Files.
-
-
-def _digest(identity: str, texts: Sequence[str]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for text in (identity, *texts):
-        data = text.encode()
-        digest.update(len(data).to_bytes(8, "big") + data)
-    return digest.hexdigest()
 
 
 def _is_kept(path: Path, texts: int) -> bool:

@@ -1,12 +1,12 @@
-"""Which of the passages that were found for a query become its hard negatives: pure functions of arrays.
+"""Which passages of a pool become the hard negatives of a query: found by score, chosen by rank, bounds and chance.
 
-Before: `mine.py` has the nearest passages of each query and their scores. After: it writes the texts of those chosen
-here. In all of it, equal texts are told by `content_hash`, white space and case apart.
+Before: `mine.py` has vectors, hashes and the pool. After: it writes the texts of those chosen here. In all of it, equal
+texts are told by `content_hash`, white space and case apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from jemb.prepare.engine.order import scrambled
 
 if TYPE_CHECKING:
     from jemb.prepare.stages.mine import MineConfig
+    from jemb.prepare.vectors.scoring import Pool
 
 Hashes = npt.NDArray[np.uint64]
 Numbers = npt.NDArray[np.int64]
@@ -25,6 +26,67 @@ Flags = npt.NDArray[np.bool_]
 Scores = npt.NDArray[np.float32]
 
 NONE = -1
+SPARE = 12
+"""Passages looked up beyond those that the ranks ask for, to stand in for those that answer the query."""
+MOST = 1024
+"""Passages looked up at most. Only a query with about as many answers, all nearer than anything else, gets fewer
+negatives by that than it might."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """B rows. numbers: of the queries among the embeddings. hashes: of the queries. own: score of each with its
+    positive. negatives: those the rows have."""
+
+    ids: Numbers
+    numbers: Numbers
+    hashes: Hashes
+    own: npt.NDArray[np.float64]
+    negatives: Sequence[tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Passages:
+    """The P passages of the pool: vectors, ids of their rows, hashes of their texts."""
+
+    vectors: Pool
+    ids: Numbers
+    hashes: Hashes
+
+
+def find_negatives(
+    queries: Queries,
+    take: Callable[[Numbers], Scores],
+    pool: Passages,
+    known: Hashes,
+    config: MineConfig,
+    seed: int,
+) -> tuple[Numbers, Scores]:
+    """(rows of the pool, `NONE` where there are no more; their scores), both [B, num_negatives].
+
+    take: numbers of texts to their vectors. known: `pair_keys` of every row of the data set, sorted.
+    """
+    from jemb.prepare.vectors.scoring import top_candidates
+
+    places = np.repeat(np.arange(len(queries.ids), dtype=np.uint64), [len(texts) for texts in queries.negatives])
+    has = np.sort(pair_keys(places, hashes([text for texts in queries.negatives for text in texts])))
+    chosen = np.full((len(queries.ids), config.num_negatives), NONE)
+    scores = np.zeros(chosen.shape, np.float32)
+    rows = np.arange(len(queries.ids))
+    count = config.skip + config.top + SPARE
+    while len(rows):
+        # Equal queries have the same neighbours.
+        distinct, place = np.unique(queries.numbers[rows], return_inverse=True)
+        near, passages = top_candidates(take(distinct), pool.vectors, count)
+        found = Found(near[place], passages[place], queries.own[rows], queries.ids[rows])
+        texts = pool.hashes[found.passages]
+        had = contains(has, pair_keys(rows.astype(np.uint64)[:, None], texts))
+        allowed = ~(had | answers(queries.hashes[rows], texts, known))
+        done = is_complete(found, allowed, len(pool.ids), config) | (count >= MOST)
+        best, best_scores = choose_negatives(found, allowed, pool.ids, config, seed)
+        chosen[rows[done]], scores[rows[done]] = best[done], best_scores[done]
+        rows, count = rows[~done], min(4 * count, MOST)
+    return chosen, scores
 
 
 @dataclass(frozen=True, slots=True)
