@@ -16,7 +16,8 @@ from pathlib import Path
 from jemb.core.errors import InputError
 from jemb.core.files import whole_folder
 from jemb.demo.corpus import build_corpus
-from jemb.tables import Bad, kind_of, read_table
+from jemb.tables.records import Bad
+from jemb.tables.whole import kind_of, read_table
 
 Row = dict[str, str]
 

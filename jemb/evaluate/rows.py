@@ -14,7 +14,10 @@ from typing import Any
 
 from jemb.config import suggest
 from jemb.core.errors import InputError
-from jemb.tables import Bad, Damaged, Lines, kind_of, open_data, read_table, refuse_foreign, separator_hint, text_of
+from jemb.tables.delimited import separator_hint
+from jemb.tables.records import Bad, text_of
+from jemb.tables.streams import Damaged, Lines, open_data, refuse_foreign
+from jemb.tables.whole import kind_of, read_table
 
 FORMATS = ".jsonl, .tsv, .csv (each also .gz or .zst) or .parquet"
 

@@ -15,7 +15,9 @@ from jemb.core.errors import InputError
 from jemb.evaluate.measure import Task
 from jemb.evaluate.pairs import read_negation, read_sts
 from jemb.evaluate.ranking import read_reranking, read_retrieval
-from jemb.tables import Bad, kind_of, list_folder, look, read_table
+from jemb.tables.places import list_folder, look
+from jemb.tables.records import Bad
+from jemb.tables.whole import kind_of, read_table
 
 READERS: dict[str, Callable[[Path, str], Task]] = {
     "sts": read_sts,

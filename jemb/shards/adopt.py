@@ -18,7 +18,10 @@ from jemb.core.records import Kind, Sample
 from jemb.shards.index import encode_index
 from jemb.shards.manifest import MANIFEST, UNFINISHED, Manifest, ShardInfo, write_manifest
 from jemb.shards.member import BLOCK, decode_header, decode_payload, plain_name
-from jemb.tables import MAX_RECORD, Member, iter_members, open_bytes, refuse_foreign
+from jemb.tables.places import open_bytes
+from jemb.tables.records import MAX_RECORD
+from jemb.tables.streams import refuse_foreign
+from jemb.tables.tars import Member, iter_members
 
 PREPARE = "use `jemb prepare`, which reads any WebDataset tars and writes shards"
 

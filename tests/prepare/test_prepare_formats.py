@@ -28,7 +28,9 @@ from jemb.prepare.options import FieldsConfig
 from jemb.prepare.source.parts import Summary, parts, read_part
 from jemb.prepare.source.record_fields import Row
 from jemb.prepare.source.sources import Source
-from jemb.tables import Bad, load_hub, read_table
+from jemb.tables.hub import load_hub
+from jemb.tables.records import Bad
+from jemb.tables.whole import read_table
 
 FIELDS = FieldsConfig()
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".tar": "tar", ".tar.gz": "tar"}

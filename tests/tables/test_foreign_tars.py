@@ -13,7 +13,9 @@ import pytest
 import webdataset
 
 from jemb.core.errors import InputError
-from jemb.tables import Bad, NotText, iter_members, read_table
+from jemb.tables.records import Bad, NotText
+from jemb.tables.tars import iter_members
+from jemb.tables.whole import read_table
 
 
 def make(path: Path, members: list[tuple[str, bytes]], form: int = tarfile.USTAR_FORMAT) -> Path:

@@ -17,9 +17,9 @@ import pytest
 from jemb.core.errors import InputError
 from jemb.evaluate.beir import read_qrels
 from jemb.evaluate.rows import read_rows
-from jemb.tables import Bad, NotText, read_table
 from jemb.tables.columns import rows_of
-from jemb.tables.records import MAX_RECORD, MAX_VALUES
+from jemb.tables.records import MAX_RECORD, MAX_VALUES, Bad, NotText
+from jemb.tables.whole import read_table
 
 
 def read(path: Path) -> list:

@@ -25,28 +25,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jemb.core.errors import InputError
-from jemb.tables import (
-    Bad,
-    Damaged,
-    HubName,
-    Lines,
-    NotText,
-    base_name,
-    hub_state,
-    kind_of,
-    list_folder,
-    load_hub,
-    look,
-    open_bytes,
-    open_data,
-    places,
-    read_table,
-    records,
-    streams,
-)
+from jemb.tables import places, records, streams
 from jemb.tables.columns import read_parquet
-from jemb.tables.hub import read_hub
+from jemb.tables.hub import HubName, hub_state, load_hub, read_hub
 from jemb.tables.jsonl import read_json_lines
+from jemb.tables.places import base_name, list_folder, look, open_bytes
+from jemb.tables.records import Bad, NotText
+from jemb.tables.streams import Damaged, Lines, open_data
+from jemb.tables.whole import kind_of, read_table
 
 # ---- lines ---------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from jemb.prepare.options import PrepareConfig
 from jemb.prepare.source.sources import Source
-from jemb.tables import base_name, each, hub_name, hub_state, is_url, look, open_bytes
+from jemb.tables.hub import hub_name, hub_state
+from jemb.tables.places import base_name, each, is_url, look, open_bytes
 
 Settings = Mapping[str, Mapping[str, Any]]
 """Stage -> option -> value."""

@@ -22,7 +22,8 @@ from jemb.prepare.source.check import check_names
 from jemb.prepare.source.parts import Part, Summary, parts, read_part
 from jemb.prepare.source.record_fields import Row
 from jemb.prepare.source.sources import Source
-from jemb.tables import Bad, base_name
+from jemb.tables.places import base_name
+from jemb.tables.records import Bad
 
 SERIAL_BYTES = 8 << 20
 """Bytes of input below which starting other processes takes longer than reading."""

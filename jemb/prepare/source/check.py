@@ -14,7 +14,10 @@ from itertools import islice
 from jemb.config import suggest
 from jemb.core.errors import InputError
 from jemb.prepare.source.sources import Source
-from jemb.tables import Bad, each, read_table, separator_hint
+from jemb.tables.delimited import separator_hint
+from jemb.tables.places import each
+from jemb.tables.records import Bad
+from jemb.tables.whole import read_table
 
 log = logging.getLogger(__name__)
 

@@ -18,25 +18,13 @@ from jemb.core.errors import InputError
 from jemb.prepare.options import FieldsConfig
 from jemb.prepare.source.record_fields import Converter, Row, reason, shown
 from jemb.prepare.source.sources import Source
-from jemb.tables import (
-    BOM,
-    Bad,
-    Damaged,
-    Lines,
-    Record,
-    Tally,
-    each,
-    excerpt,
-    group_rows,
-    hub_name,
-    hub_state,
-    is_web,
-    load_hub,
-    look,
-    open_bytes,
-    packing,
-    read_table,
-)
+from jemb.tables.columns import group_rows
+from jemb.tables.hub import hub_name, hub_state, load_hub
+from jemb.tables.jsonl import Tally
+from jemb.tables.places import each, is_web, look, open_bytes
+from jemb.tables.records import BOM, Bad, Record, excerpt
+from jemb.tables.streams import Damaged, Lines, packing
+from jemb.tables.whole import read_table
 
 PART_BYTES = 64 << 20
 PART_ROWS = 100_000

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jemb.prepare.options import FieldsConfig
-from jemb.tables import NotText, excerpt
+from jemb.tables.records import NotText, excerpt
 
 OWN_FIELDS = ("query", "positive", "negatives")
 """Names that a sample itself uses in the shards; other fields of the source keep theirs."""

@@ -20,21 +20,9 @@ from jemb.core.errors import InputError
 from jemb.prepare.options import FieldsConfig, PrepareConfig
 from jemb.prepare.source.record_fields import OWN_FIELDS
 from jemb.shards import Manifest
-from jemb.tables import (
-    TABLE_ENDINGS,
-    TAR_ENDINGS,
-    Found,
-    HubName,
-    base_name,
-    is_saved,
-    is_url,
-    join,
-    kind_of,
-    list_folder,
-    look,
-    open_bytes,
-    to_local,
-)
+from jemb.tables.hub import HubName, is_saved
+from jemb.tables.places import Found, base_name, is_url, join, list_folder, look, open_bytes, to_local
+from jemb.tables.whole import TABLE_ENDINGS, TAR_ENDINGS, kind_of
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +117,7 @@ def _find_in(place: str, leave_out: Path) -> dict[str, Source]:
     if single := _file(place):
         return {single.name: single}
     entries = list_folder(place)
-    if whole := _shards(place, entries) or _saved(place):
+    if whole := _written(place, entries):
         return {whole.name: whole}
     found: dict[str, Source] = {}
     ignored: list[str] = []
@@ -149,8 +137,8 @@ def _find_in(place: str, leave_out: Path) -> dict[str, Source]:
             raise InputError(f"{place}: {entry.name} and {other} would both be data set {source.name!r}; rename one")
         else:
             found[source.name] = source
-    if not found and (tars := _of_kind(place, entries, "tar")):
-        return {tars.name: tars}
+    if not found and (tars := _by_kind(entries).get("tar")):
+        return {base_name(place): _parts(place, "tar", tars)}
     if ignored:
         log.warning("%s: ignored %s; %s%s", place, ", ".join(ignored), WANTED, _advice(ignored))
     if not found:
@@ -196,38 +184,30 @@ def _file(place: str) -> Source | None:
 def _folder(place: str) -> Source | None:
     """The data set whose parts lie in a folder, if it is one. Raises `InputError` for parts of several kinds."""
     entries = list_folder(place)
-    if whole := _shards(place, entries) or _saved(place):
+    if whole := _written(place, entries):
         return whole
-    kinds: dict[str, str] = {}
-    ignored: list[str] = []
+    kinds = _by_kind(entries)
+    ignored = [file.name for file in kinds.pop("", []) if not file.name.startswith("_")]  # how Spark names its marks
+    if len(kinds) > 1:
+        names = " and ".join(files[0].name for files in kinds.values())
+        raise InputError(f"{place}: holds {names}; wanted files of one kind, the parts of one data set")
+    if kinds and ignored:
+        log.warning("%s: ignored %s%s", place, ", ".join(ignored), _advice(ignored))
+    return next((_parts(place, kind, files) for kind, files in kinds.items()), None)
+
+
+def _by_kind(entries: Iterable[Found]) -> dict[str, list[Found]]:
+    """kind -> the files of it in a folder, in order of name; "" -> all else."""
+    found: dict[str, list[Found]] = {}
     for entry in entries:
         kind = kind_of(entry.name, ENDINGS) if entry.regular and not entry.is_folder else None
-        if kind:
-            kinds.setdefault(kind[0], entry.name)
-        elif not entry.name.startswith("_"):  # how Spark names its marks
-            ignored.append(entry.name)
-    if len(kinds) > 1:
-        names = " and ".join(kinds.values())
-        raise InputError(f"{place}: holds {names}; wanted files of one kind, the parts of one data set")
-    if not kinds:
-        return None
-    if ignored:
-        log.warning("%s: ignored %s%s", place, ", ".join(ignored), _advice(ignored))
-    return _of_kind(place, entries, next(iter(kinds)))
+        found.setdefault(kind[0] if kind else "", []).append(entry)
+    return found
 
 
-def _saved(place: str) -> Source | None:
-    """The data set that `save_to_disk` of the library datasets wrote there; of several splits `train`."""
-    if is_url(place) or not is_saved(Path(place)):
-        return None
-    return Source(base_name(place), "hf", (f"hf:{Path(place).absolute()}",))
-
-
-def _of_kind(place: str, entries: Iterable[Found], wanted: str) -> Source | None:
-    """The data set of all files of that kind in a folder, in order of name."""
-    files = [entry for entry in entries if entry.regular and not entry.is_folder]
-    paths = tuple(file.place for file in files if (kind_of(file.name, ENDINGS) or ("",))[0] == wanted)
-    return Source(base_name(place), wanted, paths) if paths else None
+def _parts(folder: str, kind: str, files: Iterable[Found]) -> Source:
+    """The data set whose parts these files are."""
+    return Source(base_name(folder), kind, tuple(file.place for file in files))
 
 
 def _advice(names: Sequence[str]) -> str:
@@ -236,18 +216,22 @@ def _advice(names: Sequence[str]) -> str:
     return "".join(f"; {advice}" for advice, known in ADVICE.items() if endings & set(known))
 
 
-def _shards(place: str, entries: Sequence[Found]) -> Source | None:
-    """The data set in a folder that jemb wrote: the shards its manifest names and nothing else that lies there."""
+def _written(place: str, entries: Sequence[Found]) -> Source | None:
+    """The data set that a program wrote as the whole folder: jemb the shards its manifest names, whatever else lies
+    there, or `save_to_disk` of the library datasets, of several splits `train`."""
+    if not is_url(place) and is_saved(Path(place)):
+        return Source(base_name(place), "hf", (f"hf:{Path(place).absolute()}",))
     path = next((entry.place for entry in entries if entry.name == MANIFEST and not entry.is_folder), None)
     if path is None:
         return None
     with open_bytes(path) as file:
-        try:
-            value = json.loads(file.read())
-        except (ValueError, RecursionError):
-            value = None
-    if not isinstance(value, dict) or not {"shards", "fingerprint"} <= value.keys():
+        data = file.read()
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
         return None  # somebody else's file of that name
+    if not isinstance(value, dict) or not {"shards", "fingerprint"} <= value.keys():
+        return None
     manifest = Manifest.from_json(value, path)
     if not manifest.shards:
         raise InputError(f"{path}: names no shards; wanted a data set with samples")

@@ -23,7 +23,7 @@ from jemb.core.text import count_words, normalise
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.table import Dropped, Table, load_table, write_table
 from jemb.prepare.registry import StageInputs, Statistic, Tools, stage
-from jemb.tables import base_name
+from jemb.tables.places import base_name
 
 if TYPE_CHECKING:
     from jemb.prepare.near.index import Index
