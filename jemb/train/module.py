@@ -250,9 +250,6 @@ class EmbeddingModule(lightning.LightningModule):
         rates = LambdaLR(optimizer, lambda done: schedule.share(first + done))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch.to(device)
-
 
 def as_embedding(module: lightning.LightningModule) -> EmbeddingModule:
     """Raises InputError for another one in a Trainer with callbacks of ours."""

@@ -25,6 +25,7 @@ from jemb.train import evaluation as module
 from jemb.train import fsdp
 from jemb.train.checkpoints import Checkpoints
 from jemb.train.evaluation import Evaluations, EvaluationTools
+from jemb.train.module import EmbeddingModule
 
 Start = Callable[..., Training]
 
@@ -311,14 +312,14 @@ def test_one_of_two_processes_killed_while_it_encodes(
 
 
 def stop_in_step_8() -> None:
-    step = module.EmbeddingModule.training_step
+    step = EmbeddingModule.training_step
 
     def training_step(self: Any, batch: Any, batch_idx: int) -> Any:
         if batch.step == 7:
             signal.raise_signal(signal.SIGTERM)
         return step(self, batch, batch_idx)
 
-    module.EmbeddingModule.training_step = training_step  # type: ignore[method-assign]
+    EmbeddingModule.training_step = training_step  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("processes", [1, 2])
