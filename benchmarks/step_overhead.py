@@ -156,7 +156,7 @@ def our_steps(encoder: Any, config: Any, processes: Any, folder: Path) -> tuple[
     run = RunFolder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     module = make_module(config, encoder, processes.device, max_steps=STEPS)
-    run_log = RunLog(run.path, log_samples=True)
+    run_log = RunLog(run.path, log_samples=world_size() == 1)
     checkpoints = Checkpoints(run.path, start=(0, None), every=10**9, keep=1)
     trainer = make_trainer(config, processes, max_steps=STEPS, callbacks=[run_log, checkpoints, Clock()])
     encoder.train()

@@ -45,7 +45,6 @@ DATA_OPTIONS = (
     "cache_gb",
     "read_ahead",
     "tokens",
-    "log_samples",
 )
 """Those that `PairData` has by the same names."""
 

@@ -70,7 +70,6 @@ class PairData(lightning.LightningDataModule):
         read_ahead: int = 1000,
         tokens: str | None = None,
         verify: bool = True,
-        log_samples: bool = False,
         encoder: Encoder | None = None,
         collate_fn: Callable[[list[dict[str, Any]]], Any] | None = None,
         rank: int | Literal["all"] | None = None,
@@ -82,7 +81,7 @@ class PairData(lightning.LightningDataModule):
         self.weights, self.small_datasets, self.shuffle_shards = dict(weights or {}), small_datasets, shuffle_shards
         self.num_negatives, self.objective, self.balance, self.workers = num_negatives, objective, balance, workers
         self.cache_dir, self.cache_gb, self.read_ahead = cache_dir, cache_gb, read_ahead
-        self.tokens, self.verify, self.log_samples = tokens, verify, log_samples
+        self.tokens, self.verify, self.log_samples = tokens, verify, False
         self.encoder, self.collate_fn = encoder, collate_fn
         self.rank, self.world_size, self.steps = rank, world_size, steps
         self.ahead: ReadAhead | None = None

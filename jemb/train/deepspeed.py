@@ -103,7 +103,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         DDPStrategy.setup_environment(self)
 
     def setup_distributed(self) -> None:
-        # Lightning's own asks for a GPU first (Lightning-AI/pytorch-lightning#12607); what follows it has no public name.
+        # Lightning's own asks for a GPU (Lightning-AI/pytorch-lightning#12607); what it does then has no public name.
         self.set_world_ranks()
         self._init_deepspeed_distributed()
 

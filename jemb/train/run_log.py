@@ -21,8 +21,10 @@ from typing import Any
 import lightning
 from tqdm.auto import tqdm
 
+from jemb.core.errors import InputError
 from jemb.core.files import write_atomic
 from jemb.core.records import Batch
+from jemb.data.module import PairData
 from jemb.run_folder import RunFolder
 from jemb.train.module import EmbeddingModule, as_embedding, last_step
 from jemb.train.trackers import Trackers
@@ -37,8 +39,7 @@ class RunLog(lightning.Callback):
 
     The lines of steps that are done again go first. Times the loader and the step, and writes what the module measured.
     trackers: `tensorboard` and `csv`; in a Trainer of your own, Lightning's loggers serve for others. log_samples: the
-    keys of each global batch, which `PairData(…, log_samples=True)` finds. began: `time.perf_counter()` when this start
-    of the run began; None: now.
+    keys of each global batch. began: `time.perf_counter()` when this start of the run began; None: now.
     """
 
     def __init__(
@@ -52,6 +53,13 @@ class RunLog(lightning.Callback):
         self.run, self.log_samples, self.tracker_names = RunFolder(Path(folder)), log_samples, trackers
         self.waiting_since = self.loader_wait = 0.0
         self.last_line = time.perf_counter() if began is None else began
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, PairData):
+            data.log_samples = self.log_samples
+        elif self.log_samples and trainer.world_size > 1:
+            raise InputError("RunLog: log_samples wants PairData as the data module, which knows the keys of all ranks")
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.write, start = trainer.is_global_zero, as_embedding(pl_module).first_step + trainer.global_step

@@ -30,22 +30,9 @@ log = logging.getLogger(__name__)
 PROJECT = "jemb"
 """W&B project and MLflow experiment, unless the environment names another."""
 COLUMNS = [
-    "step",
-    "time",
-    "dataset",
-    "loss",
-    "learning_rate",
-    "grad_norm",
-    "negatives_per_query",
-    "hidden_candidates",
-    "negatives_short",
-    "tokens",
-    "tokens_per_second",
-    "padding_share",
-    "loader_wait_seconds",
-    "seconds",
-    "loss_terms",
-]
+    "step", "time", "dataset", "loss", "learning_rate", "grad_norm", "negatives_per_query", "hidden_candidates",
+    "negatives_short", "tokens", "tokens_per_second", "padding_share", "loader_wait_seconds", "seconds", "loss_terms",
+]  # fmt: skip
 """Of metrics.csv; `loss_terms` is JSON."""
 
 

@@ -105,7 +105,7 @@ def keep(model: str, shards: str, output: str, devices: int = 1, asked_at: int =
         enable_model_summary=False,
     )
     module = EmbeddingModule(model, objective="pairs", temperature=0.05)
-    trainer.fit(module, PairData(shards, global_batch_size=8, workers=0, log_samples=True))
+    trainer.fit(module, PairData(shards, global_batch_size=8, workers=0))
     return stop.request.wanted()
 
 
