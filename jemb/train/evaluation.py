@@ -56,19 +56,15 @@ class EvaluationTools:
     prompts: Callable[[Mapping[str, str], str | None], Any]
 
 
+@dataclass(frozen=True, slots=True)
 class ModelEncode:
     """The model as it is now, as the tasks want it: texts -> unit vectors, in fp32 whatever it trains in. agree: as in
     `jemb.model.encode`. device: where it is to compute; None: where it is."""
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        prompts: Any,
-        *,
-        agree: Callable[[int], int] | None = None,
-        device: torch.device | None = None,
-    ) -> None:
-        self.encoder, self.prompts, self.agree, self.device = encoder, prompts, agree, device
+    encoder: Encoder
+    prompts: Any
+    agree: Callable[[int], int] | None = None
+    device: torch.device | None = None
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         return encode(self.encoder, texts, device=self.device, exact=True, agree=self.agree)
