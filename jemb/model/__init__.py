@@ -3,31 +3,18 @@
 Before: `data/collate.py` tokenises. After: `loss/` compares the vectors; `evaluate/` and `export/` encode.
 """
 
-from jemb.model.cross_encoder import CrossEncoder, load_cross_encoder
-from jemb.model.encode import encode
-from jemb.model.encoder import Encoder
-from jemb.model.load import find_folder, load_encoder
-from jemb.model.lora import add_lora
-from jemb.model.probe import probe
-from jemb.model.tiny import make_tiny
-from jemb.model.together import encode_together
-from jemb.model.tokenize import Tokenize
-from jemb.model.weights import load_start, load_weights, read_weights, save_start
-
-__all__ = [
-    "CrossEncoder",
-    "Encoder",
-    "Tokenize",
-    "add_lora",
-    "encode",
-    "encode_together",
-    "find_folder",
-    "load_cross_encoder",
-    "load_encoder",
-    "load_start",
-    "load_weights",
-    "make_tiny",
-    "probe",
-    "read_weights",
-    "save_start",
-]
+from jemb.model.cross_encoder import CrossEncoder as CrossEncoder
+from jemb.model.cross_encoder import load_cross_encoder as load_cross_encoder
+from jemb.model.encode import encode as encode
+from jemb.model.encoder import Encoder as Encoder
+from jemb.model.load import find_folder as find_folder
+from jemb.model.load import load_encoder as load_encoder
+from jemb.model.lora import add_lora as add_lora
+from jemb.model.probe import probe as probe
+from jemb.model.tiny import make_tiny as make_tiny
+from jemb.model.together import encode_together as encode_together
+from jemb.model.tokenize import Tokenize as Tokenize
+from jemb.model.weights import load_start as load_start
+from jemb.model.weights import load_weights as load_weights
+from jemb.model.weights import read_weights as read_weights
+from jemb.model.weights import save_start as save_start

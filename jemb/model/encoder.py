@@ -107,7 +107,7 @@ class Encoder(nn.Module):
     def plain(self) -> bool:
         """Whether the backbone, pooling and normalisation are all there is."""
         kinds = [type(module) for module in self.heads]
-        return kinds == [Pooling, Normalize] and self.heads[0].include_prompt and not self.lora
+        return kinds == [Pooling, Normalize] and bool(self.heads[0].include_prompt) and not self.lora
 
     @property
     def heads(self) -> list[nn.Module]:

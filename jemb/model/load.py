@@ -90,7 +90,6 @@ def load_encoder(
             model_kwargs={"dtype": torch.float32},
             config_kwargs={name: 0.0 if WHOLE.search(name) else dropout for name in own},
         ).float()
-        kinds = [type(module) for module in model[0].modules()]
         if adapter:
             put_on(model, adapter)
         if getattr(model.transformers_model, "peft_config", None):
@@ -98,12 +97,12 @@ def load_encoder(
         for layer in model.modules():
             if dropout is not None and isinstance(layer, nn.Dropout):
                 layer.p = dropout  # those whose probability is in no configuration field
-        saved = bool(read_modules(base))
+        saved, kinds = bool(read_modules(base)), [type(module) for module in model.modules()]
         _prepare_modules(folder, model, saved=saved)
         if attention:
             _set_attention(folder, model, attention)
         causal = is_causal(model)
-        if adapter is None and kinds != [type(module) for module in model[0].modules()]:
+        if kinds != [type(module) for module in model.modules()]:
             raise InputError(
                 f"{folder}: the model changes with the lengths of the texts; BigBird does not with "
                 '"attention_type": "original_full" in its config.json'

@@ -28,7 +28,7 @@ def make_optimizer(model: nn.Module, *, learning_rate: float, weight_decay: floa
     ]
     optimizer = AdamW([group for group in groups if group["params"]], lr=learning_rate, fused=True)
     # It could unscale fp16's gradients itself, but they are measured and clipped before.
-    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    optimizer._step_supports_amp_scaling = False
     return optimizer
 
 
