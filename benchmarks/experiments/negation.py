@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.experiments.lab import Lab
 from benchmarks.experiments.material import DOCSTRINGS, RETRIEVAL, SIMILARITY, Row
 from jemb.model import find_folder
-from jemb.prepare.stages.negation import negate
+from jemb.prepare.negating import negate
 
 TRIPLETS = {
     "triplets/nli_new_protocols": 5000,

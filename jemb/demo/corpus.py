@@ -29,7 +29,7 @@ from jemb.core.files import whole_folder
 from jemb.demo.packages import Documented, cut, digest, find_modules, fold, installed_roots, read_modules, readable
 from jemb.demo.reword import reword
 from jemb.prepare.english import words
-from jemb.prepare.stages.negation import negate
+from jemb.prepare.negating import negate
 
 Row = dict[str, Any]
 

@@ -1,6 +1,6 @@
 """Rewording of docstring sentences by rule: `corpus.py` makes the anchors of the demo's negation triplets with it.
 
-The other half, the negation itself, is `jemb/prepare/stages/negation.py`, which knows the same verbs.
+The other half, the negation itself, is `jemb/prepare/negating.py`, which knows the same verbs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The little English that rules for single sentences need: some 280 verbs, and how words are cut and put back.
 
-`stages/negation.py` and the demo's rewording use it. There is no grammar: a word that is not here is unknown.
+`negating.py` and the demo's rewording use it. There is no grammar: a word that is not here is unknown.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from jemb.core.files import write_array
 from jemb.prepare.engine.job import Job
+from jemb.prepare.engine.order import scrambled
 from jemb.prepare.engine.table import Table
 
 RANGE_ROWS = 8_000_000
@@ -63,6 +64,13 @@ def find_equal(job: Job, paths: Sequence[Path], counts: Sequence[int]) -> Number
 def all_ids(table: Table) -> Numbers:
     """Ids of all live rows, ascending: what places stand for where each piece has a file."""
     return np.concatenate([np.empty(0, np.int64), *map(table.ids, range(table.num_pieces))])
+
+
+def draw(ids: Numbers, count: int, seed: int, purpose: str) -> Numbers:
+    """Places in `ids` of `count` of them, ascending, drawn at random by the ids alone; all where there are no more."""
+    if len(ids) <= count:
+        return np.arange(len(ids))
+    return np.sort(np.argpartition(scrambled(ids, seed, purpose), count)[:count])
 
 
 def num_ranges(rows: int) -> int:

@@ -15,7 +15,8 @@ from prepare_tools import inputs
 from jemb.demo.packages import read_module
 from jemb.prepare.engine.table import Rows
 from jemb.prepare.english import base_of_third, head_verb, third_person, words
-from jemb.prepare.stages.negation import NegationConfig, add_negations, negate
+from jemb.prepare.negating import negate
+from jemb.prepare.stages.negation import NegationConfig, add_negations
 
 # Sentence -> every right negation by the rules (a hash of the sentence chooses one); None: it cannot be negated.
 DOCSTRINGS = {
@@ -233,7 +234,7 @@ def test_kinds_vary(sentences: list[str]) -> None:
 
 def test_every_process_agrees(sentences: list[str]) -> None:
     program = (
-        "import json, sys; from jemb.prepare.stages.negation import negate; "
+        "import json, sys; from jemb.prepare.negating import negate; "
         "print(json.dumps([negate(s) for s in json.load(sys.stdin)]))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7"}

@@ -20,9 +20,8 @@ from pydantic import Field
 from jemb.config import Positive, options
 from jemb.core.files import write_array
 from jemb.prepare.engine.job import Job
-from jemb.prepare.engine.order import scrambled
 from jemb.prepare.engine.table import Dropped, Table, add_up, histogram
-from jemb.prepare.equal import Numbers
+from jemb.prepare.equal import Numbers, all_ids, draw
 from jemb.prepare.registry import StageInputs, Statistic, stage
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def consistency(table: Table, job: Job, options: ConsistencyConfig, inputs: Stag
     for a row with more than that. The result is a function of the vectors alone: scores near the line are computed in
     double precision. Statistics: histograms of the `cosine` of query and positive, of `kept` and of `dropped` rows;
     rows by `rank`.
-    Memory: see `embed`; 16 bytes a passage of the pool, 16 a dropped row. Disk: 4 * D bytes for each text and passage.
+    Memory: see `embed`; 40 bytes a row. Disk: 4 * D bytes for each text and passage.
     """
     from jemb.prepare.vectors.embeddings import embed
 
@@ -95,31 +94,18 @@ def consistency(table: Table, job: Job, options: ConsistencyConfig, inputs: Stag
     if not embeddings.rows:
         return Dropped(np.empty(0, np.int64), np.empty(0, np.int64), "consistency")
     if not (job.folder / POOL).exists():
-        pool = _draw_pool(table, embeddings, options.pool_size, inputs.seed)
+        _, positives = embeddings.numbers()
+        pool = np.unique(positives[draw(all_ids(table), options.pool_size, inputs.seed, "consistency pool")])
         write_array(job.folder / POOL_NUMBERS, pool)
         embeddings.write(pool, job.folder / POOL)
     most = max(MOST, options.top_k)
     tasks = [(start, min(start + ROWS, embeddings.rows)) for start in range(0, embeddings.rows, ROWS)]
     rank = partial(_rank, embeddings, job.folder, options.top_k, most)
     results = job.map("rank", rank, tasks, sizes=[stop - start for start, stop in tasks], gpu=True)
-    ids, ranks = _dropped(table, job.folder, options.top_k)
+    better = np.concatenate([np.load(_better_file(job.folder, start)) for start, _ in tasks])
+    bad = better >= options.top_k
     note = f"rank {{value}} (counted up to {most + 1})"
-    return Dropped(ids, ranks, "consistency", note, add_up(results))
-
-
-def _draw_pool(table: Table, embeddings: Embeddings, pool_size: int, seed: int) -> Numbers:
-    """Numbers of the passages, ascending, each once."""
-    drawn, chance = np.empty(0, np.int64), np.empty(0, np.uint64)
-    start = 0
-    for piece in range(table.num_pieces):
-        ids = table.ids(piece)
-        _, positives = embeddings.numbers(start, start + len(ids))
-        start += len(ids)
-        drawn, chance = np.append(drawn, positives), np.append(chance, scrambled(ids, seed, "consistency pool"))
-        if len(drawn) > pool_size:
-            lowest = np.argpartition(chance, pool_size)[:pool_size]
-            drawn, chance = drawn[lowest], chance[lowest]
-    return np.unique(drawn)
+    return Dropped(all_ids(table)[bad], better[bad] + 1, "consistency", note, add_up(results))
 
 
 def _rank(embeddings: Embeddings, folder: Path, top_k: int, most: int, task: tuple[int, int]) -> dict[str, Any]:
@@ -135,30 +121,13 @@ def _rank(embeddings: Embeddings, folder: Path, top_k: int, most: int, task: tup
     own = np.where(members[np.minimum(own, len(members) - 1)] == positives, own, -1)
     pool = StoredVectors.open(folder / POOL)
     better = count_better(queries, own_scores + TOLERANCE, own, pool, most=most)
-    write_array(_better_file(folder, task[0]), better.astype(np.int32))
+    write_array(_better_file(folder, task[0]), better)
     kept = better < top_k
     cosines = {
         "kept": histogram(own_scores[kept], BINS, -1.0, 1.0),
         "dropped": histogram(own_scores[~kept], BINS, -1.0, 1.0),
     }
     return {"cosine": cosines, "rank": _by_rank(better, most)}
-
-
-def _dropped(table: Table, folder: Path, top_k: int) -> tuple[Numbers, Numbers]:
-    """(ids, ranks) of the rows with too many better passages."""
-    ids, ranks = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    start = 0
-    for piece in range(table.num_pieces):
-        of_piece = table.ids(piece)
-        stop = start + len(of_piece)
-        tasks = range(start // ROWS * ROWS, stop, ROWS)
-        better = np.concatenate([np.empty(0, np.int32), *(np.load(_better_file(folder, task)) for task in tasks)])
-        better = better[start - tasks.start :][: len(of_piece)] if len(of_piece) else better[:0]
-        bad = better >= top_k
-        ids.append(of_piece[bad])
-        ranks.append(better[bad].astype(np.int64) + 1)
-        start = stop
-    return np.concatenate(ids), np.concatenate(ranks)
 
 
 def _by_rank(better: Numbers, most: int) -> dict[str, int]:

@@ -25,9 +25,8 @@ from pydantic import Field
 from jemb.config import Positive, options
 from jemb.core.files import write_array
 from jemb.prepare.engine.job import Job
-from jemb.prepare.engine.order import scrambled
 from jemb.prepare.engine.table import Dropped, Table, add_up, histogram, load_table, write_negatives, write_table
-from jemb.prepare.equal import Numbers, ends
+from jemb.prepare.equal import Numbers, all_ids, draw, ends
 from jemb.prepare.registry import StageInputs, Statistic, stage
 from jemb.prepare.vectors.hard_negatives import NONE, Hashes, Passages, Queries, find_negatives, hashes, pair_keys
 
@@ -103,7 +102,7 @@ def mine(table: Table, job: Job, options: MineConfig, inputs: StageInputs) -> Dr
     the query, a positive of any row with an equal query, or a negative the row has already, white space and case apart.
     The result is a function of rows, vectors, options and seed. Statistics: histograms of the cosine of each query with
     its `positive` and with its mined `negative` passages; `rows` by the number of negatives mined.
-    Memory: that of `embed`, and 32 bytes a passage of the pool; of a worker, the texts that a piece is given.
+    Memory: that of `embed`, and 60 bytes a row; of a worker, the texts that a piece is given.
     Disk: 4 * D bytes for each text and passage, and the pool's texts.
     """
     counts = table.counts()
@@ -116,9 +115,9 @@ def mine(table: Table, job: Job, options: MineConfig, inputs: StageInputs) -> Dr
     embeddings = embed(table, job, options.encoder, inputs.tools.encoder(options), options.cache)
     job.map("hash", partial(_hash_piece, table, job.folder), pieces, sizes=counts)
     if not (job.folder / POOL).exists():
-        rows = np.concatenate([np.load(_hash_file(job.folder, piece)) for piece in pieces], axis=1)
-        write_array(job.folder / KNOWN, np.unique(pair_keys(*rows)))
-        members = _draw_pool(table, rows[1], embeddings, options.pool_size, inputs.seed)
+        texts = np.concatenate([np.load(_hash_file(job.folder, piece)) for piece in pieces], axis=1)
+        write_array(job.folder / KNOWN, np.unique(pair_keys(*texts)))
+        members = _draw_pool(all_ids(table), embeddings.numbers()[1], texts[1], options.pool_size, inputs.seed)
         write_array(job.folder / MEMBERS, members)
         embeddings.write(members["number"], job.folder / POOL)
     job.map("texts", partial(_write_texts, table, job.folder, offsets), pieces, sizes=counts)
@@ -134,24 +133,17 @@ def _hash_piece(table: Table, folder: Path, piece: int) -> dict[str, Any]:
     return {}
 
 
-def _draw_pool(table: Table, positives: Hashes, embeddings: Embeddings, pool_size: int, seed: int) -> Members:
-    """The positives of `pool_size` rows; of equal texts among them the one with the lowest id. positives: [N]."""
-    drawn, chance = np.empty(0, MEMBER), np.empty(0, np.uint64)
-    start = 0
-    for piece in range(table.num_pieces):
-        ids = table.ids(piece)
-        part = np.empty(len(ids), MEMBER)
-        part["id"], part["row"] = ids, np.arange(start, start + len(ids))
-        part["number"] = embeddings.numbers(start, start + len(ids))[1]
-        part["hash"] = positives[start : start + len(ids)]
-        start += len(ids)
-        drawn, chance = np.append(drawn, part), np.append(chance, scrambled(ids, seed, "mine pool"))
-        if len(drawn) > pool_size:
-            lowest = np.argpartition(chance, pool_size)[:pool_size]
-            drawn, chance = drawn[lowest], chance[lowest]
-    drawn = drawn[np.argsort(drawn["id"])]
-    _, first = np.unique(drawn["hash"], return_index=True)
-    return drawn[np.sort(first)]
+def _draw_pool(ids: Numbers, positives: Numbers, texts: Hashes, pool_size: int, seed: int) -> Members:
+    """The positives of `pool_size` rows; of equal texts among them the one with the lowest id.
+
+    All [N], of the live rows: ids, numbers of the positives among the embeddings, hashes of these.
+    """
+    rows = draw(ids, pool_size, seed, "mine pool")
+    _, first = np.unique(texts[rows], return_index=True)
+    rows = rows[np.sort(first)]
+    members = np.empty(len(rows), MEMBER)
+    members["id"], members["row"], members["number"], members["hash"] = ids[rows], rows, positives[rows], texts[rows]
+    return members
 
 
 def _write_texts(table: Table, folder: Path, offsets: Numbers, piece: int) -> dict[str, Any]:
