@@ -249,9 +249,9 @@ def _write_rows(path: Path, rows: Sequence[Row]) -> None:
     if path.suffix == ".parquet":
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
     elif path.suffix in (".csv", ".tsv"):
-        style = {"delimiter": "\t", "lineterminator": "\n"} if path.suffix == ".tsv" else {}
+        separator, end = (",", "\r\n") if path.suffix == ".csv" else ("\t", "\n")
         with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), **style)
+            writer = csv.DictWriter(file, list(rows[0]), delimiter=separator, lineterminator=end)
             writer.writeheader()
             writer.writerows(rows)
     else:

@@ -106,10 +106,10 @@ def _whiskers(comparison: Comparison, models: dict[str, str], tasks: dict[str, s
             point = cell and (cell.difference if differences else (cell.value, cell.interval))
             if point:
                 value, interval = point
-                style = {"color": _colour(comparison, model)}
+                colour = _colour(comparison, model)
                 if interval:
-                    axes.plot(interval, [place, place], linewidth=2, alpha=0.6, solid_capstyle="butt", **style)
-                axes.plot([value], [place], "o", markersize=5, **style)
+                    axes.plot(interval, [place, place], linewidth=2, alpha=0.6, solid_capstyle="butt", color=colour)
+                axes.plot([value], [place], "o", markersize=5, color=colour)
         place -= 1.6
     for model, name in shown.items():
         axes.plot([], [], "o", color=_colour(comparison, model), label=name, markersize=5)

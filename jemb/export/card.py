@@ -129,7 +129,7 @@ def _cost(stages: Sequence[Stage], config: ExportConfig) -> tuple[list[tuple[str
         for start in stage.get("starts", [])
     ]
     hardware = "; ".join(dict.fromkeys(found)) or "not recorded"
-    seconds = [stage.get("seconds") for stage in stages]
+    seconds: list[Any] = [stage.get("seconds") for stage in stages]
     rows = [("hardware (processes × device)", hardware)]
     if None in seconds:
         return [*rows, ("wall time of training", "not recorded")], None
