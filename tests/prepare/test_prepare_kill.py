@@ -29,24 +29,32 @@ from jemb.prepare.engine import job, read
 
 read.PIECE_ROWS = 40
 job.SERIAL_BELOW = 0
-where, limit = sys.argv[1], int(sys.argv[2])
 write, done = job.write_json, 0
 
-def count(path, value):
-    # In this process: a marker is about to be written; the job ends here with its work done and no marker.
-    global done
-    done += 1
-    if done == limit:
-        os.kill(os.getpid(), signal.SIGKILL)
-    write(path, value)
+def run(where, workers, limit=0):
+    def count(path, value):
+        # A marker is about to be written; the job ends here with its work done and no marker.
+        global done
+        done += 1
+        if done == limit:
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(path, value)
 
-if __name__ == "__main__":
-    workers = 1 if limit else 2
     if limit:
         job.write_json = count
     prepare(PrepareConfig(input=where + "/in", output=where + "/out", workers=workers, shard_samples=70,
         keep_dropped=True, stages=["exact", "near_duplicates", "decontaminate", "language", "consistency"],
         decontaminate=DecontaminateConfig(against=[where + "/task.txt"])), TOOLS)
+
+if __name__ == "__main__":
+    first, second, *limits = sys.argv[1:]
+    run(first, workers=1 if limits else 2)
+    for limit in map(int, limits):  # a fork of this process, in which all that takes long to import is there
+        if not (child := os.fork()):
+            run(second, 1, limit)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        print(limit, os.waitstatus_to_exitcode(status), os.path.exists(second + "/out/banana/manifest.json"))
 """
 
 
@@ -55,20 +63,21 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], subprocess.Popen[bytes]]:
-    """make(name, limit) starts the job in folder NAME; it kills itself before its `limit`-th marker (0: never)."""
+def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.Popen[str]]:
+    """make(name) starts the job in folder NAME with two workers. make(name, other, *limits): first the job in folder
+    NAME, undisturbed; then that of folder OTHER, which kills itself before its `limit`-th marker (0: never), for each
+    limit; a line for each says how it ended, and whether all was done."""
     root = tmp_path_factory.mktemp("kill")
     script = root / "job.py"
     script.write_text(JOB.format(tests=str(Path(__file__).parent)))
-    chosen = random.Random(0)
     words = [hashlib.sha1(f"{n}".encode()).hexdigest()[:5] for n in range(80)]
 
-    def start(name: str, limit: int) -> subprocess.Popen[bytes]:
+    def place(name: str) -> Path:
         where = root / name
         if not where.exists():
             (where / "in").mkdir(parents=True)
             (where / "task.txt").write_text("where is the house called first\n")
-            chosen.seed(1)
+            chosen = random.Random(1)
             for data_set in ("apple", "banana"):
                 lines = []
                 for _ in range(170):
@@ -78,33 +87,41 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], subpr
                     )
                 lines += ["not json", *lines[:9]]
                 (where / "in" / f"{data_set}.jsonl").write_text("\n".join(lines))
-        return subprocess.Popen(
-            [sys.executable, script, where, str(limit)], env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=root
-        )
+        return where
+
+    def start(name: str, other: str = "unused", *limits: int) -> subprocess.Popen[str]:
+        command = [sys.executable, script, place(name), place(other), *map(str, limits)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, env=environment, cwd=root, text=True, stdout=subprocess.PIPE)
 
     start.root = root  # type: ignore[attr-defined]
     return start
 
 
+LIMITS = (1, 4, 7, 9, 12, 15)
+
+
 @pytest.fixture(scope="module")
-def undisturbed(make) -> dict[str, bytes]:
-    assert make("plain", 0).wait() == 0
+def killed(make) -> list[str]:
+    said, _ = make("plain", "markers", *LIMITS, 0).communicate()
+    return said.splitlines()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(make, killed) -> dict[str, bytes]:
     found = files(make.root / "plain" / "out")
     assert {"apple/manifest.json", "banana/dropped/manifest.json", "apple/unreadable.jsonl"} <= found.keys()
     return found
 
 
-def test_a_kill_before_any_marker_costs_no_byte(make, undisturbed):
+def test_a_kill_before_any_marker_costs_no_byte(make, killed, undisturbed):
     """Six kills of one job, each a few markers further on."""
-    for limit in (1, 4, 7, 9, 12, 15):
-        assert make("markers", limit).wait() == -signal.SIGKILL
-        assert not (make.root / "markers" / "out" / "banana" / "manifest.json").exists()
-    assert make("markers", 0).wait() == 0
+    assert killed == [*(f"{limit} {-signal.SIGKILL} False" for limit in LIMITS), "0 0 True"]
     assert files(make.root / "markers" / "out") == undisturbed
 
 
 def test_workers_end_with_a_killed_job_and_the_next_one_goes_on(make, undisturbed):
-    job = make("workers", 0)
+    job = make("workers")
     work = make.root / "workers" / "out" / ".work"
     wait(lambda: len(children(job.pid)) >= 2 and any(work.rglob("*.done")))
     workers = children(job.pid)
@@ -113,7 +130,7 @@ def test_workers_end_with_a_killed_job_and_the_next_one_goes_on(make, undisturbe
     wait(lambda: not any(map(running, workers)))
     before = {path: path.stat().st_ino for path in work.rglob("*.done")}
     assert before
-    assert make("workers", 0).wait() == 0
+    assert make("workers").wait() == 0
     assert files(make.root / "workers" / "out") == undisturbed
 
 
@@ -121,11 +138,11 @@ def test_workers_end_with_a_killed_job_and_the_next_one_goes_on(make, undisturbe
 def test_fifty_random_kills(make, undisturbed):
     chosen = random.Random(7)
     for number in range(50):
-        job = make(f"random-{number}", 0)
+        job = make(f"random-{number}")
         time.sleep(chosen.uniform(0.5, 12))
         job.send_signal(signal.SIGKILL)
         job.wait()
-        assert make(f"random-{number}", 0).wait() == 0
+        assert make(f"random-{number}").wait() == 0
         assert files(make.root / f"random-{number}" / "out") == undisturbed, number
 
 
