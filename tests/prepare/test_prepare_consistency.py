@@ -160,7 +160,7 @@ def test_the_pool_is_drawn_by_seed_from_the_rows_that_are_left(table, judge, tmp
     every = ranks(rows, random_vectors, [positive for _, positive in rows])
     assert all(rank <= every[row] for row, rank in small.items())
     # Rows that an earlier stage dropped are neither judged nor in the pool.
-    write_drops(tmp_path / "earlier", 0, np.arange(100), ["bad"] * 100, [""] * 100)
+    write_drops(tmp_path / "earlier", 0, [(row, "bad", "") for row in range(100)])
     half, _ = judge(table(rows).judged(tmp_path / "earlier"), random_vectors)
     expected = ranks(rows[100:], random_vectors, [positive for _, positive in rows[100:]])
     assert half == {row: rank for row, rank in enumerate(expected, 100) if rank > 2}

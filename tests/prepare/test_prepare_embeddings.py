@@ -79,7 +79,7 @@ def test_each_text_is_numbered_by_first_appearance_and_encoded_once(table, job, 
     folder = work.folder.parent / "earlier"
     for piece in range(made.num_pieces):
         ids = [row for row in sorted(dropped) if row // 13 == piece]
-        write_drops(folder, piece, np.array(ids), ["bad"] * len(ids), [""] * len(ids))
+        write_drops(folder, piece, [(row, "bad", "") for row in ids])
     watched = Watched(encode)
     found = embed(made.judged(folder), work, "some encoder", watched.make)
 

@@ -145,7 +145,9 @@ class Table:
 
     def counts(self) -> list[int]:
         """Live rows of each piece."""
-        dropped = [sum(_num_rows(path) for path in self._drops(piece)) for piece in range(self.num_pieces)]
+        dropped = [
+            sum(load_table(path, ["id"]).num_rows for path in self._drops(piece)) for piece in range(self.num_pieces)
+        ]
         return [piece.rows - gone for piece, gone in zip(self.pieces, dropped, strict=True)]
 
     def _drops(self, piece: int) -> Iterator[Path]:
@@ -182,10 +184,10 @@ def is_verdict(path: Path) -> bool:
     return path.name.startswith(("drops-", "negatives-")) and path.suffix == ".arrow"
 
 
-def write_drops(folder: Path, piece: int, ids: Sequence[int] | Ids, reasons: list[str], notes: list[str]) -> None:
-    """The drops of a piece, in ascending order of id."""
-    if len(ids):
-        write_table(drops_file(folder, piece), pa.table([ids, reasons, notes], schema=VERDICT_SCHEMA))
+def write_drops(folder: Path, piece: int, drops: Sequence[tuple[int, str, str]]) -> None:
+    """The drops of a piece: (id, reason, note), in ascending order of id."""
+    if drops:
+        write_table(drops_file(folder, piece), pa.table([*map(list, zip(*drops, strict=True))], schema=VERDICT_SCHEMA))
 
 
 def write_negatives(folder: Path, piece: int, ids: Ids, negatives: list[tuple[str, ...]]) -> None:
@@ -196,28 +198,27 @@ def write_negatives(folder: Path, piece: int, ids: Ids, negatives: list[tuple[st
 
 def write_verdict(folder: Path, piece: int, rows: Rows, verdict: Verdict) -> dict[str, Any]:
     """Leave a verdict beside the piece; returns what the marker keeps: counts by reason, and statistics."""
-    positions = sorted(verdict.dropped)
-    reasons = [verdict.dropped[position][0] for position in positions]
-    write_drops(folder, piece, rows.ids[positions], reasons, [verdict.dropped[position][1] for position in positions])
+    drops = [(int(rows.ids[position]), *verdict.dropped[position]) for position in sorted(verdict.dropped)]
+    write_drops(folder, piece, drops)
     if verdict.negatives is not None:
         write_negatives(folder, piece, rows.ids, verdict.negatives)
-    return {"dropped": dict(Counter(reasons)), "statistics": verdict.statistics}
+    return {"dropped": dict(Counter(reason for _, reason, _ in drops)), "statistics": verdict.statistics}
 
 
 def write_dropped(folder: Path, table: Table, found: Sequence[Dropped]) -> dict[str, Any]:
     """Leave the verdict of a stage that looked at everything, piece by piece."""
     for number, piece in enumerate(table.pieces):
-        parts = []
+        drops: list[tuple[int, str, str]] = []
         for dropped in found:
             low, high = np.searchsorted(dropped.ids, [piece.start, piece.start + piece.span])
-            ids, values = dropped.ids[low:high].tolist(), dropped.values[low:high].tolist()
-            if "{" in dropped.note:
-                notes = [dropped.note.format(value=value, key=key_of(value)) for value in values]
-            else:
-                notes = [dropped.note] * len(values)
-            parts += [(row, dropped.reason, note) for row, note in zip(ids, notes, strict=True)]
-        parts.sort()
-        write_drops(folder, number, *(map(list, zip(*parts, strict=True)) if parts else ([], [], [])))
+            notes = [
+                dropped.note.format(value=value, key=key_of(value)) if "{" in dropped.note else dropped.note
+                for value in dropped.values[low:high].tolist()
+            ]
+            drops += [
+                (row, dropped.reason, note) for row, note in zip(dropped.ids[low:high].tolist(), notes, strict=True)
+            ]
+        write_drops(folder, number, sorted(drops))
     counts: Counter[str] = Counter()
     for dropped in found:
         counts[dropped.reason] += len(dropped.ids)
@@ -270,9 +271,3 @@ def load_table(path: Path, columns: Sequence[str]) -> pa.Table:
     with pa.memory_map(str(path)) as source:
         table = pa.ipc.open_file(source).read_all()
     return table.select(list(columns))
-
-
-def _num_rows(path: Path) -> int:
-    with pa.memory_map(str(path)) as source:
-        reader = pa.ipc.open_file(source)
-        return sum(reader.get_batch(number).num_rows for number in range(reader.num_record_batches))

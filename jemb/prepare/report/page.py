@@ -7,7 +7,7 @@ first, then each of them behind a line that opens.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ Settings = dict[tuple[str, str], Any]
 """(stage, option) to its value."""
 Found = Mapping[str, Mapping[str, Finding]]
 """Stage to what it found."""
+Example = tuple[str, str, list[Mapping[str, Any]]]
+"""Stage, reason, rows."""
 
 
 def write_report(manifests: Sequence[Manifest], path: Path) -> None:
@@ -46,42 +48,35 @@ def make_report(manifests: Sequence[Manifest]) -> Report:
     report = Report("jemb prepare", f"{what}: {_kept(total)}.")
     common = _common([_settings(manifest) for manifest in manifests])
     if len(manifests) == 1:
-        _only(report, manifests[0])
+        _data_set(report, manifests[0], common, report.heading)
     elif manifests:
         _together(report, manifests, common)
         report.heading("Each data set")
         for number, manifest in enumerate(manifests):
             with report.details(manifest.name, _kept(funnel(manifest)), _anchor(number)):
-                _one_of_many(report, manifest, common)
+                _data_set(report, manifest, common, report.subheading)
     if common:
         report.heading("Settings")
         _settings_table(report, common, "The same for all data sets." if len(manifests) > 1 else "")
     return report
 
 
-def _only(report: Report, manifest: Manifest) -> None:
+def _data_set(report: Report, manifest: Manifest, common: Settings, heading: Callable[[str], None]) -> None:
+    """One of them; alone it has headings of the page, and the bars that many would make too long."""
+    alone = heading == report.heading
     report.text(_written(manifest))
-    report.heading("What is left")
-    _funnel_bars(report, manifest.stages, funnel(manifest)["read"])
+    if alone:
+        heading("What is left")
+        _funnel_bars(report, manifest.stages, funnel(manifest)["read"])
     _funnel_tables(report, manifest.stages, funnel(manifest)["read"])
-    if any(_found(manifest).values()):
-        report.heading("What the stages found")
-        _findings(report, _found(manifest), _settings(manifest))
-    if _has_examples(manifest):
-        report.heading("Examples of dropped rows")
-        _examples(report, manifest)
-
-
-def _one_of_many(report: Report, manifest: Manifest, common: Settings) -> None:
-    report.text(_written(manifest))
-    _funnel_tables(report, manifest.stages, funnel(manifest)["read"])
+    if alone and any(_found(manifest).values()):
+        heading("What the stages found")
     _findings(report, _found(manifest), _settings(manifest))
-    if _has_examples(manifest):
-        report.subheading("Examples of dropped rows")
-        _examples(report, manifest)
-    own = {name: value for name, value in _settings(manifest).items() if name not in common}
-    if own:
-        report.subheading("Settings of this data set")
+    if examples := list(_example_rows(manifest)):
+        heading("Examples of dropped rows")
+        _examples(report, manifest, examples)
+    if own := {name: value for name, value in _settings(manifest).items() if name not in common}:
+        heading("Settings of this data set")
         _settings_table(report, own)
 
 
@@ -192,8 +187,8 @@ def _tally(report: Report, stage: str, name: str, tally: Mapping[str, float]) ->
     report.bars([words.unit], [Bar(key, [count], exact(count)) for key, count in lines], caption)
 
 
-def _examples(report: Report, manifest: Manifest) -> None:
-    for stage, reason, rows in _example_rows(manifest):
+def _examples(report: Report, manifest: Manifest, examples: Sequence[Example]) -> None:
+    for stage, reason, rows in examples:
         counts = next(other.dropped for other in manifest.stages if other.name == stage)
         total = sum(count for name, count in counts.items() if name == reason or family(name) == reason)
         with report.details(reason, f"{len(rows)} of {total:,} rows that {stage} dropped"):
@@ -205,12 +200,8 @@ def _examples(report: Report, manifest: Manifest) -> None:
                 report.quote(head, [(side, str(row.get(side, ""))) for side in ("query", "positive")])
 
 
-def _has_examples(manifest: Manifest) -> bool:
-    return next(_example_rows(manifest), None) is not None
-
-
-def _example_rows(manifest: Manifest) -> Iterator[tuple[str, str, list[Mapping[str, Any]]]]:
-    """(stage, reason, rows) in order."""
+def _example_rows(manifest: Manifest) -> Iterator[Example]:
+    """In order."""
     for stage in manifest.stages:
         examples = stage.statistics.get(EXAMPLES, {})
         for reason in by_order(examples):
