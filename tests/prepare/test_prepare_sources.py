@@ -22,8 +22,8 @@ from prepare_tools import TOOLS, write_tar
 from jemb.app.compose import compose_config
 from jemb.core.errors import InputError
 from jemb.core.records import Sample
-from jemb.prepare.engine import run
 from jemb.prepare.engine.identity import changes, is_origin, origin
+from jemb.prepare.engine.plan import plan_all
 from jemb.prepare.options import FieldsConfig, PrepareConfig, SourceConfig, SourceFieldsConfig
 from jemb.prepare.registry import all_stages
 from jemb.prepare.source.check import check, check_names
@@ -466,7 +466,7 @@ def test_identity_is_content_and_the_settings_that_count(tmp_path):
     def made(folder="raw", **settings):
         config = PrepareConfig(**{"input": str(tmp_path / folder), "output": "o", "stages": ["exact"]} | settings)
         (source,) = find_sources(config)
-        return json.loads(json.dumps(run._plan(config, [source], TOOLS)[0].made_from))
+        return json.loads(json.dumps(plan_all(config, [source], TOOLS)[0].made_from))
 
     first = made()
     assert is_origin(first)

@@ -12,7 +12,6 @@ import json
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,18 +30,18 @@ from jemb.prepare.engine.checks import (
 )
 from jemb.prepare.engine.examples import find_examples
 from jemb.prepare.engine.executor import Executor, LocalExecutor
-from jemb.prepare.engine.identity import origin
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.passes import passes, run_each
+from jemb.prepare.engine.plan import Plan, Step, plan_all
 from jemb.prepare.engine.read import Reading, read
 from jemb.prepare.engine.table import Rows, Table, Verdict
 from jemb.prepare.engine.write import write_dropped, write_shards
 from jemb.prepare.options import PrepareConfig
-from jemb.prepare.registry import Stage, StageInputs, Tools, all_stages
+from jemb.prepare.registry import Tools
 from jemb.prepare.report.page import write_report
 from jemb.prepare.report.summary import family, summary_table
 from jemb.prepare.source.check import check
-from jemb.prepare.source.sources import MANIFEST, Source, find_sources
+from jemb.prepare.source.sources import MANIFEST, find_sources
 from jemb.shards import Manifest, StageCount, write_manifest
 
 log = logging.getLogger(__name__)
@@ -64,7 +63,7 @@ def prepare(config: PrepareConfig, tools: Tools) -> list[Manifest]:
     sources = find_sources(config)
     check_output(output, config, sources)
     check(sources)
-    plans = _plan(config, sources, tools)
+    plans = plan_all(config, sources, tools)
     with alone(output, "jemb prepare"):
         manifests: list[Manifest] = []
         made = 0
@@ -90,58 +89,6 @@ def prepare(config: PrepareConfig, tools: Tools) -> list[Manifest]:
     return manifests
 
 
-@dataclass(slots=True)
-class _Step:
-    """A stage of one data set. settings: what decides what it keeps, for the record."""
-
-    stage: Stage
-    options: Any
-    inputs: StageInputs
-    settings: dict[str, Any]
-
-
-@dataclass(slots=True)
-class _Plan:
-    """What is to be made of one source. across: the stages that look at the data sets before it."""
-
-    source: Source
-    config: PrepareConfig
-    steps: list[_Step]
-    made_from: dict[str, Any]
-
-    @property
-    def across(self) -> list[_Step]:
-        return [step for step in self.steps if step.stage.across and getattr(step.options, step.stage.across)]
-
-    def add_others(self, fingerprints: dict[str, str], output: Path) -> None:
-        """Tell those stages which data sets there are."""
-        for step in self.across if fingerprints else ():
-            self.made_from["settings"][f"{step.stage.name}.others"] = fingerprints
-            step.inputs = replace(step.inputs, others=tuple(output / name for name in fingerprints))
-
-
-def _plan(config: PrepareConfig, sources: Sequence[Source], tools: Tools) -> list[_Plan]:
-    """Of each source, with the options that are its own. Raises `InputError` where a stage cannot work."""
-    stages = all_stages(config.plugins)
-    ready: dict[tuple[str, str], tuple[Any, dict[str, Any]]] = {}
-    plans: list[_Plan] = []
-    for source in sources:
-        own = config.of(source.name)
-        steps: list[_Step] = []
-        for name in (name for name in stages if name in own.stages):
-            stage = stages[name]
-            options = getattr(own, name) if stage.options else None
-            key = (name, repr(options))
-            if key not in ready:
-                ready[key] = stage.before(options, tools) if stage.before else (None, {})
-            prepared, settings = ready[key]
-            inputs = StageInputs(config.seed, tools, prepared)
-            steps.append(_Step(stage, options, inputs, stage.settings(options) | settings))
-        settings_of = {step.stage.name: step.settings for step in steps}
-        plans.append(_Plan(source, own, steps, origin(source, own, settings_of)))
-    return plans
-
-
 def _executor(config: PrepareConfig, output: Path) -> Executor:
     if config.executor == "ray":
         from jemb.prepare.engine.ray_executor import RayExecutor
@@ -155,7 +102,7 @@ class _Making:
     """One data set from its files to its folder. counts: what each stage kept and dropped; verdicts: stage -> folders
     of its verdicts; chain: all that decides the content of the next work folder."""
 
-    plan: _Plan
+    plan: Plan
     output: Path
     executor: Executor
     counts: list[StageCount] = field(default_factory=list)
@@ -201,7 +148,7 @@ class _Making:
         self.counts.append(StageCount("read", sum(table.counts()), reasons, fields))
         return table
 
-    def _run_step(self, step: _Step, table: Table) -> Table:
+    def _run_step(self, step: Step, table: Table) -> Table:
         name, settings = step.stage.name, self.plan.made_from["settings"]
         own = {setting: value for setting, value in settings.items() if setting.startswith(f"{name}.")}
         self.chain.append(own | {"": name})
