@@ -88,6 +88,8 @@ class Score:
 
     value: float
     parts: tuple[Part, ...] = field(default=(), repr=False)
+    drawn: dict[Bootstrap, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+    """Each drawn once: a first model's are compared with every other's."""
 
     @classmethod
     def of(cls, *parts: Part) -> Score:
@@ -121,8 +123,10 @@ class Bootstrap:
     def _draws(self, score: Score) -> np.ndarray | None:
         if not self.samples or not score.parts or min(map(len, score.parts)) < 2:
             return None
-        random = np.random.default_rng(self.seed)
-        return np.mean([self._part(part, random) for part in score.parts], axis=0)
+        if self not in score.drawn:
+            random = np.random.default_rng(self.seed)
+            score.drawn[self] = np.mean([self._part(part, random) for part in score.parts], axis=0)
+        return score.drawn[self]
 
     def _part(self, part: Part, random: np.random.Generator) -> np.ndarray:
         block = max(1, BLOCK // len(part))
