@@ -1,8 +1,9 @@
-"""Tasks of every kind, of random sentences."""
+"""Tasks of every kind, of random sentences; and vectors that can be worked out by hand."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,3 +27,9 @@ def write_tasks(folder: Path, *, first_query: int = 0) -> None:
     for name, rows in (("sts", sts), ("negation", negation), ("beir/corpus", corpus), ("beir/queries", queries)):
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (folder / "beir/qrels/test.tsv").write_text("".join(f"q{i}\td{i}\t1\n" for i in range(10)))
+
+
+def at_angle(texts: Sequence[str]) -> np.ndarray:
+    """A text is an angle in degrees (its last word): the nearer the angles, the higher the cosine."""
+    degrees = np.radians(np.array([float(text.split()[-1]) for text in texts]))
+    return np.stack([np.cos(degrees), np.sin(degrees)], axis=1)

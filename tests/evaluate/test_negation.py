@@ -1,11 +1,11 @@
 """EasyNegation and HardNegation on vectors worked out by hand."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from made_tasks import at_angle
 
 from jemb.core.errors import InputError
 from jemb.evaluate import score
@@ -21,11 +21,6 @@ ROWS = [
     (0, 20, 35),  # a-e 20 < a-n 35: easy; e-n 15: not hard
     (7, 7, 60),  # a and e the same text: both
 ]
-
-
-def at_angle(texts: Sequence[str]) -> np.ndarray:
-    degrees = np.radians(np.array([float(text) for text in texts]))
-    return np.stack([np.cos(degrees), np.sin(degrees)], axis=1)
 
 
 def write(path: Path, names: tuple[str, str, str]) -> str:

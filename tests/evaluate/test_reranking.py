@@ -1,20 +1,14 @@
 """Reranking: metrics worked out by hand, ties, and the rows that cannot be ranked. mteb is asked in test_mteb_tasks."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
+from made_tasks import at_angle
 
 from jemb.core.errors import InputError
 from jemb.evaluate import load_task, score
 from jemb.evaluate.ranking import RerankingTask
-
-
-def at_angle(texts: Sequence[str]) -> np.ndarray:
-    degrees = np.radians(np.array([float(text) for text in texts]))
-    return np.stack([np.cos(degrees), np.sin(degrees)], axis=1)
 
 
 def write(path: Path, rows: list[tuple[str, object, object]]) -> str:

@@ -10,17 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pytrec_eval
+from made_tasks import at_angle
 
 from jemb.core.errors import InputError
 from jemb.evaluate import RetrievalTask, load_task, score
 from jemb.evaluate.bm25 import Run
 from jemb.evaluate.ranking import query_metrics
-
-
-def at_angle(texts: Sequence[str]) -> np.ndarray:
-    """A text is an angle in degrees (its last word): the nearer the angles, the higher the cosine."""
-    degrees = np.radians(np.array([float(text.split()[-1]) for text in texts]))
-    return np.stack([np.cos(degrees), np.sin(degrees)], axis=1)
 
 
 def write(folder: Path, corpus: list[dict], queries: list[dict], qrels: dict[str, str]) -> Path:
