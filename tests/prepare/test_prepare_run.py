@@ -359,6 +359,15 @@ def test_a_wrong_field_name_stops_before_anything_is_written(tmp_path, write_jso
     assert list(tree(tmp_path / "out")) == []
 
 
+def test_an_option_of_a_stage_that_does_not_run_is_said(tmp_path, write_jsonl, make, caplog):
+    write_jsonl(tmp_path / "in" / "a.jsonl", pairs(20))
+    make(stages=["exact"], language={"threshold": 0.6})
+    assert "language.threshold=0.6 does nothing: language is not among the stages" in caplog.text
+    caplog.clear()
+    make(stages=["exact"], overwrite=True)
+    assert "does nothing" not in caplog.text
+
+
 # ---- nothing left --------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from jemb.core.files import write_atomic
 from jemb.prepare.engine.identity import changes, is_origin
 from jemb.prepare.engine.read import Reading
 from jemb.prepare.options import PrepareConfig
-from jemb.prepare.registry import Stage
+from jemb.prepare.registry import Stage, all_stages
 from jemb.prepare.source.sources import MANIFEST, Source
 from jemb.shards import Manifest, ShardReader, StageCount, read_manifest
 
@@ -110,6 +111,17 @@ def warn_of_others(output: Path, sources: Sequence[Source]) -> None:
     others = [name for name in others if name not in names]
     if others:
         log.warning("%s: also holds %s, which this input does not", output, ", ".join(others))
+
+
+def warn_of_idle_options(config: PrepareConfig) -> None:
+    """Options of stages that no data set goes through."""
+    chosen = {*config.stages, *(stage for source in config.sources.values() for stage in source.stages or ())}
+    for name, stage in all_stages(config.plugins).items():
+        if stage.options is None or name in chosen:
+            continue
+        given, usual = asdict(getattr(config, name)), asdict(stage.options())
+        if idle := [option for option in given if given[option] != usual[option]]:
+            log.warning("%s.%s=%s does nothing: %s is not among the stages", name, idle[0], given[idle[0]], name)
 
 
 def json_lines(values: Iterable[Mapping[str, Any]]) -> str:

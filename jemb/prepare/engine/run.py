@@ -25,6 +25,7 @@ from jemb.prepare.engine.checks import (
     check_readable,
     finished,
     json_lines,
+    warn_of_idle_options,
     warn_of_losses,
     warn_of_others,
 )
@@ -64,6 +65,7 @@ def prepare(config: PrepareConfig, tools: Tools) -> list[Manifest]:
     check_output(output, config, sources)
     check(sources)
     plans = plan_all(config, sources, tools)
+    warn_of_idle_options(config)
     with alone(output, "jemb prepare"):
         manifests: list[Manifest] = []
         made = 0
