@@ -73,8 +73,8 @@ def work(result: Path) -> None:
 
     from jemb.config import TrainConfig
     from jemb.distributed import rank, world_size
+    from jemb.distributed.processes import joined_processes
     from jemb.model import make_tiny
-    from jemb.train.processes import joined_processes
 
     config = TrainConfig(shards="s", output="o", global_batch_size=SHARE * world_size(), max_length=TOKENS)
     with joined_processes("cpu", 5) as processes, tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ from unittest.mock import patch
 import torch
 import torch.distributed as dist
 
-from jemb.train.processes import joined_processes
+from jemb.distributed.processes import joined_processes
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["preloaded", "ranks"])

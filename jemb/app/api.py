@@ -79,9 +79,9 @@ def evaluate(config: EvaluateConfig) -> Comparison | None:
         with written_file(config.output) as output:
             models = [local_copy(model) for model in config.model]
             return evaluate_here(replace(config, model=models, output=output))
+    from jemb.distributed.peers import report_lost_peers
+    from jemb.distributed.processes import joined_processes
     from jemb.evaluate.run import evaluate_together
-    from jemb.train.peers import report_lost_peers
-    from jemb.train.processes import joined_processes
 
     for option, place in [("output", config.output), *(("model", model) for model in config.model)]:
         if is_url(to_local(place)):

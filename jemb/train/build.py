@@ -21,14 +21,14 @@ from jemb.core.errors import InputError
 from jemb.data import BatchPlan
 from jemb.data.module import PairData
 from jemb.data.permutation import mix
+from jemb.distributed.processes import Processes
 from jemb.loss import make_objective
 from jemb.model import Encoder, load_encoder, make_tiny, probe
 from jemb.model.load import DEFAULT_MAX_LENGTH
 from jemb.pretokenize import check_prompts
 from jemb.shards import ShardReader
 from jemb.train.module import EmbeddingModule
-from jemb.train.processes import Processes
-from jemb.train.strategies import make_strategy
+from jemb.train.strategies import JoinedEnvironment, make_strategy
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ def make_trainer(
         devices=1,  # what Lightning looks at; the strategy knows them all
         num_nodes=processes.nodes,
         strategy=make_strategy(config, processes),
-        plugins=[processes.environment, *make_scaling(config, processes.device)],
+        plugins=[JoinedEnvironment(processes.info), *make_scaling(config, processes.device)],
         max_steps=max_steps,
         max_epochs=-1,
         gradient_clip_val=config.gradient_clip,

@@ -15,8 +15,8 @@ from lightning.pytorch.plugins import DeepSpeedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from torch import Tensor, nn
 
+from jemb.distributed.processes import Processes
 from jemb.train.optim import start_moments
-from jemb.train.processes import Processes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,11 +22,11 @@ import torch
 from jemb.config import EvaluationConfig
 from jemb.core.errors import InputError
 from jemb.distributed import Encode, shared_encoding
+from jemb.distributed.agree import on_rank_zero
 from jemb.model import Encoder, encode
 from jemb.run_folder import RunFolder
 from jemb.train.checkpoints import Checkpoints
 from jemb.train.module import as_embedding, last_step
-from jemb.train.processes import on_rank_zero
 from jemb.train.run_log import RunLog, keep_steps
 
 log = logging.getLogger(__name__)

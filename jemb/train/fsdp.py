@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 
 from jemb.core.errors import InputError
-from jemb.train.processes import Processes
+from jemb.distributed.processes import Processes
 
 ON_CPU = hasattr(torch.cpu.Stream, "record_event")
 """Whether this torch runs FSDP2 on CPU processes: 2.6 does not, 2.13 does."""

@@ -10,13 +10,13 @@ from jemb.config import ModelConfig, TrainConfig
 from jemb.core.files import whole_folder, writing
 from jemb.data import check_negatives
 from jemb.distributed import world_size
+from jemb.distributed.agree import on_rank_zero
 from jemb.model import Encoder, load_start, load_weights, probe, save_start
 from jemb.run_folder import RunFolder
 from jemb.train.build import Job, choose_precision, lora_options, make_encoder
 from jemb.train.checkpoints import find_start, remove_leftovers
 from jemb.train.evaluation import Evaluations
 from jemb.train.optim import schedule_of
-from jemb.train.processes import on_rank_zero
 from jemb.train.record import check_resumable, hardware, write_start
 from jemb.train.run_log import keep_steps
 from jemb.train.strategies import choose_strategy

@@ -15,11 +15,11 @@ import lightning
 
 from jemb.core.files import write_json
 from jemb.distributed import rank
+from jemb.distributed.agree import agreed, on_rank_zero
 from jemb.mirror import mirror_of
 from jemb.run_folder import RunFolder
 from jemb.tables.places import to_local
 from jemb.train.checkpoints import Checkpoints
-from jemb.train.processes import agreed, on_rank_zero
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,11 @@ are fp32, the gradient norm is the global batch's before clipping. So a run may 
 from __future__ import annotations
 
 import importlib.util
+import socket
 from datetime import timedelta
 from typing import Protocol
 
+from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -15,10 +17,58 @@ from torch.optim import AdamW, Optimizer
 
 from jemb.config import TrainConfig
 from jemb.core.errors import InputError
+from jemb.distributed.processes import Processes
+from jemb.launch import RankInfo
 from jemb.train.deepspeed import ZeroConfig, ZeroState, ZeroStrategy
 from jemb.train.fsdp import make_fsdp
 from jemb.train.optim import start_moments
-from jemb.train.processes import Processes
+
+
+class JoinedEnvironment(ClusterEnvironment):
+    """Gives Lightning the ranks we joined with. Its own SLURMEnvironment mistakes a batch script for a task of a step,
+    and refuses tasks that were not counted by node."""
+
+    def __init__(self, info: RankInfo) -> None:
+        super().__init__()
+        self.info = info
+
+    creates_processes_externally = True
+
+    @property
+    def main_address(self) -> str:
+        return self.info.address
+
+    @property
+    def main_port(self) -> int:
+        return self.info.port or _free_port()
+
+    @staticmethod
+    def detect() -> bool:
+        return False
+
+    def world_size(self) -> int:
+        return self.info.world_size
+
+    def set_world_size(self, size: int) -> None:
+        """Fixed."""
+
+    def global_rank(self) -> int:
+        return self.info.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        """Fixed."""
+
+    def local_rank(self) -> int:
+        return self.info.local_rank
+
+    def node_rank(self) -> int:
+        return self.info.node
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def choose_strategy(name: str, num_processes: int) -> str:

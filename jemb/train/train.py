@@ -17,14 +17,15 @@ from jemb.core.files import writing
 from jemb.data import loader_processes
 from jemb.data.module import PairData
 from jemb.distributed import max_over_ranks, rank, world_size
+from jemb.distributed.agree import agreed, on_rank_zero
+from jemb.distributed.peers import report_lost_peers
+from jemb.distributed.processes import joined_processes
 from jemb.run_folder import RunFolder
 from jemb.train.build import Job, count_steps, make_module, make_scaling, make_trainer
 from jemb.train.checkpoints import Checkpoints
 from jemb.train.dry_run import batch_lines, plan_lines
 from jemb.train.evaluation import EvaluateInLoop, Evaluations, EvaluationTools
 from jemb.train.finish import finish
-from jemb.train.peers import report_lost_peers
-from jemb.train.processes import agreed, joined_processes, on_rank_zero
 from jemb.train.record import facts_of, locked, write_end
 from jemb.train.resume import Start, begin_with, decide_start
 from jemb.train.run_log import RunLog

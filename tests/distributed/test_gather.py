@@ -12,7 +12,7 @@ from ranks import joined, on_ranks
 
 from jemb.core.errors import InputError
 from jemb.distributed import gather_rows, gather_values, mean_over_ranks, rank, world_size
-from jemb.train.processes import on_rank_zero
+from jemb.distributed.agree import on_rank_zero
 
 
 def facts() -> dict[str, Any]:

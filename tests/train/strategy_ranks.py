@@ -18,9 +18,9 @@ from jemb.config import ModelConfig, TrainConfig
 from jemb.core.records import Batch, Sample
 from jemb.data import Collate
 from jemb.distributed import rank, world_size
+from jemb.distributed.processes import joined_processes
 from jemb.model import Encoder, make_tiny
 from jemb.train.build import make_module, make_trainer
-from jemb.train.processes import joined_processes
 from jemb.train.strategies import state_of
 
 ROWS = 8

@@ -18,9 +18,9 @@ from training_runs import PATIENCE, Training, losses, read_lines
 
 from jemb.app.cli import main
 from jemb.core.records import Batch
+from jemb.distributed import peers
 from jemb.prepare.engine.executor import LocalExecutor
 from jemb.run_folder import RunFolder
-from jemb.train import peers
 from jemb.train.checkpoints import Checkpoints
 from jemb.train.module import EmbeddingModule
 

@@ -4,69 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments import ClusterEnvironment
 
 from jemb.core.errors import Failure, InputError
-from jemb.distributed import rank, world_size
 from jemb.launch import RankInfo, end_with_launcher, find_ranks, store_of_agent
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-T = TypeVar("T")
-
 log = logging.getLogger(__name__)
-
-
-class JoinedEnvironment(ClusterEnvironment):
-    """Gives Lightning the ranks we joined with. Its own SLURMEnvironment mistakes a batch script for a task of a step,
-    and refuses tasks that were not counted by node."""
-
-    def __init__(self, info: RankInfo) -> None:
-        super().__init__()
-        self.info = info
-
-    creates_processes_externally = True
-
-    @property
-    def main_address(self) -> str:
-        return self.info.address
-
-    @property
-    def main_port(self) -> int:
-        return self.info.port or _free_port()
-
-    @staticmethod
-    def detect() -> bool:
-        return False
-
-    def world_size(self) -> int:
-        return self.info.world_size
-
-    def set_world_size(self, size: int) -> None:
-        """Fixed."""
-
-    def global_rank(self) -> int:
-        return self.info.rank
-
-    def set_global_rank(self, rank: int) -> None:
-        """Fixed."""
-
-    def local_rank(self) -> int:
-        return self.info.local_rank
-
-    def node_rank(self) -> int:
-        return self.info.node
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +29,6 @@ class Processes:
 
     info: RankInfo
     device: torch.device
-
-    @property
-    def environment(self) -> ClusterEnvironment:
-        return JoinedEnvironment(self.info)
 
     @property
     def nodes(self) -> int:
@@ -191,72 +141,3 @@ def choose_gpu(info: RankInfo, visible: int) -> int:
     if info.by_slurm and visible == 1:  # srun --gpus-per-task=1 shows each task its own GPU only
         return 0
     raise InputError(f"{info.local_world_size} processes on a machine with {visible} GPUs: start one for each GPU")
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def on_rank_zero(work: Callable[[], Any]) -> Any:
-    """The result of `work`, done by rank 0 alone; what it raises is raised on every rank, so none waits for ever."""
-    if world_size() == 1:
-        return work()
-    outcome: list[Any] = [None, None]
-    if rank() == 0:
-        try:
-            outcome[0] = work()
-        except Exception as error:
-            outcome[1] = error
-    told: list[Any] = [None] * world_size()
-    # Not a broadcast: gloo's sender does not always notice that its receiver has died, and waits for the time-out.
-    dist.all_gather_object(told, outcome)
-    result, problem = told[0]
-    if problem is not None:
-        raise problem
-    return result
-
-
-def agreed(work: Callable[[], T], facts: Callable[[T], Mapping[str, str]]) -> T:
-    """The result of `work`, done by every process, once it has ended well in all and all found the same `facts` of it.
-
-    Raises on all of them: what `work` raised on one, or InputError with the facts in which they differ.
-    """
-    if world_size() == 1:
-        return work()
-    found: Mapping[str, str] = {}
-    problem: Exception | None = None
-    try:
-        result = work()
-        found = facts(result)
-    except Exception as error:
-        problem = error
-    told: list[Any] = [None] * world_size()
-    dist.all_gather_object(told, (address(), dict(found), problem and (type(problem), str(problem))))
-    if problem:
-        raise problem
-    for number, (place, _, other) in enumerate(told):
-        if other:
-            kind = InputError if issubclass(other[0], InputError) else Failure
-            raise kind(f"process {number} ({place}): {other[1]}")
-    for number, (place, theirs, _) in enumerate(told):
-        if different := differences(told[0][1], theirs):
-            places = f"process 0 ({told[0][0]}) and process {number} ({place})"
-            raise InputError(
-                f"{places} differ in what follows; give all processes the same shards and options:\n"
-                + "\n".join(f"  {name}: {one}, {another}" for name, one, another in different[:8])
-            )
-    return result
-
-
-def differences(one: Mapping[str, str], other: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """(name, value, value) of all facts in which the two differ; `none` for one that is not there."""
-    names = [*one, *(name for name in other if name not in one)]
-    pairs = [(name, one.get(name, "none"), other.get(name, "none")) for name in names]
-    return [(name, here, there) for name, here, there in pairs if here != there]
-
-
-def address() -> str:
-    """Host and process id, by which a user finds this process."""
-    return f"{socket.gethostname()}, pid {os.getpid()}"
