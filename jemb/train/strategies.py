@@ -130,6 +130,8 @@ class TorchState:
         self.optimizer = optimizer
 
     def start(self, steps: int) -> None:
+        if not isinstance(self.optimizer, AdamW):
+            raise InputError(f"checkpoints hold the state of AdamW, not of {type(self.optimizer).__name__}")
         start_moments(self.optimizer, (p for g in self.optimizer.param_groups for p in g["params"]), steps)
 
     def weight(self, p: nn.Parameter) -> Tensor:
@@ -155,6 +157,4 @@ def state_of(strategy: Strategy) -> State:
     if isinstance(strategy, DeepSpeedStrategy):
         return ZeroState(strategy)
     (optimizer,) = strategy.optimizers
-    if not isinstance(optimizer, AdamW):
-        raise InputError(f"checkpoints hold the state of AdamW, not of {type(optimizer).__name__}")
     return TorchState(optimizer)
