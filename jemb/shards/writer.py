@@ -10,10 +10,8 @@ import hashlib
 import os
 import tarfile
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 from jemb.core.errors import InputError
 from jemb.core.files import create, naming, open_lock, sync_folder, write_atomic
@@ -29,7 +27,7 @@ class ShardWriter:
     folder: made if need be; must not hold a data set or tars yet. What a killed writer left is removed.
     shard_samples: samples in each shard but the last; > 0.
     The same samples in the same order give the same bytes. Leaving the block without a finished `close`
-    removes all that was written. Memory: the keys (to find duplicates) and the places of one shard.
+    removes all that was written. Memory: the keys (to find duplicates) and the samples of one shard.
     """
 
     def __init__(self, folder: Path, name: str, kind: Kind, shard_samples: int) -> None:
@@ -38,7 +36,7 @@ class ShardWriter:
         self.folder, self.name, self.kind, self.shard_samples = folder, name, kind, shard_samples
         self._keys: set[str] = set()
         self._shards: list[ShardInfo] = []
-        self._open: _OpenShard | None = None
+        self._members: list[tuple[str, bytes]] = []
         self._closed = False
         self._lock = _claim(folder)
 
@@ -52,12 +50,9 @@ class ShardWriter:
             raise InputError(
                 f"{self.folder}: sample {sample.key!r} has {len(sample.negatives)} negatives; {self.kind} need {wanted}"
             )
-        payload = encode_payload(sample)
-        if self._open is None:
-            self._open = _OpenShard(self.folder, f"shard-{len(self._shards):06d}.tar")
-        self._open.add(sample.key, payload)
+        self._members.append((sample.key, encode_payload(sample)))
         self._keys.add(sample.key)
-        if len(self._open.places) == self.shard_samples:
+        if len(self._members) == self.shard_samples:
             self._finish_shard()
 
     def close(self, stages: Iterable[StageCount] = (), source: Mapping[str, Any] | None = None) -> Manifest:
@@ -72,21 +67,16 @@ class ShardWriter:
         return manifest
 
     def _finish_shard(self) -> None:
-        if self._open is not None:
-            self._shards.append(self._open.finish())
-            self._open = None
+        if self._members:
+            self._shards.append(write_shard(self.folder / f"shard-{len(self._shards):06d}.tar", self._members))
+            self._members = []
 
     def __enter__(self) -> ShardWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._closed:
             return
-        if self._open is not None:
-            with suppress(OSError):  # on a full disk the last flush fails again
-                self._open.file.close()
         _remove_shards(self.folder)
         (self.folder / UNFINISHED).unlink(missing_ok=True)
         os.close(self._lock)
@@ -95,49 +85,32 @@ class ShardWriter:
 
 def write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> ShardInfo:
     """One tar and its index from (key, payload of `encode_payload`) in order. Whole or absent; keys are not checked."""
-    shard = _OpenShard(path.parent, path.name)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    digest = hashlib.sha256()
+    places: list[tuple[int, int]] = []
+    position = 0
     try:
-        for key, payload in members:
-            shard.add(key, payload)
-        return shard.finish()
-    finally:
-        shard.temporary.unlink(missing_ok=True)
+        with naming(path), create(temporary) as file:
 
+            def put(data: bytes) -> int:
+                file.write(data)
+                digest.update(data)
+                return len(data)
 
-class _OpenShard:
-    """The shard being written, under a temporary name."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self.path = folder / name
-        self.temporary = folder / f".{name}.{os.getpid()}.tmp"
-        self.file: BinaryIO = create(self.temporary)
-        self.digest = hashlib.sha256()
-        self.places: list[tuple[int, int]] = []
-        self.position = 0
-
-    def add(self, key: str, payload: bytes) -> None:
-        self.places.append((self.position + BLOCK, len(payload)))
-        self._put(encode_header(key, len(payload)) + payload + bytes(-len(payload) % BLOCK))
-
-    def finish(self) -> ShardInfo:
-        """End mark, fsync, and the real names: index first, so that a tar is never without one."""
-        end = self.position + 2 * BLOCK
-        self._put(bytes(2 * BLOCK + -end % tarfile.RECORDSIZE))
-        with naming(self.path):
-            self.file.flush()
-            os.fsync(self.file.fileno())
-            self.file.close()
-        info = ShardInfo(self.path.name, len(self.places), self.position, self.digest.hexdigest())
-        write_atomic(self.path.with_name(info.index_file), encode_index(self.places))
-        self.temporary.replace(self.path)
-        sync_folder(self.path.parent)
+            for key, payload in members:
+                places.append((position + BLOCK, len(payload)))
+                position += put(encode_header(key, len(payload)) + payload + bytes(-len(payload) % BLOCK))
+            position += put(bytes(2 * BLOCK + -(position + 2 * BLOCK) % tarfile.RECORDSIZE))
+            file.flush()
+            os.fsync(file.fileno())
+        info = ShardInfo(path.name, len(places), position, digest.hexdigest())
+        # Index first, so that a tar is never without one.
+        write_atomic(path.with_name(info.index_file), encode_index(places))
+        temporary.replace(path)
+        sync_folder(path.parent)
         return info
-
-    def _put(self, data: bytes) -> None:
-        with naming(self.path):
-            self.file.write(data)
-        self.digest.update(data)
-        self.position += len(data)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _claim(folder: Path) -> int:
