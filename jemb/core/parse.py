@@ -49,7 +49,7 @@ def parse_yaml(data: bytes | str, where: object) -> Any:
 def check_shape(value: Any, shape: Shape, where: object, at: str = "") -> None:
     """`InputError` naming `where` and the first part of `value` that is not of `shape`, what it is, what is wanted."""
     if not any(_is(value, one) for one in (shape if isinstance(shape, tuple) else (shape,))):
-        raise InputError(f"{where}: {at or 'it'} is {short(value)}; wanted {_words(shape)}")
+        raise InputError(f"{where}: {at or 'it'} is {_short(value)}; wanted {_words(shape)}")
     if isinstance(shape, list) and shape:
         for number, item in enumerate(value):
             check_shape(item, shape[0], where, f"{at}[{number}]")
@@ -80,8 +80,7 @@ def _words(shape: Shape) -> str:
     return WORDS[type(shape) if isinstance(shape, dict | list) else shape]
 
 
-def short(value: Any) -> str:
-    """A value of JSON in messages."""
+def _short(value: Any) -> str:
     if isinstance(value, dict | list):
         return WORDS[type(value)]
     text = repr(value)

@@ -11,7 +11,6 @@ import unicodedata
 from typing import Any
 
 from jemb.core.errors import InputError
-from jemb.core.parse import short
 from jemb.core.records import Sample
 from jemb.shards.index import MAX_SIZE
 
@@ -101,9 +100,9 @@ def decode_payload(key: str, payload: bytes) -> Sample:
         raise ValueError(f"query is {_shown(query)}, positive is {_shown(positive)}; wanted two strings")
     negatives = value.pop("negatives", [])
     if not isinstance(negatives, list) or not all(isinstance(text, str) for text in negatives):
-        raise ValueError(f"negatives is {short(negatives)}; wanted a list of strings")
+        raise ValueError(f"negatives is {_shown(negatives)}; wanted a list of strings")
     return Sample(key, query, positive, tuple(negatives), value)
 
 
 def _shown(value: Any) -> str:
-    return "missing" if value is None else short(value)
+    return "missing" if value is None else repr(value)[:60]
