@@ -37,7 +37,7 @@ def run(command: Sequence[str | Path], *, environment: dict[str, str] | None = N
 
     def watch() -> None:
         while process.poll() is None:
-            sizes = [_resident(pid) for pid in _tree(process.pid)]
+            sizes = [resident(pid) for pid in _tree(process.pid)]
             peaks[0] = max(peaks[0], sum(sizes))
             peaks[1] = max(peaks[1], *sizes, 0)
             time.sleep(interval)
@@ -70,7 +70,7 @@ def _tree(pid: int) -> list[int]:
     return found
 
 
-def _resident(pid: int) -> int:
+def resident(pid: int) -> int:
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
     except (OSError, IndexError):
