@@ -134,7 +134,9 @@ def test_a_folder_that_gives_other_vectors_is_not_left(
 def test_transformers_is_checked_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = bert()
     run = make_run(tmp_path / "run", status="finished", model=trained)
-    monkeypatch.setattr("jemb.export.check._sentence_transformers", lambda folder: lambda texts: encode(trained, texts))
+    monkeypatch.setattr(
+        "jemb.export.check._sentence_transformers", lambda folder, code: lambda texts: encode(trained, texts)
+    )
     save = Encoder.save
 
     def save_badly(self: Encoder, folder: Path, card: str | None = None, **more: Any) -> None:
@@ -150,7 +152,7 @@ def test_transformers_is_checked_as_well(tmp_path: Path, monkeypatch: pytest.Mon
 def test_not_a_number_fails_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run", status="finished", model=bert())
     monkeypatch.setattr(
-        "jemb.export.check._sentence_transformers", lambda folder: lambda texts: np.full((len(texts), 16), np.nan)
+        "jemb.export.check._sentence_transformers", lambda folder, code: lambda texts: np.full((len(texts), 16), np.nan)
     )
     with pytest.raises(Failure, match="gives other vectors"):
         run_export(run, tmp_path / "out")
