@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from jemb.prepare.engine.table import Rows
-from jemb.prepare.stages.language import by_language, identifier
+from jemb.prepare.stages.language import LanguageConfig, by_language, identifier
 
 
 def sets(folder: Path, most: int | None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -46,7 +46,7 @@ def main() -> None:
     print("| data set | rows | kept, % | dropped for |\n|---|---:|---:|---|")
     for name, rows in sets(arguments.folder, arguments.rows):
         piece = Rows(np.arange(len(rows)), [row["query"] for row in rows], [row["positive"] for row in rows])
-        verdict = by_language(piece, identify, threshold=0.5, sides="both", keep_unsure=True)
+        verdict = by_language(piece, identify, LanguageConfig())
         reasons = Counter(reason.partition(":")[2] for reason, _ in verdict.dropped.values()).most_common(4)
         kept = 100 * (1 - len(verdict.dropped) / len(rows))
         print(f"| {name} | {len(rows):,} | {kept:.2f} | {', '.join(f'{a} {b}' for a, b in reasons)} |", flush=True)

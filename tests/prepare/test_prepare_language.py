@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from jemb.core.errors import InputError
-from jemb.prepare.stages.language import Guess, by_language, identifier, prose
+from jemb.prepare.prose import prose
+from jemb.prepare.stages.language import Guess, LanguageConfig, by_language, identifier
 
 GUESSES = {
     "english": Guess(0.9, "de", 0.05, False),
@@ -27,33 +28,33 @@ def test_decisions_by_hand(rows):
     pairs = rows(
         ("english", "english"), ("english", "german"), ("french", "german"), ("name", "english"), ("name", "french")
     )
-    assert reasons(by_language(pairs, guess, 0.5, "both", False)) == {
+    assert reasons(by_language(pairs, guess, LanguageConfig(unsure="drop"))) == {
         1: "language:de",
         2: "language:de",
         3: "language:unsure",
         4: "language:fr",
     }
-    assert reasons(by_language(pairs, guess, 0.5, "both", True)) == {
+    assert reasons(by_language(pairs, guess, LanguageConfig())) == {
         1: "language:de",
         2: "language:de",
         4: "language:fr",
     }
-    assert reasons(by_language(pairs, guess, 0.5, "query", False)) == {
+    assert reasons(by_language(pairs, guess, LanguageConfig(sides="query", unsure="drop"))) == {
         2: "language:fr",
         3: "language:unsure",
         4: "language:unsure",
     }
-    assert reasons(by_language(pairs, guess, 0.5, "positive", False)) == {
+    assert reasons(by_language(pairs, guess, LanguageConfig(sides="positive", unsure="drop"))) == {
         1: "language:de",
         2: "language:de",
         4: "language:fr",
     }
-    assert reasons(by_language(pairs, guess, 0.25, "both", False)) == {
+    assert reasons(by_language(pairs, guess, LanguageConfig(threshold=0.25, unsure="drop"))) == {
         1: "language:de",
         2: "language:de",
         4: "language:fr",
     }
-    assert reasons(by_language(pairs, guess, 0.0, "both", False)) == {}
+    assert reasons(by_language(pairs, guess, LanguageConfig(threshold=0.0, unsure="drop"))) == {}
 
 
 def test_the_packaged_model_knows_plain_sentences(rows):
@@ -63,10 +64,10 @@ def test_the_packaged_model_knows_plain_sentences(rows):
         ("Wie koche ich ein Ei?", "Lege das Ei für acht Minuten in kochendes Wasser."),
         ("How do I boil an egg?", "Mettez l'œuf dans l'eau bouillante pendant huit minutes."),
     )
-    verdict = by_language(pairs, identifier(["en"], None), 0.5, "both", False)
+    verdict = by_language(pairs, identifier(["en"], None), LanguageConfig(unsure="drop"))
     assert verdict.statistics == {"languages": {"allowed": 5, "de": 2, "fr": 1}}
     assert reasons(verdict) == {2: "language:de", 3: "language:fr"}
-    assert not by_language(pairs, identifier(["en", "de", "fr"], None), 0.5, "both", False).dropped
+    assert not by_language(pairs, identifier(["en", "de", "fr"], None), LanguageConfig(unsure="drop")).dropped
 
 
 def test_probabilities_of_allowed_languages_add_up():

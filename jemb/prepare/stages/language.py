@@ -18,6 +18,7 @@ from typing import Any, Literal
 from jemb.config import Share, Sides, Strings, options, suggest
 from jemb.core.errors import InputError
 from jemb.prepare.engine.table import Rows, Verdict
+from jemb.prepare.prose import LOOKED_AT, WORDS, prose
 from jemb.prepare.registry import StageInputs, Statistic, Tools, stage
 
 FLOOR = 0.001
@@ -26,18 +27,10 @@ SURE = 0.5
 """Probability from which another language is what a text is in; below it nobody can tell."""
 LABEL = "__label__"
 
-LOOKED_AT = 4000
-"""Characters of a text that are searched for prose."""
-SENTENCE_SHARE, SHARE = 0.5, 0.7
-"""Least share of a text's tokens that are words, where it looks like a sentence and where it does not."""
-SENTENCE_WORDS, WORDS = 2, 4
-"""Least number of them; letters beyond ASCII tell as much as the look of a sentence."""
 SPREAD, SPREAD_ALLOWED = 0.25, 0.03
 """Of `WORDS` words or more: another language of at least the first probability is what a text is in where the allowed
 ones have less than the second. Dutch, say, shares its probability with German and Afrikaans."""
-_WORD = re.compile(r"""["'“”‘’«»„¿¡(\[]*([^\W\d_]+(?:['’-][^\W\d_]+)*)(["'“”‘’«»)\].,;:!?…]*)""")
 _OTHER_SCRIPT = re.compile(r"[^\W\d_\u0000-\u024f\u1e00-\u1eff]")
-_END = re.compile(r"[.!?…]")
 
 
 @options
@@ -88,39 +81,35 @@ def _check(options: LanguageConfig, tools: Tools) -> tuple[None, dict[str, Any]]
     advice="the data are in other languages too: add them to language.allowed if you want them",
 )
 def keep_language(rows: Rows, options: LanguageConfig, inputs: StageInputs) -> Verdict:
-    """`by_language` with the options."""
-    identify = identifier(options.allowed, options.model)
-    return by_language(rows, identify, options.threshold, options.sides, options.unsure == "keep")
+    """`by_language` with the model of the options."""
+    return by_language(rows, identifier(options.allowed, options.model), options)
 
 
-def by_language(rows: Rows, identify: Identify, threshold: float, sides: Sides, keep_unsure: bool) -> Verdict:
+def by_language(rows: Rows, identify: Identify, options: LanguageConfig) -> Verdict:
     """Keep a row when on each of `sides` the allowed languages together have at least `threshold`.
 
     Reasons: `language:de` when a failing side is in another language (the surest if both are), `language:unsure` when
-    it cannot be told, as of names, code and single words; with `keep_unsure` those stay. statistics: texts by language
-    (`allowed`, the other language, `unsure`).
+    it cannot be told, as of names, code and single words; with `unsure="keep"` those stay. statistics: texts by
+    language (`allowed`, the other language, `unsure`).
     """
-    names = ("query", "positive") if sides == "both" else (sides,)
-    guesses = {name: identify(getattr(rows, name)) for name in names}
+    names = ("query", "positive") if options.sides == "both" else (options.sides,)
+    guesses = [identify(getattr(rows, name)) for name in names]
     verdict = Verdict()
     languages: Counter[str] = Counter()
-    for position in range(len(rows)):
+    for position, found in enumerate(zip(*guesses, strict=True)):
         failing: list[tuple[str, Guess]] = []
-        for name in names:
-            guess = guesses[name][position]
-            if guess.allowed >= threshold:
+        for name, guess in zip(names, found, strict=True):
+            if guess.allowed >= options.threshold:
                 languages["allowed"] += 1
             else:
                 languages[guess.top if guess.foreign else "unsure"] += 1
                 failing.append((name, guess))
-        foreign = [(name, guess) for name, guess in failing if guess.foreign]
-        if foreign:
+        if foreign := [(name, guess) for name, guess in failing if guess.foreign]:
             side, guess = max(foreign, key=lambda item: item[1].probability)
-            note = f"{side}: {guess.top} {guess.probability:.2f}"
-            verdict.dropped[position] = (f"language:{guess.top}", note)
-        elif failing and not keep_unsure:
+            verdict.drop(position, f"language:{guess.top}", f"{side}: {guess.top} {guess.probability:.2f}")
+        elif failing and options.unsure == "drop":
             side, guess = failing[0]
-            verdict.dropped[position] = ("language:unsure", f"{side}: allowed {guess.allowed:.2f}")
+            verdict.drop(position, "language:unsure", f"{side}: allowed {guess.allowed:.2f}")
     verdict.statistics = {"languages": dict(languages)}
     return verdict
 
@@ -171,34 +160,6 @@ def _identify(path: str, allowed: frozenset[str], texts: Sequence[str]) -> list[
         return Guess(inside, top, highest, highest >= SURE or spread)
 
     return list(map(guess, texts))
-
-
-def prose(text: str) -> list[str]:
-    """The words of a text in Latin letters, with their punctuation, if they are its better part; none of what may be
-    code, a command, a name or a single word.
-
-    A word is letters alone, in lower case but for the first (or all in capitals); with a hyphen only where a letter is
-    a capital, for `git-rm` is none and `US-Markt` is one. A sentence ends like one, or begins with a capital and goes
-    on with a word in lower case.
-    """
-    tokens = text[:LOOKED_AT].split()
-    found = [(token, match) for token in tokens if (match := _WORD.fullmatch(token)) and _is_word(match[1])]
-    words = [token for token, _ in found]
-    if not words:
-        return []
-    last = found[-1][1]
-    sentence = bool(tokens[-1] == words[-1] and _END.search(last[2])) or (
-        tokens[0] == words[0] and found[0][1][1][0].isupper() and any(match[1][0].islower() for _, match in found)
-    )
-    enough = SENTENCE_WORDS if sentence or not "".join(words).isascii() else WORDS
-    share = SENTENCE_SHARE if sentence else SHARE
-    return words if len(words) >= enough and len(words) >= share * len(tokens) else []
-
-
-def _is_word(letters: str) -> bool:
-    if "-" in letters:
-        return letters != letters.lower()
-    return len(letters) == 1 or letters[1:].islower() or letters.isupper()
 
 
 def _plain(text: str) -> str:
