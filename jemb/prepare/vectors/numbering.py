@@ -40,9 +40,10 @@ def number_texts(table: Table, job: Job, prompts: Prompts = ("", "")) -> int:
         paths = [_digest_file(job.folder, piece) for piece in range(table.num_pieces)]
         # For each place (2 * row for a query, one more for its positive) the first place of an equal text.
         first = np.arange(2 * sum(counts))
+        is_first = np.ones(len(first), np.bool_)
         pairs = find_equal(job, paths, [2 * count for count in counts])
-        first[pairs[:, 0]] = pairs[:, 1]
-        starts = np.flatnonzero(first == np.arange(len(first)))
+        first[pairs[:, 0]], is_first[pairs[:, 0]] = pairs[:, 1], False
+        starts = np.flatnonzero(is_first)
         with whole_array(job.folder / NUMBERS, np.dtype(np.int64), (2, sum(counts))) as numbers:
             for start in range(0, len(first), AT_ONCE):
                 part = np.searchsorted(starts, first[start : start + AT_ONCE])
