@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from jemb.prepare.stages.consistency import MOST, TOLERANCE
-from jemb.prepare.vectors.scoring import Way, count_better, exact_scores, fastest
+from jemb.prepare.vectors.scoring import ScoringBackend, choose_backend, count_better, exact_scores
 
 TOP_K = 2
 
@@ -41,18 +41,18 @@ def main() -> None:
     own_scores = exact_scores(queries, pool[own])
     limits = own_scores + TOLERANCE
 
-    def ours(way: Way) -> np.ndarray:
-        return count_better(queries, limits, own, pool, most=MOST, way=way) >= TOP_K
+    def ours(backend: ScoringBackend) -> np.ndarray:
+        return count_better(queries, limits, own, pool, most=MOST, backend=backend) >= TOP_K
 
     def theirs() -> np.ndarray:
         scores, _ = index.search(queries, TOP_K)
         return scores[:, TOP_K - 1] > limits
 
     ways: dict[str, Callable[[], np.ndarray]] = {"faiss IndexFlatIP, top 2": theirs}
-    fast = fastest(threads)
+    fast = choose_backend(threads)
     if fast.dtype != "float32":
         ways[f"jemb, {fast.dtype} and exact near the line"] = lambda: ours(fast)
-    ways["jemb, float32 and exact near the line"] = lambda: ours(Way("float32", threads=threads))
+    ways["jemb, float32 and exact near the line"] = lambda: ours(ScoringBackend("float32", threads=threads))
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     dropped: dict[str, np.ndarray] = {}
     for round_ in range(arguments.repeats + 1):  # the first warms up

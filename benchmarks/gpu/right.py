@@ -172,18 +172,18 @@ def decisions(found: Found, device: str) -> None:
     import numpy as np
 
     from jemb.model import encode, find_folder, load_encoder
-    from jemb.prepare.vectors.scoring import Way, count_better, exact_scores, top_candidates
+    from jemb.prepare.vectors.scoring import ScoringBackend, count_better, exact_scores, top_candidates
 
     draw = np.random.default_rng(0)
     queries = draw.standard_normal((3000 if device == "cuda" else 300, 384)).astype(np.float32)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     passages = queries + 0.05 * draw.standard_normal(queries.shape).astype(np.float32)
     passages /= np.linalg.norm(passages, axis=1, keepdims=True)
-    cpu, other = Way("float32", threads=4), Way("bfloat16", device, compiled=False)
+    cpu, other = ScoringBackend("float32", threads=4), ScoringBackend("bfloat16", device, compiled=False)
     limits, own = exact_scores(queries, passages) - 0.55, np.arange(len(queries))
-    counts = [count_better(queries, limits, own, passages, most=50, way=way) for way in (cpu, other)]
+    counts = [count_better(queries, limits, own, passages, most=50, backend=backend) for backend in (cpu, other)]
     found("consistency: decisions that differ", int((counts[0] != counts[1]).sum()), (counts[0] != counts[1]).any())
-    best = [top_candidates(queries, passages, 30, way=way)[1] for way in (cpu, other)]
+    best = [top_candidates(queries, passages, 30, backend=backend)[1] for backend in (cpu, other)]
     found("mining: the 30 nearest that differ", int((best[0] != best[1]).sum()), (best[0] != best[1]).any())
     folder = Path(os.environ.get("MINILM") or find_folder("all-MiniLM-L6-v2"))
     if not (folder / "model.safetensors").is_file():

@@ -21,7 +21,7 @@ from jemb.evaluate.measure import Mean, Measured, Score, Task
 from jemb.evaluate.rows import read_rows
 from jemb.evaluate.vectors import Encode, encode_distinct, pair_cosines
 from jemb.prepare.engine.executor import usable_cores
-from jemb.prepare.vectors.scoring import fastest, top_candidates
+from jemb.prepare.vectors.scoring import choose_backend, top_candidates
 
 log = logging.getLogger(__name__)
 
@@ -183,9 +183,9 @@ def top_k(
     The exact search of `prepare/vectors/scoring.py`, on all cores or a GPU: highest first, ties by lower row; the same
     on every machine. progress: name of a bar on stderr; None: no bar.
     """
-    way, starts = fastest(usable_cores()), range(0, max(len(query_QD), 1), QUERIES)
+    backend, starts = choose_backend(usable_cores()), range(0, max(len(query_QD), 1), QUERIES)
     bar = track(starts, progress, len(starts), "block")
-    found = [top_candidates(query_QD[start : start + QUERIES], corpus_ND, k, way=way) for start in bar]
+    found = [top_candidates(query_QD[start : start + QUERIES], corpus_ND, k, backend=backend) for start in bar]
     scores, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return scores, rows
 

@@ -14,7 +14,7 @@ from jemb.prepare.engine.table import write_drops
 from jemb.prepare.stages import consistency as stage
 from jemb.prepare.stages.consistency import ConsistencyConfig, consistency
 from jemb.prepare.vectors import embeddings, scoring
-from jemb.prepare.vectors.scoring import Way
+from jemb.prepare.vectors.scoring import ScoringBackend as Backend
 
 
 def unit(vectors):
@@ -132,10 +132,14 @@ def test_real_texts_match_the_ranking(judge, encode):
     assert all(2 < rank <= expected[row] for row, rank in dropped.items())
 
 
-@pytest.mark.parametrize("way", [Way("float32"), Way("bfloat16"), Way("bfloat16", compiled=False)], ids=str)
+@pytest.mark.parametrize(
+    "backend",
+    [Backend("float32"), Backend("bfloat16"), Backend("bfloat16", compiled=False)],
+    ids=str,
+)
 @pytest.mark.parametrize(("piece_rows", "task_rows"), [(1000, 1000), (30, 1000), (1000, 30), (17, 40)])
-def test_neither_pieces_nor_tasks_nor_precision_show(judge, monkeypatch, way, piece_rows, task_rows):
-    monkeypatch.setattr(scoring, "fastest", lambda: way)
+def test_neither_pieces_nor_tasks_nor_precision_show(judge, monkeypatch, backend, piece_rows, task_rows):
+    monkeypatch.setattr(scoring, "choose_backend", lambda: backend)
     monkeypatch.setattr(stage, "ROWS", task_rows)
     monkeypatch.setattr(embeddings, "BLOCK", 50)
     rows = [(f"q{n}", f"p{n}") for n in range(150)]

@@ -8,9 +8,16 @@ import torch
 
 from jemb.prepare.vectors import scoring
 from jemb.prepare.vectors.embeddings import StoredVectors
-from jemb.prepare.vectors.scoring import Way, _Scorer, count_better, exact_scores, fastest, top_candidates
+from jemb.prepare.vectors.scoring import (
+    ScoringBackend,
+    _Scorer,
+    choose_backend,
+    count_better,
+    exact_scores,
+    top_candidates,
+)
 
-WAYS = [Way(dtype, threads=threads, compiled=compiled) for dtype in ("bfloat16", "float32")
+BACKENDS = [ScoringBackend(dtype, threads=threads, compiled=compiled) for dtype in ("bfloat16", "float32")
         for threads, compiled in ((1, True), (2, True), (1, False))]  # fmt: skip
 
 
@@ -37,9 +44,9 @@ def blocks(request, monkeypatch):
             monkeypatch.setattr(scoring, name, size)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("backend", BACKENDS, ids=str)
 @pytest.mark.usefixtures("blocks")
-def test_counts_match_brute_force_where_bfloat16_alone_is_wrong(way):
+def test_counts_match_brute_force_where_bfloat16_alone_is_wrong(backend):
     rng = np.random.default_rng(0)
     queries, pool = unit(rng, 90, 48), unit(rng, 2000, 48)
     scores = products(queries, pool)
@@ -47,16 +54,18 @@ def test_counts_match_brute_force_where_bfloat16_alone_is_wrong(way):
     limits = limits_between(scores, ranks)
     nobody = np.full(90, -1)
     assert (limits < 0).sum() > 10
-    assert count_better(queries, limits, nobody, pool, most=5000, way=way).tolist() == ranks.tolist()
-    assert count_better(queries, limits, nobody, pool, most=7, way=way).tolist() == np.minimum(ranks, 7).tolist()
+    assert count_better(queries, limits, nobody, pool, most=5000, backend=backend).tolist() == ranks.tolist()
+    assert (
+        count_better(queries, limits, nobody, pool, most=7, backend=backend).tolist() == np.minimum(ranks, 7).tolist()
+    )
     # The proof that this is hard: the plain count in bfloat16 is off for most queries.
     rough = (torch.from_numpy(queries).bfloat16() @ torch.from_numpy(pool).bfloat16().T).double().numpy()
     assert ((rough > limits[:, None]).sum(1) != ranks).sum() > 45
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("backend", BACKENDS, ids=str)
 @pytest.mark.usefixtures("blocks")
-def test_the_own_passage_does_not_count_above_or_below_the_limit(way):
+def test_the_own_passage_does_not_count_above_or_below_the_limit(backend):
     rng = np.random.default_rng(1)
     queries, pool = unit(rng, 60, 32), unit(rng, 1500, 32)
     scores = products(queries, pool)
@@ -64,23 +73,23 @@ def test_the_own_passage_does_not_count_above_or_below_the_limit(way):
     order = np.argsort(-scores, axis=1)
     own = np.where(np.arange(60) % 3 == 0, order[:, 0], np.where(np.arange(60) % 3 == 1, order[:, 19], order[:, 20]))
     expected = np.where(np.arange(60) % 3 == 2, 20, 19)
-    assert count_better(queries, limits, own, pool, most=100, way=way).tolist() == expected.tolist()
+    assert count_better(queries, limits, own, pool, most=100, backend=backend).tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("backend", BACKENDS, ids=str)
 @pytest.mark.usefixtures("blocks")
-def test_the_first_k_match_a_full_sort_with_ties_by_row(way):
+def test_the_first_k_match_a_full_sort_with_ties_by_row(backend):
     rng = np.random.default_rng(2)
     queries, pool = unit(rng, 50, 24), unit(rng, 1600, 24)
     pool[1000:1300] = pool[200:500]  # equal vectors: equal scores
     pool[1300:1400] = pool[200:300]
     scores = products(queries, pool).astype(np.float32)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :30]
-    found_scores, found = top_candidates(queries, pool, 30, way=way)
+    found_scores, found = top_candidates(queries, pool, 30, backend=backend)
     assert found.tolist() == order.tolist()
     assert found_scores.dtype == np.float32
     assert found_scores.tolist() == np.take_along_axis(scores, order, 1).tolist()
-    assert top_candidates(queries, pool[:4], 30, way=way)[1].shape == (50, 4)
+    assert top_candidates(queries, pool[:4], 30, backend=backend)[1].shape == (50, 4)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -96,7 +105,7 @@ def test_no_rough_score_is_further_off_than_its_bound(dtype, kind):
         queries, pool = queries * np.float32(3000), pool * np.float32(0.01)
     if kind == "denormal":
         queries = queries * np.float32(1e-30)
-    scorer = _Scorer(queries, pool, Way(dtype))
+    scorer = _Scorer(queries, pool, ScoringBackend(dtype))
     block = scorer._block(0)
     exact = products(queries, pool)
     worst = 0.0
@@ -105,8 +114,8 @@ def test_no_rough_score_is_further_off_than_its_bound(dtype, kind):
         keys = np.where(codes < 0, codes ^ ((1 << (scorer.bits - 1)) - 1), codes)
         part = exact[:, start : start + rough.shape[1]]
         # What counting relies on: with the error taken off or added, the key of the exact score is never passed.
-        assert (keys >= scorer.keys(part - block.errors[:, None]) - 1).all()
-        assert (keys <= scorer.keys(part + block.errors[:, None]) + 1).all()
+        assert (keys >= scorer.sortable_bits(part - block.errors[:, None]) - 1).all()
+        assert (keys <= scorer.sortable_bits(part + block.errors[:, None]) + 1).all()
         rounding = np.abs(part) * {"bfloat16": 2.0**-8, "float32": 2.0**-24}[dtype]  # of the score itself
         off = np.abs(rough.double().numpy() - part) - rounding * 1.01
         assert (off <= block.errors[:, None]).all()
@@ -127,8 +136,8 @@ def test_long_vectors_never_beat_themselves():
     rng = np.random.default_rng(4)
     vectors = 1000 * unit(rng, 300, 384)
     limits = exact_scores(vectors, vectors)
-    for way in WAYS:
-        assert count_better(vectors, limits, np.full(300, -1), vectors, most=5, way=way).tolist() == [0] * 300
+    for backend in BACKENDS:
+        assert count_better(vectors, limits, np.full(300, -1), vectors, most=5, backend=backend).tolist() == [0] * 300
 
 
 def test_the_pool_may_lie_in_a_file(tmp_path):
@@ -146,7 +155,7 @@ def test_settings_of_torch_are_given_back():
     before = torch.get_num_threads(), torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")  # would make float32 scores as rough as bfloat16
     try:
-        test_counts_match_brute_force_where_bfloat16_alone_is_wrong(Way("float32"))
+        test_counts_match_brute_force_where_bfloat16_alone_is_wrong(ScoringBackend("float32"))
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before[1])
@@ -165,4 +174,4 @@ def test_bfloat16_wherever_the_processor_multiplies_it(amx, avx512, dtype, monke
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
-    assert fastest().dtype == dtype
+    assert choose_backend().dtype == dtype

@@ -45,7 +45,7 @@ class Pool(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class ScoringBackend:
     """How rough scores are computed and looked through. The result is the same for all.
 
     dtype: `bfloat16` or `float32`. device: `cpu` or `cuda`. threads: on the CPU. compiled: by the loops of
@@ -58,17 +58,17 @@ class Way:
     compiled: bool = True
 
 
-def fastest(threads: int = 1) -> Way:
+def choose_backend(threads: int = 1) -> ScoringBackend:
     """The fastest way here. A CPU does bfloat16 about nine times as fast as float32 with AMX, twice with AVX-512 BF16;
     without either it is slower."""
     import torch
 
     if torch.cuda.is_available():
-        return Way("bfloat16", "cuda", compiled=False)
+        return ScoringBackend("bfloat16", "cuda", compiled=False)
     cpu = torch.cpu
     # Private in every version of torch; the public `get_capabilities` came with 2.13.
     has = [getattr(cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")]
-    return Way("bfloat16" if any(has) else "float32", threads=threads)
+    return ScoringBackend("bfloat16" if any(has) else "float32", threads=threads)
 
 
 def exact_scores(a: Vectors, b: Vectors) -> Exact:
@@ -79,32 +79,32 @@ def exact_scores(a: Vectors, b: Vectors) -> Exact:
 
 
 def count_better(
-    queries: Vectors, limits: Exact, own: Numbers, pool: Pool, *, most: int, way: Way | None = None
+    queries: Vectors, limits: Exact, own: Numbers, pool: Pool, *, most: int, backend: ScoringBackend | None = None
 ) -> Numbers:
     """How many passages score above its limit, for each of B queries: int64 [B]; `most` stands for any more.
 
     queries: [B, D]. limits: [B]. own: [B], the row of the pool that does not count, or -1. pool: [P, D], read once from
-    the first row on; a query with `most` passages above it is not looked at further. way: None is the fastest here.
-    Memory beside the arguments: about 50 MB and half the queries again. Raises ValueError for vectors of different
-    lengths.
+    the first row on; a query with `most` passages above it is not looked at further. backend: None is what
+    `choose_backend` gives. Memory beside the arguments: about 50 MB and half the queries again. Raises ValueError for
+    vectors of different lengths.
     """
     counts = np.zeros(len(queries), np.int64)
     queries = _plain(queries)
-    scorer = _Scorer(queries, pool, way or fastest())
+    scorer = _Scorer(queries, pool, backend or choose_backend())
 
     def scan(block: _Block, rows: Numbers) -> None:
-        low, high = scorer.keys(limits - block.errors) - 1, scorer.keys(limits + block.errors) + 1
+        low, high = scorer.sortable_bits(limits - block.errors) - 1, scorer.sortable_bits(limits + block.errors) + 1
         for start, scores in scorer.tiles(block, rows):
             passages, inside = block.passages[start:], own - block.first - start
-            if scorer.way.compiled:
+            if scorer.backend.compiled:
                 codes = scorer.codes(scores)
                 count_above(codes, rows, queries, passages, inside, limits, low, high, counts, most)
             else:
                 places = np.flatnonzero((inside[rows] >= 0) & (inside[rows] < scores.shape[1]))
                 scores[places, inside[rows[places]]] = -np.inf
-                above = scores > scorer.line(high[rows])
+                above = scores > scorer.threshold_column(high[rows])
                 counts[rows] += above.sum(1).cpu().numpy()
-                near = (scores >= scorer.line(low[rows])) & ~above
+                near = (scores >= scorer.threshold_column(low[rows])) & ~above
                 count_near(_pairs(near, rows), queries, passages, limits, counts)
                 counts[rows] = np.minimum(counts[rows], most)
 
@@ -112,7 +112,9 @@ def count_better(
     return counts
 
 
-def top_candidates(queries: Vectors, pool: Pool, k: int, *, way: Way | None = None) -> tuple[Vectors, Numbers]:
+def top_candidates(
+    queries: Vectors, pool: Pool, k: int, *, backend: ScoringBackend | None = None
+) -> tuple[Vectors, Numbers]:
     """(inner products float32, rows of the pool int64), both [B, min(k, P)]: each query's k passages of highest score.
 
     queries: [B, D]. pool: [P, D], read once from the first row on. Highest first, equal scores by lower row. Scores are
@@ -125,19 +127,19 @@ def top_candidates(queries: Vectors, pool: Pool, k: int, *, way: Way | None = No
     if width < 1:
         return scores, found
     queries = _plain(queries)
-    scorer = _Scorer(queries, pool, way or fastest())
+    scorer = _Scorer(queries, pool, backend or choose_backend())
 
     def scan(block: _Block, rows: Numbers) -> None:
         for start, rough in scorer.tiles(block, rows):
             passages, first = block.passages[start:], block.first + start
-            if scorer.way.compiled:
+            if scorer.backend.compiled:
                 take_best(scorer.codes(rough), rows, first, queries, passages, block.errors, scores, found)
             else:
                 # The k-th of these has an exact score of at least its rough one less the error.
                 kth = rough.topk(min(width, rough.shape[1])).values[:, -1].float().cpu().numpy()
                 reached = kth - block.errors[rows] if rough.shape[1] >= width else np.full(len(rows), -np.inf)
                 lowest = np.maximum(reached, scores[rows, -1]) - block.errors[rows]
-                near = rough >= scorer.line(scorer.keys(lowest) - 1)
+                near = rough >= scorer.threshold_column(scorer.sortable_bits(lowest) - 1)
                 take_near(_pairs(near, rows), first, queries, passages, scores, found)
 
     everything = np.arange(len(queries))
@@ -164,22 +166,22 @@ class _Scorer:
     rounding never turns the order of two numbers, and lines are laid one key further out.
     """
 
-    def __init__(self, queries: Vectors, pool: Pool, way: Way) -> None:
+    def __init__(self, queries: Vectors, pool: Pool, backend: ScoringBackend) -> None:
         import torch
 
         if queries.shape[1] != pool.shape[1]:
             raise ValueError(f"wanted vectors of one length, got queries {queries.shape} and pool {pool.shape}")
         self.pool = pool
-        self.way = way
-        self.dtype: torch.dtype = getattr(torch, way.dtype)
+        self.backend = backend
+        self.dtype: torch.dtype = getattr(torch, backend.dtype)
         self.bits = 8 * self.dtype.itemsize
         self.queries, self.lost, self.length = self._round(queries)
 
     def run(self, scan: Callable[[_Block, Numbers], None], alive: Callable[[], Numbers]) -> None:
         """`scan` of each block of the pool and some of the rows that `alive` names before it, in turn."""
         starts = range(0, self.pool.shape[0], POOL_BLOCK)
-        size = ROWS if self.way.compiled else POOL_BLOCK
-        with _settings(), ThreadPoolExecutor(self.way.threads) as executor:
+        size = ROWS if self.backend.compiled else POOL_BLOCK
+        with _settings(), ThreadPoolExecutor(self.backend.threads) as executor:
             coming = executor.submit(self._block, 0)
             for start in starts:
                 rows = alive()
@@ -196,7 +198,7 @@ class _Scorer:
         import torch
 
         chosen = self.queries[torch.from_numpy(rows).to(self.queries.device)]
-        size = COLUMNS if self.way.compiled else POOL_BLOCK
+        size = COLUMNS if self.backend.compiled else POOL_BLOCK
         for start in range(0, len(block.rounded), size):
             yield start, chosen @ block.rounded[start : start + size].T
 
@@ -206,18 +208,18 @@ class _Scorer:
 
         return scores.view(torch.int16 if self.bits == 16 else torch.int32).numpy()
 
-    def keys(self, values: Exact) -> Numbers:
+    def sortable_bits(self, values: Exact) -> Numbers:
         """Keys of the rough numbers at or next to `values`: at most one key away, on either side."""
         bits = values.astype(np.float32).view(np.int32).astype(np.int64)
         return np.where(bits < 0, bits ^ 0x7FFFFFFF, bits) >> (32 - self.bits)
 
-    def line(self, keys: Numbers) -> Tensor:
+    def threshold_column(self, keys: Numbers) -> Tensor:
         """[R] keys as a column of rough numbers."""
         import torch
 
         bits = np.where(keys < 0, keys ^ ((1 << (self.bits - 1)) - 1), keys)
         column = torch.from_numpy(bits).to(torch.int16 if self.bits == 16 else torch.int32)
-        return column.view(self.dtype)[:, None].to(self.way.device)
+        return column.view(self.dtype)[:, None].to(self.backend.device)
 
     def _block(self, first: int) -> _Block:
         passages = np.array(self.pool[first : first + POOL_BLOCK], np.float32)
@@ -235,7 +237,7 @@ class _Scorer:
         again = rounded.float()
         # One in a thousand more, for the rounding in these lengths themselves.
         lost, length = (1.001 * part.norm(dim=1).double().numpy() for part in (full - again, again))
-        return rounded.to(self.way.device), lost, length
+        return rounded.to(self.backend.device), lost, length
 
 
 @contextmanager
