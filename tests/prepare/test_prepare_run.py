@@ -187,7 +187,7 @@ def test_settings_reach_their_stages(tmp_path, write_jsonl, make):
 
 def test_bytes_do_not_depend_on_workers_or_the_order_files_are_found(tmp_path, write_jsonl, make, monkeypatch):
     for name in ("a", "b"):
-        write_jsonl(tmp_path / "in" / f"{name}.jsonl", pairs(200, seed=ord(name)))
+        write_jsonl(tmp_path / "in" / f"{name}.jsonl", pairs(100, seed=ord(name)))
     monkeypatch.setattr("jemb.prepare.engine.read.PIECE_ROWS", 16)
     make(output=str(tmp_path / "one"), keep_dropped=True)
     monkeypatch.setattr("jemb.prepare.engine.job.SERIAL_BELOW", 0)
@@ -213,7 +213,7 @@ def test_the_seed_decides_the_order_only(tmp_path, write_jsonl, make):
     assert sorted(orders[0]) == sorted(orders[2])
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(*[st.sampled_from(["", "a", "A ", "b b", "c", "ein Hund bellt im Garten"])] * 2),

@@ -47,15 +47,13 @@ def find_examples(table: Table, verdicts: dict[str, list[Path]], job: Job, seed:
 def _draw(table: Table, verdicts: dict[str, list[Path]], seed: int, piece: int) -> dict[str, Any]:
     chosen: dict[int, tuple[str, str, str, int]] = {}
     for stage, folders in verdicts.items():
-        by_reason: dict[str, list[tuple[int, int, str, str]]] = {}
-        drops = [drop for folder in folders for drop in read_drops(folder, piece)]
-        if not drops:
-            continue
-        orders = scrambled(np.array([row for row, _, _ in drops], np.int64), seed, "examples").tolist()
-        for order, (row, reason, note) in zip(orders, drops, strict=True):
-            by_reason.setdefault(reason.partition(":")[0], []).append((order, row, reason, note))
-        for dropped in by_reason.values():
-            chosen |= {row: (stage, reason, note, order) for order, row, reason, note in sorted(dropped)[:EXAMPLES]}
+        by_reason: dict[str, list[tuple[int, str, str]]] = {}
+        for drop in (drop for folder in folders for drop in read_drops(folder, piece)):
+            by_reason.setdefault(drop[1].partition(":")[0], []).append(drop)
+        for drops in by_reason.values():
+            orders = scrambled(np.array([row for row, _, _ in drops], np.int64), seed, "examples").tolist()
+            first = sorted(zip(orders, drops, strict=True))[:EXAMPLES]
+            chosen |= {row: (stage, reason, note, order) for order, (row, reason, note) in first}
     found: dict[str, Any] = {}
     if chosen:
         rows = table.read(piece, ("query", "positive"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from jemb.prepare.options import PrepareConfig
@@ -29,20 +30,17 @@ def origin(source: Source, config: PrepareConfig, stages: Settings) -> dict[str,
     (`tag`); of a Hugging Face data set: name, config, split, fingerprint. No folders, so input may move. Where one is
     given also the licence, which makes no other data set.
     """
-    describe = _hub_data if source.format == "hf" else _file
     made_from = {
         "format": source.format,
-        "files": each(describe, source.paths),
+        "files": each(partial(_describe, source.format), source.paths),
         "settings": settings(source, config, stages),
     }
     return made_from | ({"license": source.license} if source.license else {})
 
 
-def _hub_data(path: str) -> dict[str, Any]:
-    return hub_state(hub_name(path))
-
-
-def _file(path: str) -> dict[str, Any]:
+def _describe(kind: str, path: str) -> dict[str, Any]:
+    if kind == "hf":
+        return hub_state(hub_name(path))
     if is_url(path):
         found = look(path)
         return {"file": found.name, "bytes": found.size, "tag": found.tag}
