@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import lightning
 import numpy as np
@@ -245,7 +245,9 @@ class EvaluateInLoop(lightning.Callback):
         """Also evaluates before the first step, here, where each process still has the whole model."""
         module, evaluations = as_embedding(pl_module), self.evaluations
         evaluations.stop = last_step(trainer)
-        self.checkpoints, self.run_log = _of_kind(trainer, Checkpoints), _of_kind(trainer, RunLog)
+        others = trainer.callbacks  # type: ignore[attr-defined]
+        self.checkpoints = [callback for callback in others if isinstance(callback, Checkpoints)]
+        self.run_logs = [callback for callback in others if isinstance(callback, RunLog)]
         for checkpoints in self.checkpoints:
             checkpoints.wanted, checkpoints.best = evaluations.due, evaluations.best_step
 
@@ -283,14 +285,7 @@ class EvaluateInLoop(lightning.Callback):
 
     def _tell(self, line: Mapping[str, Any]) -> None:
         words = self.evaluations.describe(line)
-        for run_log in self.run_log:
+        for run_log in self.run_logs:
             run_log.evaluated(line, words)
-        if not self.run_log:
+        if not self.run_logs:
             log.info("%s", words)
-
-
-K = TypeVar("K")
-
-
-def _of_kind(trainer: lightning.Trainer, kind: type[K]) -> list[K]:
-    return [callback for callback in trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]
