@@ -13,7 +13,10 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from jemb.app.cli import main
+from jemb.config import DemoConfig
+from jemb.demo.journey import forget_other_runs
 from jemb.model import encode, load_encoder
+from jemb.shards import read_manifest
 
 ANIMALS = ["horse", "wolf", "eagle", "salmon", "spider", "tiger", "rabbit", "dolphin", "beetle", "falcon", "donkey"]
 PLACES = ["forest", "river", "mountain", "desert", "garden", "valley", "island", "harbour", "meadow", "village", "lake"]
@@ -109,7 +112,8 @@ def test_from_files_to_an_exported_model(tmp_path: Path) -> None:
 
 def test_the_demo_in_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "demo"
-    command = ["demo", f"output={output}", "max_pairs=600", "pair_steps=3", "triplet_steps=2"]
+    options = {"output": str(output), "max_pairs": 400, "pair_steps": 3, "triplet_steps": 2}
+    command = ["demo", *(f"{name}={value}" for name, value in options.items())]
     run(*command)
     table = capsys.readouterr().out
     results = json.loads((output / "results.json").read_text())
@@ -130,8 +134,10 @@ def test_the_demo_in_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert len(json.loads((output / "runs" / "pairs" / "run.json").read_text())["starts"]) == 2
     assert json.loads((output / "results.json").read_text()) == results
     # Other packages make another corpus: the runs on the old one are begun anew.
-    run("demo", f"output={output}", "max_pairs=700", "pair_steps=3", "triplet_steps=2")
-    assert len(json.loads((output / "runs" / "pairs" / "run.json").read_text())["starts"]) == 1
+    manifests = [read_manifest(path.parent) for path in sorted(output.glob("shards/*/*/manifest.json"))]
+    assert len(manifests) == 9
+    forget_other_runs(output, manifests[1:], DemoConfig(**options))
+    assert not (output / "runs").exists()
 
 
 def test_the_demo_leaves_a_foreign_folder_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

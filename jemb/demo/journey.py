@@ -65,7 +65,7 @@ def demo(config: DemoConfig, tools: Tools) -> Results:
         )
         prepared[name] = prepare(options, tools)
     manifests = [manifest for found in prepared.values() for manifest in found]
-    _forget_other_runs(folder, manifests, config)
+    forget_other_runs(folder, manifests, config)
     times["prepare"] = time.monotonic()
 
     runs = {name: RunFolder(folder / "runs" / name) for name in prepared}
@@ -125,7 +125,7 @@ def _claim(folder: Path) -> None:
     (folder / MARK).touch()
 
 
-def _forget_other_runs(folder: Path, manifests: Sequence[Manifest], config: DemoConfig) -> None:
+def forget_other_runs(folder: Path, manifests: Sequence[Manifest], config: DemoConfig) -> None:
     """Runs on other data or settings than these are begun anew: other packages make another corpus."""
     facts = {
         "data": {manifest.name: manifest.fingerprint for manifest in manifests},
