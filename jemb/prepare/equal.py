@@ -44,7 +44,7 @@ def write_digests(path: Path, digests: Iterable[bytes]) -> dict[str, Any]:
 
 
 def find_equal(job: Job, paths: Sequence[Path], counts: Sequence[int]) -> Numbers:
-    """[E, 2]: (place, place of the first one that is equal) of all that are not the first of their kind, ascending.
+    """[E, 2]: (place, place of the first one that is equal) of all that are not the first of their kind, in no order.
 
     paths: of `.npy` files uint64 [2 or more, N] whose first two rows are digests, N as in `counts`. The places of a
     file follow those of the files before it.
@@ -57,8 +57,7 @@ def find_equal(job: Job, paths: Sequence[Path], counts: Sequence[int]) -> Number
         range(ranges),
         sizes=[sum(counts) // ranges] * ranges,
     )
-    pairs = np.concatenate([np.load(_pairs_file(job.folder, part)) for part in range(ranges)])
-    return pairs[np.argsort(pairs[:, 0])]
+    return np.concatenate([np.load(_pairs_file(job.folder, part)) for part in range(ranges)])
 
 
 def all_ids(table: Table) -> Numbers:

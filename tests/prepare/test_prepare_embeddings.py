@@ -16,7 +16,7 @@ import pytest
 from jemb.core.errors import Failure
 from jemb.prepare import equal
 from jemb.prepare.engine.table import write_drops
-from jemb.prepare.vectors import embeddings, numbering
+from jemb.prepare.vectors import embeddings
 from jemb.prepare.vectors.embeddings import StoredVectors, embed
 
 
@@ -29,7 +29,6 @@ def forget_encoders():
 def small(monkeypatch):
     """Blocks of 8 texts, digests sorted 20 at once."""
     monkeypatch.setattr(embeddings, "BLOCK", 8)
-    monkeypatch.setattr(numbering, "AT_ONCE", 20)
     monkeypatch.setattr(equal, "RANGE_ROWS", 20)
     monkeypatch.setattr(embeddings, "COPIED", 5)
 

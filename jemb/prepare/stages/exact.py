@@ -88,6 +88,7 @@ def duplicates(table: Table, job: Job, options: ExactConfig, inputs: StageInputs
     # Rows of other data sets come before any row of this one.
     pairs = find_equal(job, paths, sizes + counts) - sum(sizes)
     pairs = pairs[pairs[:, 0] >= 0]
+    pairs = pairs[np.argsort(pairs[:, 0])]
     ids = all_ids(table)
     here, elsewhere = pairs[pairs[:, 1] >= 0], pairs[pairs[:, 1] < 0]
     return [
