@@ -43,7 +43,7 @@ def number_texts(table: Table, job: Job, prompts: Prompts = ("", "")) -> int:
         first[pairs[:, 0]], is_first[pairs[:, 0]] = pairs[:, 1], False
         del pairs
         write_array(job.folder / STARTS, np.flatnonzero(is_first))
-        rank = np.cumsum(is_first)
+        rank = np.cumsum(is_first, dtype=np.int64)
         rank -= 1  # in place, as what follows: three of these arrays would be the peak of memory
         np.take(rank, first, out=first, mode="clip")
         with whole_array(job.folder / NUMBERS, np.dtype(np.int64), (2, sum(counts))) as numbers:
