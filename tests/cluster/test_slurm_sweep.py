@@ -24,11 +24,14 @@ def test_each_run_is_a_job(slurm: SlurmCluster, tmp_path: Path, pair_shards: Pat
     )
     logs = "\n".join(path.read_text() for path in tmp_path.glob("sweep/.submitit/*/*.*[rt]"))
     assert done.returncode == 0, f"{done.stderr}\n{logs}\n{slurm.logs()}"
-    assert {line.split()[-1] for line in done.stdout.splitlines()[1:]} == {"sweep/seed=1", "sweep/seed=2"}
+    assert {line.split()[-1] for line in done.stdout.splitlines()[-2:]} == {"sweep/seed=1", "sweep/seed=2"}
     for seed in (1, 2):
         run = RunFolder(tmp_path / "sweep" / f"seed={seed}")
         assert run.status() == "finished"
         assert run.read_config()["seed"] == seed
     jobs = slurm.run("scontrol", "--oneliner", "show", "job").splitlines()
-    assert sum("JobState=COMPLETED" in job and "submitit" in job for job in jobs) == 2
+    ours = [job for job in jobs if f"{tmp_path}/sweep/.submitit" in job]
+    assert len(ours) == 2, jobs
+    numbers = [job.split()[0].removeprefix("JobId=") for job in ours]
+    assert [slurm.wait(number)["JobState"] for number in numbers] == ["COMPLETED"] * 2
     slurm.clear()
