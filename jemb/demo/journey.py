@@ -149,6 +149,6 @@ def _stages(tools: Tools) -> tuple[list[str], list[str]]:
 
 
 def _batch_size(wanted: int, manifests: Sequence[Manifest]) -> int:
-    """`wanted`, or the largest power of two that the smallest data set fills."""
-    smallest = min(manifest.num_samples for manifest in manifests if manifest.num_samples)
-    return min(wanted, 1 << (smallest.bit_length() - 1))
+    """`wanted`, or the largest power of two that the largest data set fills; smaller sets have batches of their size."""
+    largest = max(manifest.num_samples for manifest in manifests)
+    return min(wanted, 1 << (largest.bit_length() - 1))

@@ -75,7 +75,7 @@ MISTAKES = [
     ("seed=18446744073709551616", "option 'seed': got 18446744073709551616"),
     ("mask_equal_texts=perhaps", "option 'mask_equal_texts': got 'perhaps'"),
     ("strategy=dpp", "option 'strategy': got 'dpp'; input should be 'auto', 'single', 'ddp', "),
-    ("precision=fp16", "option 'precision': got 'fp16'"),
+    ("precision=fp17", "option 'precision': got 'fp17'"),
     ("model=tinny", "model=tinny: there is no such model (did you mean 'tiny'?)"),
     ("objective=triplet", "did you mean 'triplets'?"),
     ("experiment=none", "experiment=none: there is no such experiment"),

@@ -118,7 +118,7 @@ def test_fish(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_table_has_every_command_and_option() -> None:
     table = completions({name: command.config for name, command in COMMANDS.items()})
     assert table[""] == list(COMMANDS)
-    assert table["train device"] == ["auto", "cpu", "cuda"]
+    assert table["train device"] == ["auto", "cpu", "cuda", "mps"]
     assert "weights." in table["train"], "where the user's own word follows"
     assert "sources." in table["prepare"]
     assert table["prepare stages"][:2] == ["exact", "near_duplicates"]
