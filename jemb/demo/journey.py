@@ -149,6 +149,6 @@ def _stages(tools: Tools) -> tuple[list[str], list[str]]:
 
 
 def _batch_size(wanted: int, manifests: Sequence[Manifest]) -> int:
-    """`wanted`, or the largest power of two that the largest data set fills; smaller sets have batches of their size."""
+    """`wanted`, or the largest power of two that the largest data set fills; smaller ones have their own."""
     largest = max(manifest.num_samples for manifest in manifests)
     return min(wanted, 1 << (largest.bit_length() - 1))
