@@ -6,11 +6,11 @@ import re
 from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from jemb.config.parse import options
 from jemb.config.train import PromptsConfig, Widths
-from jemb.config.types import Positive, PositiveReal, Seed, Strings
+from jemb.config.types import Positive, PositiveReal, Quantization, Seed, Strings
 
 
 @options
@@ -56,6 +56,14 @@ class EvaluateConfig:
     widths: Widths = field(default_factory=list)
     """Score also the first so many numbers of each vector, as `METRIC@WIDTH`: `widths=[64,128]`. For models trained
     with `matryoshka_widths`."""
+    quantization: Annotated[
+        list[Quantization], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+    ] = field(default_factory=list)
+    """Score also the vectors as sentence-transformers' `quantize_embeddings` makes them small, as `METRIC@int8` and
+    `METRIC@binary`: `quantization=[int8,binary]`. int8: a byte a number, between the least and the greatest of that
+    number over the task's corpus (over all its texts, where it has no corpus), compared by cosine. binary: a bit a
+    number, its sign, compared by Hamming distance. With `widths` also of each width, `METRIC@WIDTH@int8`. Tasks of mteb
+    have full precision alone."""
     bootstrap: Annotated[int, Field(ge=0)] = 1000
     """Bootstrap samples behind each confidence interval; 0: no intervals."""
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95

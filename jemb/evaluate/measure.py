@@ -159,6 +159,8 @@ class Task(ABC):
     """The metric that stands for the task where there is room for one."""
     ranks: bool = False
     """Whether it asks for an order of texts, so that BM25 can do it."""
+    quantizes: bool = True
+    """Whether it compares quantised vectors where the encode function asks for them."""
 
     @abstractmethod
     def measure(self, encode: Encode) -> Measured:

@@ -8,15 +8,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jemb.config import EvaluateConfig
+from jemb.config.types import Quantization
 from jemb.core.errors import InputError
 from jemb.evaluate.bm25 import SETTINGS
-from jemb.evaluate.measure import Measured, Task
+from jemb.evaluate.measure import Measured, Score, Task
 from jemb.evaluate.vectors import Encode, Prompts, Remember
 
 if TYPE_CHECKING:
@@ -80,7 +82,9 @@ def check_models(names: Sequence[str], tasks: Iterable[Task]) -> None:
             find_folder(name)
 
 
-def open_model(name: str, make: Callable[[str], Encode], widths: Sequence[int]) -> Callable[[Task], Measured | None]:
+def open_model(
+    name: str, make: Callable[[str], Encode], widths: Sequence[int], quantization: Sequence[Quantization] = ()
+) -> Callable[[Task], Measured | None]:
     """The model `name` as a function that measures it on a task, None where it cannot do the task. make: loads all but
     `bm25`. `InputError` where its vectors are narrower than asked."""
     if name == BM25:
@@ -92,21 +96,27 @@ def open_model(name: str, make: Callable[[str], Encode], widths: Sequence[int]) 
         raise InputError(
             f"widths={list(widths)}: the vectors of {name} have {widest} numbers; wanted no more than that"
         )
-    return lambda task: measure(task, encode, widths)
+    return lambda task: measure(task, encode, widths, quantization)
 
 
-def measure(task: Task, encode: Encode, widths: Sequence[int]) -> Measured:
-    """`task.measure`, with each metric once more for each of the `widths`, as `METRIC@WIDTH`.
+def measure(task: Task, encode: Encode, widths: Sequence[int], quantization: Sequence[Quantization] = ()) -> Measured:
+    """`task.measure`, with each metric once more for each of the `widths`, as `METRIC@WIDTH`, and all of these for each
+    `quantization`, as `METRIC@int8` and `METRIC@WIDTH@int8`.
 
-    That is what is left of the vectors when only their first `width` numbers are kept, as unit vectors (Matryoshka,
+    A width is what is left of the vectors when only their first `width` numbers are kept, as unit vectors (Matryoshka,
     arXiv 2205.13147). Each text is encoded once.
     """
-    if not widths:
+    if quantization and not task.quantizes:
+        log.info("%s: mteb scores vectors of full precision alone, so it has no columns of %s", task.name, quantization)
+        quantization = ()
+    if not (widths or quantization):
         return task.measure(encode)
     remember = Remember(encode)
-    whole = task.measure(remember)
-    scores = dict(whole.scores)
-    for width in widths:
-        remember.width = width
-        scores |= {f"{metric}@{width}": score for metric, score in task.measure(remember).scores.items()}
-    return Measured(scores, whole.record)
+    scores: dict[str, Score] = {}
+    record = None
+    for remember.width, remember.quantization in product([None, *widths], [None, *quantization]):
+        variant = "".join(f"@{part}" for part in (remember.width, remember.quantization) if part)
+        measured = task.measure(remember)
+        scores |= {f"{metric}{variant}": score for metric, score in measured.scores.items()}
+        record = record or measured.record
+    return Measured(scores, record)

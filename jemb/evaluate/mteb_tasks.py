@@ -78,6 +78,8 @@ class MtebTask(Task):
     """A task of mteb whose data is loaded. Its one metric is the task's own main score, the mean over its languages and
     splits; mteb's record has the rest."""
 
+    quantizes = False
+
     def __init__(self, name: str, task: AbsTask) -> None:
         self.name = name
         self.task: Any = task

@@ -42,11 +42,13 @@ def write_report(comparison: Comparison, config: EvaluateConfig, path: Path) -> 
     what = models[comparison.models[0]] if len(models) == 1 else f"{len(models)} models"
     report = Report(TITLE, f"{what} on {len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}")
     add_scores(report, comparison)
-    if any("@" in metric for task in tasks for metric in comparison.metrics(task)):
+    if any(_variants(comparison, task, r"\d+") for task in tasks):
         report.heading("Widths")
         report.text("What is left when only the first numbers of each vector are kept, as vectors of length 1.")
         for task in tasks:
             report.figure(_widths(comparison, task, models), f"{tasks[task]} by width", tasks[task])
+    if any(_variants(comparison, task, "int8|binary") for task in tasks):
+        _add_quantised(report, comparison, models, tasks)
     report.heading("All metrics")
     headers = ["metric", "model", "percent", "difference"][: 4 if len(models) > 1 else 3]
     for task, shown in tasks.items():
@@ -124,12 +126,36 @@ def _whiskers(comparison: Comparison, models: dict[str, str], tasks: dict[str, s
     return figure
 
 
+def _variants(comparison: Comparison, task: str, pattern: str) -> list[str]:
+    """Those after `@` that the task's main metric has and the pattern matches, as `64` or `int8`."""
+    metrics = (metric.partition("@") for metric in comparison.metrics(task))
+    return [of for metric, _, of in metrics if metric == comparison.main[task] and re.fullmatch(pattern, of)]
+
+
+def _add_quantised(report: Report, comparison: Comparison, models: dict[str, str], tasks: dict[str, str]) -> None:
+    report.heading("Quantised vectors")
+    report.text(
+        "int8: a byte for each number, in steps of a 255th of its range over the task's corpus, or over all its texts "
+        "where it has no corpus; compared by cosine. binary: a bit for each number, its sign; compared by Hamming "
+        "distance. Both without rescoring."
+    )
+    found = {task: _variants(comparison, task, "int8|binary") for task in tasks}
+    kinds = list(dict.fromkeys(kind for some in found.values() for kind in some))
+    rows = []
+    for task, shown in tasks.items():
+        main = comparison.main[task]
+        for model, name in models.items():
+            cells = [comparison.cell(model, task, metric) for metric in (main, *(f"{main}@{kind}" for kind in kinds))]
+            if found[task] and cells[0]:
+                rows.append([f"{shown} {main}", name, *(cell.value if cell else None for cell in cells)])
+    report.table(["task and metric", "model", "float32", *kinds], rows, "Percent; higher is better.")
+
+
 def _widths(comparison: Comparison, task: str, models: dict[str, str]) -> Figure:
     """The task's main metric over the number of the vector's numbers that are kept; the dotted line has them all."""
     figure, axes = new_axes(WIDTH, 2.6)
     main = comparison.main[task]
-    metrics = comparison.metrics(task)
-    widths = sorted(int(metric.removeprefix(f"{main}@")) for metric in metrics if metric.startswith(f"{main}@"))
+    widths = sorted(map(int, _variants(comparison, task, r"\d+")))
     for model, name in models.items():
         whole = comparison.cell(model, task, main)
         cells = {width: comparison.cell(model, task, f"{main}@{width}") for width in widths}

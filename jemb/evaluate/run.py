@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -48,7 +48,7 @@ def evaluate(config: EvaluateConfig, make: Callable[[str], Encode] | None = None
             for number, model in enumerate(models, start=1):
                 # The last model may take the tasks along: their texts can go before the next is encoded.
                 left = tasks if number == len(models) else list(tasks)
-                score_model(model, left, comparison, config.widths, make or partial(load_text_encoder, config=config))
+                score_model(model, left, comparison, config, make or partial(load_text_encoder, config=config))
         except BaseException:
             if comparison.cells:
                 write_json(unfinished, comparison.output())
@@ -108,13 +108,13 @@ def check(config: EvaluateConfig) -> None:
 
 
 def score_model(
-    name: str, tasks: list[Task], comparison: Comparison, widths: Sequence[int], make: Callable[[str], Encode]
+    name: str, tasks: list[Task], comparison: Comparison, config: EvaluateConfig, make: Callable[[str], Encode]
 ) -> None:
     """Add one model's scores to `comparison`, and to its run where it is one. `tasks` is empty afterwards."""
     path = Path(name).expanduser()
     run = RunFolder(path) if name != BM25 and is_run(path) else None
     identity = run.model_identity() if run else ""
-    scorer = open_model(name, make, widths)
+    scorer = open_model(name, make, config.widths, config.quantization)
     while tasks:
         task = tasks.pop(0)
         began = time.monotonic()

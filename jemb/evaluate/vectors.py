@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from jemb.config.types import Quantization
 from jemb.core.errors import Failure
 
 Encode = Callable[[Sequence[str]], np.ndarray]
@@ -41,13 +42,15 @@ class Prompts:
 class Remember:
     """An encode function that asks `encode` for no text twice, and gives the first `width` numbers of each vector.
 
-    So a task is measured at several widths for the cost of one. Vectors come out with unit length.
+    So a task is measured at several widths for the cost of one. Vectors come out with unit length. quantization: what
+    `encode_distinct` makes of them; None: they stay float32.
     """
 
     def __init__(self, encode: Encode) -> None:
         self.encode = encode
         self.prompts = getattr(encode, "prompts", None)
         self.width: int | None = None
+        self.quantization: Quantization | None = None
         self._known: dict[str, np.ndarray] = {}
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
@@ -66,11 +69,12 @@ def unit_rows(vectors_ND: np.ndarray) -> np.ndarray:
 def encode_distinct(
     encode: Encode, kind: str, *groups: tuple[Sequence[str], Role | None]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """(float32 [U, D], a unit row for each distinct text; for each group int64 [N], the rows of its texts).
+    """(float32 [U, D], a row for each distinct text; for each group int64 [N], the rows of its texts).
 
     kind: mteb's word for the kind of the task, as `STS`, which with the role of a group chooses the prompt before its
-    texts. Equal texts have equal vectors, whatever else was in their batches. A zero vector stays zero.
-    `Failure` when the vectors are not finite.
+    texts. Equal texts have equal vectors, whatever else was in their batches. A zero vector stays zero. Rows have unit
+    length; where the function has an attribute `quantization`, they are what `quantize` makes of that, calibrated on
+    the documents, or on all texts where there are none. `Failure` when the vectors are not finite.
     """
     prompts: Prompts = getattr(encode, "prompts", None) or Prompts()
     rows: dict[str, int] = {}
@@ -83,7 +87,28 @@ def encode_distinct(
     if vectors.ndim != 2 or len(vectors) != len(distinct):
         raise ValueError(f"encode gave shape {vectors.shape} for {len(distinct)} texts; wanted [{len(distinct)}, D]")
     check_finite(vectors, distinct)
-    return unit_rows(vectors), indexes
+    vectors = unit_rows(vectors)
+    if kind_of_code := getattr(encode, "quantization", None):
+        documents = [rows_N for rows_N, (_, role) in zip(indexes, groups, strict=True) if role == "document"]
+        vectors = quantize(vectors, kind_of_code, vectors[np.concatenate(documents or indexes)])
+    return vectors, indexes
+
+
+def quantize(vectors_ND: np.ndarray, quantization: Quantization, calibration_MD: np.ndarray) -> np.ndarray:
+    """The codes that sentence-transformers' `quantize_embeddings` gives, as float32 [N, D] whose inner products order
+    pairs as the codes are compared.
+
+    int8: 256 steps between the least and the greatest of each number over the calibration vectors, what lies beyond cut
+    off; the codes are given length 1, so that inner products are their cosines, as in that library's evaluators.
+    binary: 1 where a number is above 0, else -1; inner products are D - 2 x the Hamming distance, exactly.
+    """
+    from sentence_transformers import quantize_embeddings  # seconds to import
+
+    if quantization == "int8":
+        ranges_2D = np.stack([calibration_MD.min(0), calibration_MD.max(0)])
+        return unit_rows(np.asarray(quantize_embeddings(vectors_ND, "int8", ranges=ranges_2D), np.float32))
+    bits = np.unpackbits(np.asarray(quantize_embeddings(vectors_ND, "ubinary")), axis=1, count=vectors_ND.shape[1])
+    return 2 * bits.astype(np.float32) - 1
 
 
 def check_finite(vectors_ND: np.ndarray, texts: Sequence[str]) -> None:
