@@ -99,6 +99,16 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
+TASKS = Registry(
+    "task",
+    "jemb.tasks",
+    {
+        "sts": "jemb.evaluate.pairs:read_sts",
+        "retrieval": "jemb.evaluate.ranking:read_retrieval",
+        "reranking": "jemb.evaluate.ranking:read_reranking",
+        "negation": "jemb.evaluate.pairs:read_negation",
+    },
+)
 OBJECTIVES = Registry(
     "objective",
     "jemb.objectives",

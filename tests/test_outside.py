@@ -1,5 +1,5 @@
-"""What a user adds from outside: a stage, a pooling, a term of the loss and a tracker, each a few lines in a module of
-their own. No file of the package names any of them."""
+"""What a user adds from outside: a stage, a pooling, a term of the loss, a tracker and a task of evaluation, each a few
+lines in a module of their own. No file of the package names any of them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ import torch
 from made_shards import WORDS, make_samples, write_shards
 
 import jemb
+from jemb.config import EvaluationConfig
 from jemb.model import make_tiny
 from jemb.prepare import registry
 
 MINE = '''
+from dataclasses import dataclass
+
 import torch
 from lightning.pytorch.loggers import Logger
 from sentence_transformers.sentence_transformer.modules import Pooling
 
+from jemb.evaluate import Mean, Measured, Score, Task, encode_distinct, pair_cosines, read_rows
 from jemb.loss import Loss, Texts
 from jemb.loss.objectives import Pairs
 from jemb.prepare import Verdict, stage
@@ -70,6 +74,27 @@ class Memory(Logger):
 
     def log_metrics(self, metrics, step=None) -> None:
         self.lines.setdefault(step, {}).update(metrics)
+
+
+@dataclass(frozen=True)
+class Alike(Task):
+    """The mean cosine of pairs."""
+
+    name: str
+    pairs: list
+    main = "cosine"
+
+    def measure(self, encode):
+        vectors, (left, right) = encode_distinct(encode, "STS", *[(side, None) for side in self.pairs])
+        return Measured({"cosine": Score.of(Mean(100 * pair_cosines(vectors, left, right)))})
+
+
+def read_alike(path, name):
+    return Alike(name, list(map(list, zip(*[(row.text("left"), row.text("right")) for row in read_rows(path)]))))
+
+
+def read_nothing(path, name):
+    return None
 '''
 
 
@@ -147,3 +172,30 @@ def test_a_tracker(mine: Path) -> None:
     _, lines = train("run", tiny(mine / "model"), loggers=[memory])
     kept = [values["loss"] for values in memory.lines.values() if "loss" in values]
     assert kept == pytest.approx([line["loss"] for line in lines])
+
+
+def test_a_task_of_evaluation(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By module and function, and by a name it was given; with its interval, and while training."""
+    folder = tiny(mine / "model")
+    rows = [("amber birch", "amber birch"), ("cedar", "delta")]
+    (mine / "alike.jsonl").write_text("".join(json.dumps({"left": a, "right": b}) + "\n" for a, b in rows))
+    left, right = (jemb.encode(jemb.load_encoder(str(folder)), list(side)) for side in zip(*rows, strict=True))
+    by_hand = 100 * float((left * right).sum(1).mean())
+    found = {}
+    import mine as module  # type: ignore[import-not-found]
+
+    from jemb.evaluate import load_task, task
+    from jemb.registry import TASKS
+
+    monkeypatch.setattr(TASKS, "added", {})
+    task("alike")(module.read_alike)
+    for name in ("mine.read_alike:alike.jsonl", "alike:alike.jsonl"):
+        jemb.evaluate(jemb.EvaluateConfig(model=str(folder), tasks=name, output="scores.json"))
+        found[name] = json.loads((mine / "scores.json").read_text())[name]["cosine"]
+    assert list(found.values()) == [pytest.approx(by_hand, abs=1e-4)] * 2
+    run, _ = train("run", folder, evaluation=EvaluationConfig(tasks=["alike:alike.jsonl"]))
+    assert "alike:alike.jsonl" in run.evaluations.read_text()
+    with pytest.raises(jemb.InputError, match=r"read_nothing gave NoneType; wanted a jemb\.evaluate\.Task"):
+        load_task("mine.read_nothing:alike.jsonl")
+    with pytest.raises(jemb.InputError, match=r"unknown task 'alik:x'; .*alike:FILE.*did you mean 'alike'"):
+        load_task("alik:x")

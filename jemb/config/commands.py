@@ -48,6 +48,7 @@ class EvaluateConfig:
     `retrieval:BEIR_DIR/qrels/dev.tsv`), `reranking:FILE` (query, and positive and negative, lists of texts),
     `negation:FILE` (anchor, entailment, negative; or query, positive, negative), and by mteb `mteb:TASK`,
     `mteb:TASK:SUBSET` or a benchmark, in quotes where its name has a comma: 'tasks=["mteb:MTEB(eng, v2)",sts:FILE]'.
+    Your own: `KIND:FILE` of one registered with `jemb.evaluate.task`, or `PACKAGE.MODULE.FUNCTION:FILE`.
     Files are `.jsonl`, `.tsv` or `.csv` (each also `.gz`, `.zst`) or `.parquet`; in a BEIR folder
     `.jsonl` or `.jsonl.gz`."""
     output: str

@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import accumulate
+from traceback import walk_tb
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
@@ -65,11 +66,13 @@ def _as_it_is(batch: Any) -> Any:
 
 @contextmanager
 def loader_processes() -> Iterator[None]:
-    """One that is killed inside the block becomes a `Failure`: torch raises its own error wherever the trainer is."""
+    """One that is killed inside the block becomes a `Failure`: torch raises its own error wherever the trainer is, and
+    multiprocessing another where the process dies while its batch is taken over."""
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, EOFError, OSError) as error:
+        passed = [frame.f_globals.get("__name__") for frame, _ in walk_tb(error.__traceback__)]
+        if "DataLoader worker" not in str(error) and "multiprocessing.resource_sharer" not in passed:
             raise
         raise Failure(
             "a loader process was killed, perhaps by the system for lack of memory: the same command continues from "

@@ -77,6 +77,10 @@ class PairData(lightning.LightningDataModule):
         steps: int | None = None,
     ) -> None:
         super().__init__()
+        if collate_fn and tokens:
+            raise InputError(
+                f"PairData: tokens={tokens} has ids in place of texts, which collate_fn gets; leave out one"
+            )
         self.place, self.global_batch_size, self.seed = os.fspath(shards), global_batch_size, seed
         self.weights, self.small_datasets, self.shuffle_shards = dict(weights or {}), small_datasets, shuffle_shards
         self.num_negatives, self.objective, self.balance, self.workers = num_negatives, objective, balance, workers

@@ -1,5 +1,5 @@
-"""What there is to score, by name: `sts:FILE`, `retrieval:BEIR_DIR`, `reranking:FILE`, `negation:FILE`, `mteb:NAME`;
-and all texts of such data, for whoever must keep them out of training.
+"""What there is to score, by name: `sts:FILE`, `retrieval:BEIR_DIR`, `reranking:FILE`, `negation:FILE`, `mteb:NAME`,
+and what is registered from outside; and all texts of such data, for whoever must keep them out of training.
 
 Before: the command's `tasks`. After: `run.py`; `prepare/` by way of `app/models.py`.
 """
@@ -10,24 +10,27 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jemb.config import suggest
 from jemb.core.errors import InputError
 from jemb.evaluate.measure import Task
-from jemb.evaluate.pairs import read_negation, read_sts
-from jemb.evaluate.ranking import read_reranking, read_retrieval
+from jemb.registry import TASKS, suggest
 from jemb.tables.places import list_folder, look
 from jemb.tables.records import Bad
 from jemb.tables.whole import kind_of, read_table
 
-READERS: dict[str, Callable[[Path, str], Task]] = {
-    "sts": read_sts,
-    "retrieval": read_retrieval,
-    "reranking": read_reranking,
-    "negation": read_negation,
-}
+Read = Callable[[Path, str], Task]
+"""(file or folder, name of the task) -> the task, with its data read."""
 MTEB = "mteb:"
 JUDGEMENTS = "qrels"
 """The part of BEIR's layout that holds no text, and may lack a header."""
+
+
+def task(kind: str) -> Callable[[Read], Read]:
+    """Decorator of a function from a file and the task's name to a `Task`: `tasks=KIND:FILE` calls it from here on.
+
+    A package makes its own known to every command by an entry point of the group `jemb.tasks`; without either,
+    PACKAGE.MODULE.FUNCTION:FILE finds it.
+    """
+    return TASKS.add(kind)
 
 
 def load_tasks(names: Iterable[str]) -> list[Task]:
@@ -79,10 +82,17 @@ def dataset_texts(value: Any, splits: set[str]) -> Iterator[str]:
 
 def _read(name: str) -> Task:
     kind, colon, path = name.partition(":")
-    if not colon or not path or kind not in READERS:
-        wanted = "wanted sts:FILE, retrieval:BEIR_DIR, reranking:FILE, negation:FILE or mteb:NAME"
-        raise InputError(f"unknown task '{name}'; {wanted}{suggest(kind, [*READERS, 'mteb']) if colon else ''}")
-    return READERS[kind](Path(path).expanduser(), name)
+    known = TASKS.names()
+    own = "." in kind and kind not in known
+    if not colon or not path or not (own or kind in known):
+        wanted = "wanted sts:FILE, retrieval:BEIR_DIR, reranking:FILE, negation:FILE, mteb:NAME"
+        more = "".join(f", {other}:FILE" for other in known if other not in TASKS.own)
+        near = suggest(kind, [*known, "mteb"]) if colon else ""
+        raise InputError(f"unknown task '{name}'; {wanted}{more} or PACKAGE.MODULE.FUNCTION:FILE of your own{near}")
+    made = TASKS.find(":".join(kind.rsplit(".", 1)) if own else kind)(Path(path).expanduser(), name)
+    if not isinstance(made, Task):
+        raise InputError(f"{name}: {kind} gave {type(made).__name__}; wanted a jemb.evaluate.Task")
+    return made
 
 
 def _mteb(name: str) -> list[Task]:

@@ -149,7 +149,7 @@ def make_trainer(
         devices=1,  # what Lightning looks at; the strategy knows them all
         num_nodes=processes.nodes,
         strategy=make_strategy(config, processes),
-        plugins=[JoinedEnvironment(processes.info), *make_scaling(config, processes.device)],
+        plugins=[JoinedEnvironment(processes.info), *make_scaling(config, processes.device, processes.info.world_size)],
         max_steps=max_steps,
         max_epochs=-1,
         gradient_clip_val=config.gradient_clip,
@@ -173,11 +173,17 @@ def choose_precision(name: str, device: torch.device) -> str:
     return name
 
 
-def make_scaling(config: TrainConfig, device: torch.device) -> list[MixedPrecision]:
+def make_scaling(config: TrainConfig, device: torch.device, num_processes: int) -> list[MixedPrecision]:
     """Lightning's plugin for fp16, whose small numbers are 0: the gradients are those of the loss times a factor, which
-    is halved, and the step left out, where one of them is too large. Raises InputError for strategies that shard."""
+    is halved, and the step left out, where one of them is too large. Raises InputError for strategies that shard.
+
+    What a process adds to the gradient grows with their number, because the strategy takes the mean, so the factor
+    starts lower: then no number of processes leaves out steps that another does.
+    """
     if config.precision != "fp16":
         return []
     if config.strategy.startswith(("deepspeed", "fsdp")):
         raise InputError(f"precision=fp16 with strategy={config.strategy}: use strategy=ddp, or precision=fp32 or bf16")
-    return [MixedPrecision("16-mixed", device.type, torch.amp.GradScaler(device.type))]
+    return [
+        MixedPrecision("16-mixed", device.type, torch.amp.GradScaler(device.type, init_scale=2.0**16 / num_processes))
+    ]

@@ -97,7 +97,9 @@ class Checkpoints(lightning.Callback):
         if self.folder is not None:
             load_moments(self.folder, module.encoder, state)
         if (scaler := scaler_of(trainer)) and "scaler" in position:
-            scaler.load_state_dict(position["scaler"])
+            stored = position["scaler"]  # as `make_scaling` has it: lower by the number of processes
+            scale = stored["scale"] * position["world_size"] / trainer.world_size
+            scaler.load_state_dict({**stored, "scale": scale})
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         trainer.should_stop |= self.steps >= last_step(trainer)

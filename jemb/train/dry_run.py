@@ -53,7 +53,7 @@ def dry_run(config: TrainConfig, tools: EvaluationTools | None = None) -> str:
     data.open_tokens(encoder)
     Evaluations(RunFolder(Path(config.output)), config.evaluation, tools, every=1, stop=steps).read_tasks()
     precision = choose_precision(config.precision, torch.device(device))
-    make_scaling(config, torch.device(device))
+    make_scaling(config, torch.device(device), processes)
     kept = sum(p.numel() for p in encoder.parameters() if p.requires_grad or not encoder.lora)
     checkpoint = 12 * kept
     lines = [

@@ -67,7 +67,7 @@ def train(
         def open_job() -> Job:
             """Shards and plan, as this process sees them."""
             choose_strategy(config.strategy, world_size())
-            make_scaling(config, processes.device)
+            make_scaling(config, processes.device, world_size())
             data = PairData(config.shards, **config.data_options)
             data.plan.check_processes(world_size())
             data.steps = count_steps(config, data.plan)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
+import signal
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from jemb.core.errors import InputError
+from jemb.core.errors import Failure, InputError
 from jemb.core.records import Batch, Tokens
 from jemb.data import BatchPlan, Collate, PlanSource, StepDataset, make_loader
 from jemb.data.deal import check_sum, deal
+from jemb.data.loader import loader_processes
 from jemb.shards import open_datasets
 
 STEPS = 30
@@ -191,3 +195,16 @@ def test_a_bug_is_not_swallowed(pair_shards: Path) -> None:
     data.collate = Collate(lambda texts: 1 / 0, 0, seed=1)
     with pytest.raises(ZeroDivisionError):
         data[0]
+
+
+def test_a_process_that_dies_while_its_batch_is_taken_over_is_one_message(pair_shards: Path) -> None:
+    """What it has sent already are handles, for which the reader has to ask it."""
+    batches = iter(steps_of(dataset(pair_shards), range(4), workers=1))
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    while batches._worker_result_queue.empty():  # type: ignore[attr-defined]
+        time.sleep(0.01)
+    os.kill(worker.pid or 0, signal.SIGKILL)
+    worker.join()
+    with pytest.raises(Failure, match="a loader process was killed"), loader_processes():
+        list(batches)

@@ -137,3 +137,5 @@ def test_batches_of_tokens_without_a_trainer(shards: Path, t5_folder: Path) -> N
         jemb.PairData(shards, global_batch_size=BATCH).train_dataloader()
     with pytest.raises(InputError, match=r"weights\.d: no such data set"):
         jemb.PairData(shards, global_batch_size=BATCH, weights={"d": 2}, collate_fn=list).train_dataloader()
+    with pytest.raises(InputError, match="tokens=ids has ids in place of texts"):
+        jemb.PairData(shards, tokens="ids", collate_fn=list)

@@ -40,7 +40,7 @@ from jemb.app.cli import COMMANDS, main
 from jemb.config import describe, option_names
 from jemb.config.parse import find_option
 from jemb.prepare import registry as stages
-from jemb.registry import OBJECTIVES
+from jemb.registry import OBJECTIVES, TASKS
 
 SMALL = {
     "train": [
@@ -154,7 +154,7 @@ def run_page(page: Path) -> None:
     """All blocks that are run, in order, in the current folder. What a page registers goes with it."""
     names: dict[str, Any] = {"__name__": "__main__"}
     stages.all_stages()
-    with patch.dict(stages._REGISTERED), patch.dict(OBJECTIVES.added):
+    with patch.dict(stages._REGISTERED), patch.dict(OBJECTIVES.added), patch.dict(TASKS.added):
         run_blocks(page, names)
 
 
