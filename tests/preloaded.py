@@ -7,8 +7,6 @@ import importlib
 import os
 from importlib.util import find_spec
 
-from jemb.config import PrepareConfig
-
 del os.environ["PYTHONPATH"]  # which says where this file is (ranks.py), and is no matter of the tests
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # as `strategy=deepspeed_*` has it, before DeepSpeed is imported
 MODULES = (
@@ -33,9 +31,12 @@ MODULES = (
     "jemb.train.deepspeed",
     "jemb.train.train",
 )
-for module in MODULES:
-    if find_spec(module.partition(".")[0]):  # some are extras
-        importlib.import_module(module)
-PrepareConfig.whole()  # which imports all stages
+try:
+    for module in MODULES:
+        if find_spec(module.partition(".")[0]):  # some are extras
+            importlib.import_module(module)
+    importlib.import_module("jemb.prepare.options").PrepareConfig.whole()  # which imports all stages
+except ImportError as error:  # of which the server would say nothing, and every process import everything again
+    raise RuntimeError(f"tests/preloaded.py: {error}") from error
 gc.collect()
 gc.freeze()  # else the first collection in each process would copy all of this memory, half a second of work
