@@ -36,6 +36,10 @@ try:
         if find_spec(module.partition(".")[0]):  # some are extras
             importlib.import_module(module)
     importlib.import_module("jemb.prepare.options").PrepareConfig.whole()  # which imports all stages
+    # What two libraries build when first used: patterns of model classes, grammars. 0.3 s in each process.
+    importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("bert")
+    command = importlib.import_module("jemb.app.cli").COMMANDS["train"]
+    importlib.import_module("jemb.app.compose").compose_config("train", command.config, ["shards=any", "output=any"])
 except ImportError as error:  # of which the server would say nothing, and every process import everything again
     raise RuntimeError(f"tests/preloaded.py: {error}") from error
 gc.collect()
