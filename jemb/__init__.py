@@ -18,9 +18,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from jemb.app.api import evaluate_in_loop as evaluate_in_loop
+    from jemb.app.api import merge as merge
     from jemb.app.api import tokenize as tokenize
     from jemb.config import EvaluateConfig as EvaluateConfig
     from jemb.config import ExportConfig as ExportConfig
+    from jemb.config import MergeConfig as MergeConfig
     from jemb.config import ModelConfig as ModelConfig
     from jemb.config import TokenizeConfig as TokenizeConfig
     from jemb.config import TrainConfig as TrainConfig
@@ -46,10 +48,11 @@ if TYPE_CHECKING:
 COMMANDS = ("prepare", "train", "evaluate", "export")
 """Packages of which each is a function as well: `jemb.train(config)`."""
 HOMES = {
-    "jemb.app.api": ("evaluate_in_loop", "tokenize"),
+    "jemb.app.api": ("evaluate_in_loop", "merge", "tokenize"),
     "jemb.config": (
         "EvaluateConfig",
         "ExportConfig",
+        "MergeConfig",
         "ModelConfig",
         "TokenizeConfig",
         "TrainConfig",

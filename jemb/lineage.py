@@ -89,7 +89,7 @@ def _stage_of(run: RunFolder) -> Stage:
 
     def change(text: str) -> str:
         for task in sorted(tasks, key=len, reverse=True):  # also where words say which was the best step
-            text = text.replace(task, _task_name(task))
+            text = text.replace(task, task_name(task))
         return without_places(text)
 
     return dict(each_text(change, stage))
@@ -112,13 +112,13 @@ def _without_paths(settings: Any, name: str = "") -> Any:
         return [_without_paths(value, name) for value in settings]
     if name == "metric" and isinstance(settings, str):
         task, slash, metric = settings.rpartition("/")
-        return f"{_task_name(task)}{slash}{metric}"
+        return f"{task_name(task)}{slash}{metric}"
     if name in PATHS and isinstance(settings, str):
-        return _task_name(settings) if name in ("tasks", "against") else public_name(settings)
+        return task_name(settings) if name in ("tasks", "against") else public_name(settings)
     return settings
 
 
-def _task_name(task: str) -> str:
+def task_name(task: str) -> str:
     """`sts:dev.jsonl` of `sts:/data/dev.jsonl`."""
     kind, colon, path = task.partition(":")
     if not colon or path.startswith("//"):

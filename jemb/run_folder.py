@@ -33,6 +33,7 @@ STAGE = {
     "name?": str, "objective?": str, "steps?": (int, None), "seconds?": (float, None), "started_from?": (str, None),
     "init?": (str, None), "model_chosen?": (str, None), "jemb?": str, "git_commit?": (str, None),
     "settings?": {"model?": {}}, "versions?": {str: str},
+    "merged?": {str: float},
     "starts?": [{"time": float, "step?": int, "world_size?": int, "device?": str, "hardware?": str}],
     "datasets?": {
         str: {

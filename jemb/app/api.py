@@ -10,10 +10,11 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jemb.config import EvaluateConfig, EvaluationConfig, ExportConfig, TokenizeConfig, TrainConfig
+from jemb.config import EvaluateConfig, EvaluationConfig, ExportConfig, MergeConfig, TokenizeConfig, TrainConfig
 from jemb.core.errors import InputError
 from jemb.launch import find_ranks
 from jemb.mirror import local_copy, written_file, written_to
@@ -88,6 +89,20 @@ def evaluate(config: EvaluateConfig) -> Comparison | None:
             raise InputError(f"{option}={place}: several processes share a folder; a URL is for one process alone")
     with joined_processes(config.device, PATIENCE_MINUTES), report_lost_peers(PATIENCE_MINUTES, "Start it again"):
         return evaluate_together(config)
+
+
+def merge(config: MergeConfig) -> Path:
+    """Average the weights of models as a folder for sentence-transformers, checked; the folder."""
+    from jemb.export.merge import merge as merge_models
+
+    score = None
+    if config.tasks:
+        from jemb.evaluate import load_tasks
+        from jemb.evaluate.models import score_encoder
+
+        score = partial(score_encoder, tasks=load_tasks(config.tasks), device=config.device)
+    with written_to(config.output, anew=True) as output:
+        return merge_models(replace(config, runs=[local_copy(run) for run in config.runs], output=output), score)
 
 
 def export(config: ExportConfig) -> Path:

@@ -27,6 +27,7 @@ from jemb.config import (
     EvaluateConfig,
     ExportConfig,
     InspectConfig,
+    MergeConfig,
     NewConfig,
     TokenizeConfig,
     TrainConfig,
@@ -75,6 +76,7 @@ COMMANDS = {
     "evaluate": Command(
         EvaluateConfig, "jemb evaluate model=runs/pairs 'tasks=[sts:sts.jsonl,retrieval:beir]' output=scores.json"
     ),
+    "merge": Command(MergeConfig, "jemb merge 'runs=[runs/a,runs/b]' output=merged"),
     "export": Command(ExportConfig, "jemb export run=runs/pairs output=my-model"),
     "inspect": Command(InspectConfig, "jemb inspect shards", positional="path"),
     "new": Command(NewConfig, "jemb new my-model", positional="path"),

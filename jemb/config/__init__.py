@@ -11,6 +11,7 @@ from jemb.config.commands import (
     EvaluateConfig,
     ExportConfig,
     InspectConfig,
+    MergeConfig,
     NewConfig,
     TokenizeConfig,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "ExportConfig",
     "InspectConfig",
     "LossWeights",
+    "MergeConfig",
     "ModelConfig",
     "NewConfig",
     "Positive",

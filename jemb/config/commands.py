@@ -1,4 +1,4 @@
-"""Options of `jemb tokenize`, `evaluate`, `export`, `inspect`, `new`, `completion` and `demo`."""
+"""Options of `jemb tokenize`, `evaluate`, `merge`, `export`, `inspect`, `new`, `completion` and `demo`."""
 
 from __future__ import annotations
 
@@ -82,11 +82,46 @@ class EvaluateConfig:
 
 
 @options
+class MergeConfig:
+    """Average the weights of several models of one kind, or of a run's checkpoints, into one model folder."""
+
+    runs: Strings
+    """Run folders of `jemb train`, exported or sentence-transformers folders, or Hugging Face names, as
+    `runs=[runs/a,runs/b]`. They may differ in their weights alone; a mean of them is of use where they were trained
+    from one model. Of an unfinished run its last checkpoint."""
+    output: str
+    """Folder to write, for sentence-transformers, `jemb train init=`, `jemb evaluate` and `jemb export run=`; must not
+    exist or be empty."""
+    weights: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = field(default_factory=list)
+    """What each model counts, in the order of `runs`: divided by their sum. []: all alike."""
+    last_checkpoints: Annotated[int, Field(ge=2)] | None = None
+    """Merge the newest so many checkpoints of the one run in `runs`, in the place of its model; `weights` then go from
+    the oldest to the newest. A run keeps as many as its `keep_checkpoints` says."""
+    tasks: Strings = field(default_factory=list)
+    """Choose the weights: evaluate equal weights and all multiples of `step` with sum 1 on these tasks, named as for
+    `jemb evaluate`, and take those with the greatest mean of the tasks' main metrics. Data to choose by, no test data.
+    All models are in memory at once."""
+    step: Annotated[float, Field(gt=0, le=0.5)] = 0.25
+    """Step of the weights that `tasks` choose from, 1 divided by a whole number: 0.25 tries 5 for two models, 15 for
+    three."""
+    license: str | None = None
+    """Licence of the merged model for its card, as for `jemb export`."""
+    trust_remote_code: bool = False
+    """Run code that comes with the models. Never asked for on the terminal: without this such a model is refused."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to evaluate."""
+
+    def __post_init__(self) -> None:
+        if self.weights and self.tasks:
+            raise ValueError("weights and tasks are both given; wanted weights, or tasks that choose them")
+
+
+@options
 class ExportConfig:
     """Write a trained model as a sentence-transformers folder, and check that it gives the same vectors."""
 
     run: str
-    """Run folder of `jemb train`."""
+    """Run folder of `jemb train`, or a folder that `jemb merge` or `jemb export` wrote."""
     output: str
     """Folder to write; must not exist or be empty."""
     onnx: bool = False

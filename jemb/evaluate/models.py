@@ -51,23 +51,38 @@ class TextEncoder:
 
 def load_text_encoder(name: str, config: EvaluateConfig) -> TextEncoder:
     """The encoder `name`, on the device of `config`. `InputError` where there is no such model or device."""
-    # Not at the top: BM25 and the tasks themselves do without torch, which takes seconds to import.
-    import torch
-
     from jemb.distributed import rank
     from jemb.model import load_encoder, probe
 
-    device = config.device
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        device = "cuda" if there["cuda"] else "cpu"
-    elif not there[device]:
-        raise InputError(f"device={device}, but torch sees no {device.upper()} device; use device=cpu or device=auto")
+    device = find_device(config.device)
     encoder = load_encoder(name, max_length=config.max_length, trust_remote_code=config.trust_remote_code)
     if rank() == 0:
         probe(encoder, name)
-    prompts = Prompts(encoder.prompts, encoder.default_prompt)
-    return TextEncoder(encoder, prompts, config.batch_size, device, Path(name).name)
+    return _text_encoder(encoder, config.batch_size, device, Path(name).name)
+
+
+def score_encoder(encoder: Encoder, tasks: Sequence[Task], device: str) -> dict[str, float]:
+    """{task: its main metric in percent} of an encoder that is loaded, which stays on the device. `InputError` where
+    there is no such device."""
+    encode = _text_encoder(encoder, 64, find_device(device), None)
+    return {task.name: task.score(encode)[task.main] for task in tasks}
+
+
+def find_device(asked: str) -> str:
+    """`cpu`, `cuda` or `mps`; `InputError` where torch sees no such device."""
+    # Not at the top: BM25 and the tasks themselves do without torch, which takes seconds to import.
+    import torch
+
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if asked == "auto":
+        return "cuda" if there["cuda"] else "cpu"
+    if not there[asked]:
+        raise InputError(f"device={asked}, but torch sees no {asked.upper()} device; use device=cpu or device=auto")
+    return asked
+
+
+def _text_encoder(encoder: Encoder, batch_size: int, device: str, name: str | None) -> TextEncoder:
+    return TextEncoder(encoder, Prompts(encoder.prompts, encoder.default_prompt), batch_size, device, name)
 
 
 def check_models(names: Sequence[str], tasks: Iterable[Task]) -> None:

@@ -162,6 +162,7 @@ def _stage(stage: Stage, encoder: Encoder | None) -> Mapping[str, Any]:
     columns = ["step", "world_size", "strategy", "precision"]
     return {
         "name": stage.get("name", "?"),
+        "merged": [(name, f"{weight:.4g}") for name, weight in stage.get("merged", {}).items()],
         "objective": stage.get("objective", "?"),
         "steps": stage.get("steps", "?"),
         "started_from": stage.get("started_from"),

@@ -1,9 +1,9 @@
-"""From a run folder to a model folder, checked before it appears."""
+"""From a run, or a model folder that jemb wrote, to a model folder, checked before it appears."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jemb.config import ExportConfig
@@ -13,7 +13,7 @@ from jemb.export.card import write_card
 from jemb.export.check import check_same_vectors
 from jemb.export.hub import check_login, push
 from jemb.export.onnx_file import check_onnx_installed, check_onnx_possible, write_onnx
-from jemb.lineage import TRAINING, stages_of
+from jemb.lineage import TRAINING, Stage, public_name, stages_before
 from jemb.model import Encoder, load_encoder, load_start, load_weights
 from jemb.model.load import check_truncate_dim
 from jemb.model.weights import LORA
@@ -28,24 +28,43 @@ FINISHED = "the finished run's weights"
 def export(config: ExportConfig) -> Path:
     """Write the run's model to the folder `config.output`, checked by `check_same_vectors`; return the folder.
 
-    A finished run gives its model, an unfinished one the weights of its last checkpoint. Raises `InputError`
-    when there is neither or the output is not empty, `Failure` when the check fails; it leaves nothing there.
-    With `push_to_hub` the folder is uploaded once it is there; a `Failure` of that leaves it.
+    A finished run gives its model, an unfinished one the weights of its last checkpoint, a folder of `jemb merge` or
+    `jemb export` the model in it. Raises `InputError` when there is none or the output is not empty, `Failure` when the
+    check fails; it leaves nothing there. With `push_to_hub` the folder is uploaded once it is there; a `Failure` of
+    that leaves it.
     """
     output, run = Path(config.output).expanduser().resolve(), RunFolder(Path(config.run).expanduser())
     _check(config, run, output)
-    encoder, source = _trained_encoder(run, config)
+    encoder, source = load_trained(config.run, trust_remote_code=config.trust_remote_code, adapter=config.adapter)
     scores = run.read_scores() if source == FINISHED else {}
     if config.truncate_dim not in (None, encoder.dim):
         scores = _at_width(scores, config.truncate_dim)
     _set_options(encoder, config)
+    name = run.path.resolve().name
+    write_model(encoder, output, stages_before(config.run), config, name=name, source=source, scores=scores)
+    if config.push_to_hub:
+        log.info("uploaded: %s", push(output, config.push_to_hub, private=config.private))
+    return output
+
+
+def write_model(
+    encoder: Encoder,
+    output: Path,
+    stages: Sequence[Stage],
+    config: ExportConfig,
+    *,
+    name: str,
+    source: str,
+    scores: Mapping[str, Mapping[str, float]] | None = None,
+) -> None:
+    """The encoder as the folder `output`, whole or absent, with card and `training.json`. name, source, scores: for the
+    card. Raises `Failure` where it does not give the encoder's vectors to those who load it."""
     if config.onnx:
         check_onnx_possible(encoder)
-    stages = stages_of(run)
-    card = write_card(run.path.resolve().name, encoder, stages, config, source=source, scores=scores)
+    card = write_card(name, encoder, stages, config, source=source, scores=scores or {})
     with writing(output), whole_folder(output) as folder:
         encoder.save(folder, card, adapter=config.adapter)
-        write_json(folder / TRAINING, stages)
+        write_json(folder / TRAINING, list(stages))
         if config.onnx:
             write_onnx(encoder, folder)
         found = check_same_vectors(encoder, folder, onnx=config.onnx, trust_remote_code=config.trust_remote_code)
@@ -55,47 +74,55 @@ def export(config: ExportConfig) -> Path:
         source,
         ", ".join(f"{loader} {apart:.1e} (allowed {allowed:.0e})" for loader, (apart, allowed) in found.items()),
     )
-    if config.push_to_hub:
-        log.info("uploaded: %s", push(output, config.push_to_hub, private=config.private))
-    return output
 
 
 def _check(config: ExportConfig, run: RunFolder, output: Path) -> None:
     """Raises `InputError` for what can be known before any work."""
-    if not is_run(run.path):
+    if not is_run(run.path) and not (run.path / TRAINING).is_file():
         beside = run.path.parent
         runs = [path.name for path in beside.iterdir() if is_run(path)] if beside.is_dir() else []
         raise InputError(
-            f"run={run.path}: not a run folder of `jemb train` (no run.json and config.yaml in it)"
-            + (f"; in {beside} there are: {', '.join(sorted(runs))}" if runs else "")
+            f"run={run.path}: not a run folder of `jemb train` (no run.json and config.yaml in it) "
+            "nor one of `jemb merge`" + (f"; in {beside} there are: {', '.join(sorted(runs))}" if runs else "")
         )
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"output={config.output}: there is something already; give a new or an empty folder")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"output={config.output}: its folder cannot be made ({error.strerror})") from None
+    if config.adapter and not is_run(run.path):
+        raise InputError(f"adapter=true: {run.path} is a whole model; leave adapter out")
+    check_output(config.output, output)
     if config.onnx:
         check_onnx_installed()
     if config.push_to_hub:
         check_login()
 
 
-def _trained_encoder(run: RunFolder, config: ExportConfig) -> tuple[Encoder, str]:
-    """The encoder, and which weights it has in words."""
+def check_output(given: str, output: Path) -> None:
+    """`InputError` where something is there, or the folder around it cannot be made. given: as the user wrote it."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"output={given}: there is something already; give a new or an empty folder")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output={given}: its folder cannot be made ({error.strerror})") from None
+
+
+def load_trained(place: str, *, trust_remote_code: bool = False, adapter: bool = False) -> tuple[Encoder, str]:
+    """The encoder of a run or of any model folder or name, and which weights it has in words. adapter: with the
+    adapters that the run trained, beside what they adapt."""
+    run = RunFolder(Path(place).expanduser())
+    if not is_run(run.path):
+        return load_encoder(place, trust_remote_code=trust_remote_code), f"those of {public_name(place)}"
     finished = run.read_record().get("status") == "finished"
     # A finished run that goes on to more steps still has its earlier model.
-    if run.model.is_dir() and (finished or not run.checkpoints()) and not config.adapter:
-        return load_encoder(str(run.model), trust_remote_code=config.trust_remote_code), FINISHED
-    if config.adapter and not (run.start / LORA).is_file():
+    if run.model.is_dir() and (finished or not run.checkpoints()) and not adapter:
+        return load_encoder(str(run.model), trust_remote_code=trust_remote_code), FINISHED
+    if adapter and not (run.start / LORA).is_file():
         raise InputError(f"adapter=true: {run.path} trained all weights (no model.lora.rank); leave adapter out")
     found = run.newest_checkpoint()
     if found is None:
         raise InputError(
-            f"run={run.path}: not finished and without a checkpoint; continue it with its `jemb train` command"
+            f"{run.path}: not finished and without a checkpoint; continue it with its `jemb train` command"
         )
     folder, position = found
-    encoder = load_start(run.start, trust_remote_code=config.trust_remote_code)
+    encoder = load_start(run.start, trust_remote_code=trust_remote_code)
     load_weights(encoder, folder)
     return encoder, f"the weights of the checkpoint at step {position['step']}"
 
