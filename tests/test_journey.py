@@ -13,10 +13,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from jemb.app.cli import main
-from jemb.config import DemoConfig
-from jemb.demo.journey import forget_other_runs
 from jemb.model import encode, load_encoder
-from jemb.shards import read_manifest
 
 ANIMALS = ["horse", "wolf", "eagle", "salmon", "spider", "tiger", "rabbit", "dolphin", "beetle", "falcon", "donkey"]
 PLACES = ["forest", "river", "mountain", "desert", "garden", "valley", "island", "harbour", "meadow", "village", "lake"]
@@ -133,11 +130,6 @@ def test_the_demo_in_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*.tar")} == before
     assert len(json.loads((output / "runs" / "pairs" / "run.json").read_text())["starts"]) == 2
     assert json.loads((output / "results.json").read_text()) == results
-    # Other packages make another corpus: the runs on the old one are begun anew.
-    manifests = [read_manifest(path.parent) for path in sorted(output.glob("shards/*/*/manifest.json"))]
-    assert len(manifests) == 9
-    forget_other_runs(output, manifests[1:], DemoConfig(**options))
-    assert not (output / "runs").exists()
 
 
 def test_the_demo_leaves_a_foreign_folder_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,24 +5,22 @@ Each part is the same code as its own command, and skips what an earlier, interr
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jemb.config import DemoConfig, EvaluateConfig, ExportConfig, ModelConfig, TrainConfig
 from jemb.core.errors import Failure, InputError
-from jemb.core.files import write_atomic, write_json
+from jemb.core.files import write_json
 from jemb.demo.corpus import build_corpus
-from jemb.demo.summary import scores_table, write_report
-from jemb.evaluate import evaluate
+from jemb.evaluate import add_scores, evaluate
 from jemb.export import export
 from jemb.prepare import Tools, prepare, summary_table
 from jemb.prepare.options import PrepareConfig
 from jemb.prepare.stages.consistency import ConsistencyConfig
+from jemb.report import Report, line_figure
 from jemb.run_folder import RunFolder
 from jemb.shards import Manifest
 from jemb.train import train
@@ -30,9 +28,14 @@ from jemb.train import train
 log = logging.getLogger(__name__)
 
 MARK = ".jemb-demo"
+STAGES = ["exact", "near_duplicates", "language", "consistency"]
 MODEL = ModelConfig(hidden_size=256, num_layers=1, num_heads=4, vocab_size=16_000)
-MAX_LENGTH = 96
-CONSISTENCY = ConsistencyConfig(max_length=64)
+COLUMNS = {
+    "retrieval_ndcg_at_10": "retrieval nDCG@10",
+    "easy_negation": "EasyNegation",
+    "hard_negation": "HardNegation",
+}
+ROWS = {"untrained": "untrained", "pairs": "after pairs", "triplets": "after triplets", "bm25": "BM25"}
 
 Results = dict[str, dict[str, float]]
 """Of results.json: {`untrained`, `pairs`, `triplets`, `bm25`: {score: percent}}."""
@@ -42,31 +45,25 @@ def demo(config: DemoConfig, tools: Tools) -> Results:
     """Run the whole journey in `config.output`; prints its table and writes report.html, model/ and results.json.
 
     tools: the models that `prepare` takes.
-    Raises InputError when the folder holds something else.
+    Raises InputError when the folder holds something else, or a demo with other settings.
     """
-    folder = Path(config.output)
+    folder, begin = Path(config.output), time.monotonic()
     _claim(folder)
-    times = {"": time.monotonic()}
     log.info("1/6 corpus: docstrings of the installed packages")
     corpus = build_corpus(folder / "corpus", max_pairs=config.max_pairs, seed=config.seed)
-    times["corpus"] = time.monotonic()
 
-    log.info("2/6 prepare: from %d raw pairs to shards", sum(corpus.pairs.values()))
-    stages, notes = _stages(tools)
+    log.info("2/6 prepare: from %s to shards", ", ".join(f"{rows} rows of {name}" for name, rows in corpus.items()))
     prepared: dict[str, list[Manifest]] = {}
-    for name, raw, chosen in (("pairs", "raw", stages), ("triplets", "raw_triplets", stages[:2])):
+    for name, raw, stages in (("pairs", "raw", STAGES), ("triplets", "raw_triplets", STAGES[:2])):
         options = PrepareConfig(
             input=str(folder / "corpus" / raw),
             output=str(folder / "shards" / name),
-            stages=chosen,
-            consistency=CONSISTENCY,
+            stages=stages,
+            consistency=ConsistencyConfig(max_length=64),
             seed=config.seed,
             overwrite=True,
         )
         prepared[name] = prepare(options, tools)
-    manifests = [manifest for found in prepared.values() for manifest in found]
-    forget_other_runs(folder, manifests, config)
-    times["prepare"] = time.monotonic()
 
     runs = {name: RunFolder(folder / "runs" / name) for name in prepared}
     for number, (name, run) in enumerate(runs.items()):
@@ -78,7 +75,7 @@ def demo(config: DemoConfig, tools: Tools) -> Results:
             objective="pairs" if first else "triplets",
             model=MODEL if first else ModelConfig(),
             init=None if first else str(runs["pairs"].path),
-            max_length=MAX_LENGTH,
+            max_length=96,
             global_batch_size=_batch_size(256 if first else 64, prepared[name]),
             max_steps=config.pair_steps if first else config.triplet_steps,
             learning_rate=5e-4,
@@ -87,7 +84,6 @@ def demo(config: DemoConfig, tools: Tools) -> Results:
         )
         if train(training).read_record("status")["status"] != "finished":
             raise Failure(f"{run.path}: training was asked to stop; the same command continues there")
-        times[f"train on {name}"] = time.monotonic()
 
     log.info("5/6 evaluate on held-out objects")
     models = {"untrained": runs["pairs"].start, **{name: run.path for name, run in runs.items()}, "bm25": "bm25"}
@@ -100,21 +96,39 @@ def demo(config: DemoConfig, tools: Tools) -> Results:
     for name, model in models.items():
         scores = comparison.scores[str(model)]
         results[name] = {"retrieval_ndcg_at_10": scores[retrieval]["ndcg_at_10"], **scores.get(negation, {})}
-    times["evaluate"] = time.monotonic()
+    write_json(folder / "results.json", results)
 
     log.info("6/6 export")
     shutil.rmtree(folder / "model", ignore_errors=True)
     export(ExportConfig(run=str(runs["triplets"].path), output=str(folder / "model")))
-    times["export"] = time.monotonic()
 
-    write_json(folder / "results.json", results)
-    seconds = {name: end - begin for begin, (name, end) in zip(times.values(), list(times.items())[1:], strict=False)}
-    write_report(folder / "report.html", comparison, corpus, manifests, runs, notes, seconds)
-    print(summary_table(manifests), end="\n\n")
+    report = Report("jemb demo", "From the docstrings of the installed Python packages to an exported embedding model")
+    add_scores(report, comparison)
+    report.heading("Training")
+    for name, run in runs.items():
+        _add_losses(report, name, run)
+    report.write(folder / "report.html")
+    print(summary_table([manifest for manifests in prepared.values() for manifest in manifests]), end="\n\n")
     print(scores_table(results))
-    print(*(f"note: {note}\n" for note in notes), sep="", end="")
-    print(f"\n{sum(seconds.values()):.0f} s; report: {folder / 'report.html'}, model: {folder / 'model'}")
+    print(f"\n{time.monotonic() - begin:.0f} s; report: {folder / 'report.html'}, model: {folder / 'model'}")
     return results
+
+
+def scores_table(results: Mapping[str, Mapping[str, float]]) -> str:
+    """A line for each model with its scores in percent, aligned; – where a score does not apply."""
+    lines = ["".join([f"{'percent':<16}", *(f"{title:>19}" for title in COLUMNS.values())])]
+    for name, title in ROWS.items():
+        cells = [f"{results[name][column]:.1f}" if column in results[name] else "–" for column in COLUMNS]
+        lines.append("".join([f"{title:<16}", *(f"{cell:>19}" for cell in cells)]))
+    return "\n".join(lines)
+
+
+def _add_losses(report: Report, name: str, run: RunFolder) -> None:
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for step in run.read_metrics():
+        lines.setdefault(step["dataset"], []).append((step["step"], step["loss"]))
+    figure = line_figure(dict(sorted(lines.items())), "step", "loss")
+    report.figure(figure, f"Loss of the {name} phase", f"Loss of the {name} phase by data set.")
 
 
 def _claim(folder: Path) -> None:
@@ -123,29 +137,6 @@ def _claim(folder: Path) -> None:
         raise InputError(f"output={folder}: there is something that is not a demo; use an empty or a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).touch()
-
-
-def forget_other_runs(folder: Path, manifests: Sequence[Manifest], config: DemoConfig) -> None:
-    """Runs on other data or settings than these are begun anew: other packages make another corpus."""
-    facts = {
-        "data": {manifest.name: manifest.fingerprint for manifest in manifests},
-        "config": {name: value for name, value in asdict(config).items() if name != "output"},
-        "model": asdict(MODEL),
-    }
-    mark, made = folder / MARK, json.dumps(facts, sort_keys=True)
-    if mark.read_text() != made:
-        shutil.rmtree(folder / "runs", ignore_errors=True)
-        write_atomic(mark, made)
-
-
-def _stages(tools: Tools) -> tuple[list[str], list[str]]:
-    """(stages, notes): all of them; without the consistency filter, and with a note, where its model is missing."""
-    stages: list[str] = ["exact", "near_duplicates", "language", "consistency"]
-    try:
-        tools.encoder(CONSISTENCY)(CONSISTENCY.encoder)(["a test"])
-    except InputError as error:
-        return stages[:-1], [f"the consistency filter did not run: {error}"]
-    return stages, []
 
 
 def _batch_size(wanted: int, manifests: Sequence[Manifest]) -> int:

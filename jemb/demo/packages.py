@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import inspect
 import os
 import re
 import sysconfig
@@ -17,29 +18,33 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jemb.core.progress import Progress
-from jemb.demo.docstring import Docstring, parse_docstring
 from jemb.prepare.engine.executor import LocalExecutor
 from jemb.prepare.english import words
 
 _LONGEST = 100
-"""Words at which a body is cut."""
-FEWEST_BYTES = 4_000_000
-"""Of source, to be read whatever is asked for."""
+"""Words at which details are cut."""
 _LARGEST_FILE = 400_000
 """Bytes of a source file above which it holds tables, not docstrings."""
 _FILES_AT_ONCE = 100
 _SKIPPED = frozenset(("test", "tests", "testing", "__pycache__", "idlelib", "lib2to3"))
+# Where the prose of a docstring ends: at an underlined title (numpy), a title alone on its line (Google), a field
+# (Sphinx), or a directive.
+_SECTION = re.compile(r"^(?:\S.*\n[-=~]{3,}\s*$|[A-Z][\w ]{,30}:\s*$|:\w+[^:`\n]*:(?!`)|\.\. )", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Documented:
-    """A module, class or function that has a docstring. name: qualified, `numpy.linalg.norm`."""
+    """A module, class or function that has a docstring.
+
+    name: qualified, `numpy.linalg.norm`. kind: module, class or function. summary: its first sentence. details: the
+    prose after that, cut.
+    """
 
     name: str
     kind: str
     arguments: tuple[str, ...]
-    doc: Docstring
+    summary: str
+    details: str
 
     @property
     def owner(self) -> str:
@@ -47,25 +52,9 @@ class Documented:
         return self.name.rpartition(".")[0]
 
     @property
-    def title(self) -> str:
-        """Class and method, or module and function, in words."""
-        return readable(".".join(self.name.split(".")[-2:]))
-
-    @property
-    def explanation(self) -> str:
-        """The details, cut."""
-        return cut(" ".join(self.doc.details))
-
-    @property
-    def body(self) -> str:
-        """All but the summary, cut: details, else what is returned and what the parameters mean."""
-        parameters = [f"{name}: {text}" for name, text in self.doc.parameters]
-        return self.explanation or cut(" ".join([self.doc.returns, *parameters]))
-
-    @property
     def texts(self) -> set[str]:
         """What must not be seen in training when the object is held out, folded."""
-        return {fold(text) for text in (self.doc.summary, self.explanation, self.body, *self.doc.details)} - {""}
+        return {fold(self.summary), fold(self.details)} - {""}
 
 
 def fold(text: str) -> str:
@@ -84,8 +73,19 @@ def digest(text: str, seed: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}\0{text}".encode(), digest_size=8).digest(), "big")
 
 
-def cut(text: str) -> str:
-    return " ".join(text.split()[:_LONGEST])
+def parse_docstring(text: str) -> tuple[str, str]:
+    """(first sentence, the paragraphs after it) of the prose before the first section; as plain text."""
+    prose = _SECTION.split(inspect.cleandoc(text), maxsplit=1)[0]
+    first, *rest = map(_plain, re.split(r"\n\s*\n", prose.strip()))
+    end = re.search(r"(?<!e\.g)(?<!i\.e)(?<!etc)(?<! vs)[.!?](?= [^a-z])", first)
+    summary, more = (first[: end.end()], first[end.end() :]) if end else (first, "")
+    return summary, " ".join(" ".join([more, *rest]).split()[:_LONGEST])
+
+
+def _plain(text: str) -> str:
+    """Without Sphinx roles and backticks, white space collapsed."""
+    text = re.sub(r":[\w:+-]+:`[~!]?([^`<]+?)(?:\s*<[^`>]*>)?`", r"\1", text)
+    return " ".join(re.sub(r"\[?`+([^`]*)`+_*\]?", r"\1", text).split())
 
 
 def installed_roots() -> list[Path]:
@@ -97,53 +97,45 @@ def installed_roots() -> list[Path]:
 def find_modules(roots: Sequence[Path], num_bytes: int) -> list[tuple[str, Path]]:
     """(module name, source file) of about `num_bytes` of source, sorted by name.
 
-    Every package gets the same number of bytes (the standard library counts as one package), and what small packages
-    leave goes to the larger ones; within a package a hash of the name decides.
+    Packages take turns, a file each (the standard library counts as one package); within a package a hash of the name
+    decides.
     """
-    packages: dict[str, list[tuple[str, Path, int]]] = defaultdict(list)
-    names: set[str] = set()
-    standard_library = installed_roots()[0]
+    packages: dict[str, dict[str, Path]] = defaultdict(dict)
     for root in roots:
         for name, path in _source_files(root):
-            size = path.stat().st_size
-            if size <= _LARGEST_FILE and name not in names:  # `lib64` may be `lib` under another name
-                names.add(name)
-                package = "" if root == standard_library else name.partition(".")[0]
-                packages[package].append((name, path, size))
-    chosen: list[tuple[str, Path]] = []
-    left = max(num_bytes, FEWEST_BYTES)
-    by_size = sorted(packages, key=lambda package: (sum(size for _, _, size in packages[package]), package))
-    for index, package in enumerate(by_size):
-        share = left // (len(by_size) - index)
-        for name, path, size in sorted(packages[package], key=lambda item: digest(item[0], 0)):
-            if size <= share:
-                share, left = share - size, left - size
-                chosen.append((name, path))
+            package = "" if root == installed_roots()[0] else name.partition(".")[0]
+            packages[package].setdefault(name, path)  # `lib64` may be `lib` under another name
+    in_turn = (
+        (turn, *file)
+        for files in packages.values()
+        for turn, file in enumerate(sorted(files.items(), key=lambda item: digest(item[0], 0)))
+    )
+    chosen = []
+    for _, name, path in sorted(in_turn):
+        if num_bytes <= 0:
+            break
+        num_bytes -= path.stat().st_size
+        chosen.append((name, path))
     return sorted(chosen)
 
 
 def _source_files(root: Path) -> Iterator[tuple[str, Path]]:
-    """(dotted module name, path) of the Python files under `root`, tests left out."""
+    """(dotted module name, path) of the Python files under `root`, tests and tables left out."""
     for folder, subfolders, files in os.walk(root):
         # Not identifiers: `numpy-2.0.dist-info`, `numpy.libs`, and `site-packages` inside the standard library.
         subfolders[:] = sorted(name for name in subfolders if name.isidentifier() and name not in _SKIPPED)
         parent = Path(folder).relative_to(root).parts
-        for file in sorted(files):
-            stem = file.removesuffix(".py")
-            if stem != file and stem.isidentifier():
-                name = ".".join(parent if stem == "__init__" else (*parent, stem))
-                if name:
-                    yield name, Path(folder, file)
+        for path in sorted(Path(folder, file) for file in files if file.endswith(".py")):
+            name = ".".join(parent if path.stem == "__init__" else (*parent, path.stem))
+            if path.stem.isidentifier() and name and path.stat().st_size <= _LARGEST_FILE:
+                yield name, path
 
 
 def read_modules(modules: Sequence[tuple[str, Path]]) -> list[Documented]:
     """The objects of all modules in order of name, read by as many processes as there are cores."""
     chunks = [modules[start : start + _FILES_AT_ONCE] for start in range(0, len(modules), _FILES_AT_ONCE)]
-    with LocalExecutor(0) as executor, Progress("docstrings", len(modules), "file") as bar:
-        found: dict[int, list[Documented]] = {}
-        for number, objects in executor.run(_read_chunk, chunks, serial=len(chunks) < 4):
-            found[number] = objects
-            bar.update(len(chunks[number]))
+    with LocalExecutor(0) as executor:
+        found = dict(executor.run(_read_chunk, chunks, serial=len(chunks) < 4))
     return [item for number in range(len(chunks)) for item in found[number]]
 
 
@@ -169,15 +161,16 @@ def read_module(module: tuple[str, Path]) -> list[Documented]:
 def _documented(
     name: str, node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 ) -> Iterator[Documented]:
-    text = ast.get_docstring(node)
+    text = ast.get_docstring(node) or ""
     kind = {ast.Module: "module", ast.ClassDef: "class"}.get(type(node), "function")
     arguments: list[str] = []
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         named = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
         arguments = [item.arg for item in named if item.arg not in ("self", "cls")]
     # A docstring may hold half of a surrogate pair, which no file can.
-    if text and (doc := parse_docstring(text.encode(errors="replace").decode())).summary:
-        yield Documented(name, kind, tuple(arguments), doc)
+    summary, details = parse_docstring(text.encode(errors="replace").decode())
+    if summary:
+        yield Documented(name, kind, tuple(arguments), summary, details)
     for child in [] if kind == "function" else node.body:
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield from _documented(f"{name}.{child.name}", child)

@@ -199,7 +199,7 @@ def sentences() -> list[str]:
         "shutil",
         "statistics",
     )
-    found = [item.doc.summary for name in names for item in read_module((name, library / f"{name}.py"))]
+    found = [item.summary for name in names for item in read_module((name, library / f"{name}.py"))]
     assert len(found) > 300
     return found
 
