@@ -36,9 +36,6 @@ LEAST_WIDTH = 520
 COLOURS = 11
 """Series with colours of their own; the style sheet has `--s0`, `--s1`, … for them."""
 
-SVG_BYTES = 200_000
-"""A figure whose SVG is larger (tens of thousands of points) is embedded as a PNG of double resolution."""
-
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -129,8 +126,7 @@ class Report:
 
     def figure(self, figure: Figure, alt: str, caption: str = "") -> None:
         """A picture, best begun with `new_axes`. alt: what it shows, for those who do not see it."""
-        kind, data = draw(figure)
-        source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+        source = f"data:image/svg+xml;base64,{base64.b64encode(draw(figure)).decode()}"
         # Inches on paper are 96 pixels in a browser.
         part = {"kind": "figure", "source": source, "width": max(LEAST_WIDTH, round(96 * figure.get_figwidth()))}
         self._parts.append(part | {"alt": alt, "caption": caption})
@@ -178,27 +174,17 @@ def line_figure(lines: Mapping[str, Sequence[tuple[float, float]]], x: str, y: s
     return figure
 
 
-def draw(figure: Figure) -> tuple[str, bytes]:
-    """("svg+xml" or "png", file) of a figure on transparent ground; the same figure gives the same bytes.
-
-    A figure without a layout gets matplotlib's constrained one, so that no label is cut off.
-    """
+def draw(figure: Figure) -> bytes:
+    """The SVG of a figure on transparent ground; the same figure gives the same bytes."""
     import matplotlib
 
-    if figure.get_layout_engine() is None:
-        figure.set_layout_engine("constrained")
     file = io.BytesIO()
     # Letters as text, which is half the size. DejaVu is wide, so those of another sans-serif font fit in its place.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "jemb", "font.sans-serif": ["DejaVu Sans"]}):
         nothing = dict.fromkeys(["Date", "Creator", "Format", "Type"])
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     picture = file.getvalue()
-    picture = picture[picture.index(b"<svg") :]  # the document type names an address on the network
-    if len(picture) <= SVG_BYTES:
-        return "svg+xml", picture
-    file = io.BytesIO()
-    figure.savefig(file, format="png", transparent=True, dpi=2 * 96, metadata={"Software": None})
-    return "png", file.getvalue()
+    return picture[picture.index(b"<svg") :]  # the document type names an address on the network
 
 
 def _show(cell: Cell) -> str:

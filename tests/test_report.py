@@ -2,7 +2,6 @@
 
 import base64
 import re
-import struct
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -14,7 +13,7 @@ import pytest
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from jemb.report import COLOURS, LONG, SVG_BYTES, Bar, Report, draw, new_axes
+from jemb.report import COLOURS, LONG, Bar, Report, draw, new_axes
 
 NASTY = "<script>alert('x')</script> & \"q\" é"
 
@@ -201,26 +200,13 @@ def lines(points: int) -> Figure:
 
 
 def test_pictures() -> None:
-    kind, svg = draw(lines(100))
-    assert kind == "svg+xml"
+    svg = draw(lines(100))
     assert ElementTree.fromstring(svg).attrib["width"] == f"{4 * 72}pt"
     assert len(svg) < 40_000
-    assert draw(lines(100)) == (kind, svg)
-    kind, png = draw(lines(10_000))
-    assert kind == "png"
-    assert png.startswith(b"\x89PNG")
-    assert struct.unpack(">II", png[16:24]) == (2 * 96 * 4, 2 * 96 * 2)
-    assert len(png) < SVG_BYTES
+    assert draw(lines(100)) == svg
     report = Report("t")
     report.figure(lines(10), "alt")
     assert [fields["width"] for tag, fields, _ in Page(report.html()).tags if tag == "img"] == ["520"]
-
-
-def test_labels_are_not_cut_off() -> None:
-    figure = lines(10)
-    assert figure.axes[0].get_tightbbox().x0 < -20
-    draw(figure)
-    assert figure.axes[0].get_tightbbox().x0 > -1
 
 
 def test_no_global_state_of_pyplot(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from jemb.prepare import drop_reasons, funnel, summary_table
-from jemb.prepare.report.summary import add_stages
 from jemb.shards import Manifest, ShardInfo, StageCount
 
 
@@ -36,17 +35,6 @@ def test_reasons_come_in_the_order_of_the_stages_and_unknown_ones_last():
     assert drop_reasons([counts]) == [*wanted, "not_negatable", "cross_encoder", "apple:3", "zebra"]
     strange = manifest("c", 5, StageCount("read", 5, {"zebra": 2, "apple:3": 1, "apple:4": 1, "unreadable": 1}))
     assert list(funnel(strange).items()) == [("read", 10), ("unreadable", 1), ("apple", 2), ("zebra", 2), ("kept", 5)]
-
-
-def test_stages_of_several_data_sets_add_up():
-    odd = manifest("odd", 3, StageCount("language", 5, {"language:de": 2}), StageCount("mine", 3, {"no_negative": 2}))
-    assert [(stage.name, stage.kept, stage.dropped) for stage in add_stages([odd, A, B])] == [
-        ("read", 7 + 1495 + 10, {"unreadable": 5}),
-        ("exact", 7 + 1400 + 0, {"duplicate": 90, "empty": 15}),
-        ("language", 5 + 1200 + 0, {"language:de": 152, "language:unsure": 50}),
-        ("mine", 3 + 1200 + 0, {"no_negative": 2}),
-    ]
-    assert add_stages([]) == ()
 
 
 def test_table_by_hand():

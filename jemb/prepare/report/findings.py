@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +23,8 @@ EXAMPLES = "examples"
 """Name of the statistic that holds rows; it is shown apart."""
 TALLY_ROWS = 15
 """Lines shown of a tally; the rest is one more."""
-WIDTH, HEIGHT = 3.7, 2.5
+WIDTH, HEIGHT = 3.7, 2.7
 """Of a histogram in inches: as wide as a phone, so that its letters are not made smaller there."""
-LEFT, RIGHT, BOTTOM, TOP = 0.19, 0.93, 0.2, 0.96
-LEGEND_LINE, LEGEND_GAP = 0.08, 0.04
-"""Borders of the plot in it, the height of a line of the legend above and the gap between, as shares."""
-STEPS = (1, 2, 5, 10)
 KEPT, DROPPED, OTHERS = "#2a78b8", "#d55e00", ("#009e73", "#7e5fb5", "#8d979f")
 Tally = Mapping[str, float]
 
@@ -39,11 +35,7 @@ class Histogram:
 
     start: float
     end: float
-    counts: Mapping[str, tuple[float, ...]]
-
-    @property
-    def edges(self) -> tuple[float, float, int]:
-        return self.start, self.end, len(next(iter(self.counts.values())))
+    counts: Mapping[str, Sequence[float]]
 
 
 Finding = float | Tally | Histogram
@@ -65,26 +57,14 @@ def findings(statistics: Mapping[str, Any]) -> dict[str, Finding]:
     return found
 
 
-def add_findings(parts: Iterable[Mapping[str, Finding]]) -> dict[str, Finding]:
-    """Tallies and histograms of all data sets together. Left out: numbers, which may be of the job rather than of its
-    rows, and histograms over different ranges."""
-    total: dict[str, Finding | None] = {}
-    for part in parts:
-        for name, value in part.items():
-            if not isinstance(value, float):
-                total[name] = _add(total[name], value) if name in total else value
-    return {name: value for name, value in total.items() if value is not None}
-
-
 def tally_lines(tally: Tally, most: int = TALLY_ROWS) -> list[tuple[str, float]]:
-    """A tally as it is shown. Numbers and ranges of numbers come by size, more than `most` whole numbers as ranges;
-    other names come by count, those after the first `most` as one."""
+    """A tally as it is shown: numbers and ranges of numbers by size, other names by count; those after the first `most`
+    as one."""
     items = [(name, count) for name, count in tally.items() if count]
-    if items and all(re.match(r"\W*\d", name) for name, _ in items):
-        if len(items) > most and all(name.isdecimal() for name, _ in items):
-            items = _ranges(items)
-        return sorted(items, key=lambda item: (float(re.findall(r"\d+", item[0])[0]), len(item[0])))
-    items.sort(key=lambda item: (-item[1], item[0]))
+    if all(re.match(r"\W*\d", name) for name, _ in items):
+        items.sort(key=lambda item: (float(re.findall(r"\d+", item[0])[0]), len(item[0])))
+    else:
+        items.sort(key=lambda item: (-item[1], item[0]))
     if len(items) > most + 1:
         rest = items[most:]
         items = [*items[:most], (f"{len(rest)} others", sum(count for _, count in rest))]
@@ -94,13 +74,14 @@ def tally_lines(tally: Tally, most: int = TALLY_ROWS) -> list[tuple[str, float]]
 def draw_histogram(histogram: Histogram, words: Statistic, line: Any = None) -> Figure | None:
     """A curve of steps over the ranges that have rows; None without any. With several series each in percent of its
     own, since one may be a hundredth of another. line: where a dashed one is drawn."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import MaxNLocator
 
     series = {name: counts for name, counts in histogram.counts.items() if any(counts)}
     if not series:
         return None
-    start, end, bins = histogram.edges
-    edges = [start + (end - start) * number / bins for number in range(bins + 1)]
+    bins = max(map(len, series.values()))
+    width = (histogram.end - histogram.start) / bins
+    edges = [histogram.start + width * number for number in range(bins + 1)]
     filled = [number for number in range(bins) if any(counts[number] for counts in series.values())]
     low, high = max(0, filled[0] - 1), min(bins, filled[-1] + 2)
     figure, axes = new_axes(WIDTH, HEIGHT)
@@ -109,7 +90,7 @@ def draw_histogram(histogram: Histogram, words: Statistic, line: Any = None) -> 
         total = sum(counts)
         colour = {"kept": KEPT, "dropped": DROPPED}.get(name) or (KEPT if len(series) == 1 else next(others))
         heights = [100 * count / total for count in counts] if len(histogram.counts) > 1 else list(counts)
-        label = f"{name} ({short(total)})" if name else None
+        label = f"{name} ({exact(total)})" if name else None
         axes.stairs(heights[low:high], edges[low : high + 1], fill=True, color=colour, alpha=0.25)
         axes.stairs(heights[low:high], edges[low : high + 1], color=colour, linewidth=1.4, label=label)
     axes.set_xlim(edges[low], edges[high])
@@ -118,21 +99,9 @@ def draw_histogram(histogram: Histogram, words: Statistic, line: Any = None) -> 
         axes.axvline(line, color="#3f474e", linestyle="--", linewidth=1.2, label=f"{words.setting} {line:g}")
     axes.set_xlabel(words.axis, parse_math=False)
     axes.set_ylabel(f"% of {words.unit}" if len(histogram.counts) > 1 else words.unit, parse_math=False)
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}")))
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    top = TOP
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     if axes.get_legend_handles_labels()[0]:
-        lines = math.ceil(len(axes.get_legend_handles_labels()[0]) / 2)
-        top -= LEGEND_LINE * lines + LEGEND_GAP
-        axes.legend(
-            loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=9, frameon=False, borderaxespad=0.2,
-            handlelength=1.3, columnspacing=1,
-        )  # fmt: skip
-    # The same place in all: they stand side by side, and looking for the best one takes most of the time.
-    figure.set_layout_engine("none")
-    axes.set_position((LEFT, BOTTOM, RIGHT - LEFT, top - BOTTOM))
+        figure.legend(loc="outside upper left", ncols=2, fontsize=9, frameon=False)
     return figure
 
 
@@ -141,22 +110,16 @@ def exact(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) else f"{value:,.4g}"
 
 
-def short(value: float) -> str:
-    """A number in at most a few signs: 0.5, 950, 1.2k, 34M."""
-    for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{sign}"
-    return f"{value:.3g}"
-
-
 def _read(name: str, value: Any) -> dict[str, Finding]:
     if _is_number(value):
         return {name: float(value)}
     if not isinstance(value, Mapping) or not value:
         return {}
-    histogram = _read_histogram({"": value}) or _read_histogram(value)
-    if histogram:
-        return {name: histogram}
+    if _is_histogram(value):
+        return {name: Histogram(value["from"], value["to"], {"": value["counts"]})}
+    if all(map(_is_histogram, value.values())):
+        first = next(iter(value.values()))
+        return {name: Histogram(first["from"], first["to"], {key: one["counts"] for key, one in value.items()})}
     if all(map(_is_number, value.values())):
         return {name: {str(key): float(count) for key, count in value.items()}}
     found: dict[str, Finding] = {}
@@ -165,48 +128,9 @@ def _read(name: str, value: Any) -> dict[str, Finding]:
     return found
 
 
-def _read_histogram(series: Mapping[str, Any]) -> Histogram | None:
-    """One whose series are all over the same ranges."""
-    found = []
-    for value in series.values():
-        if not isinstance(value, Mapping) or set(value) != {"from", "to", "counts"}:
-            return None
-        start, end, counts = value["from"], value["to"], value["counts"]
-        if not (_is_number(start) and _is_number(end) and start < end and isinstance(counts, list | tuple) and counts):
-            return None
-        if not all(_is_number(count) and count >= 0 for count in counts):
-            return None
-        found.append((float(start), float(end), len(counts)))
-    if len(set(found)) != 1:
-        return None
-    start, end, _ = found[0]
-    return Histogram(start, end, {str(name): tuple(map(float, value["counts"])) for name, value in series.items()})
+def _is_histogram(value: Any) -> bool:
+    return isinstance(value, Mapping) and set(value) == {"from", "to", "counts"}
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _add(a: Finding | None, b: Finding) -> Finding | None:
-    if isinstance(a, Histogram) and isinstance(b, Histogram):
-        if a.edges != b.edges:
-            return None
-        nothing = (0.0,) * a.edges[2]
-        counts = {}
-        for name in dict.fromkeys([*a.counts, *b.counts]):
-            columns = zip(a.counts.get(name, nothing), b.counts.get(name, nothing), strict=True)
-            counts[name] = tuple(one + other for one, other in columns)
-        return Histogram(a.start, a.end, counts)
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return {name: a.get(name, 0.0) + b.get(name, 0.0) for name in dict.fromkeys([*a, *b])}
-    return None
-
-
-def _ranges(items: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Counts of whole numbers as 0, 1, 2, 3, 4, 5-8, 9-16, …"""
-    found: dict[int, float] = {}
-    for name, count in items:
-        number = int(name)
-        top = number if number <= 4 else 1 << (number - 1).bit_length()
-        found[top] = found.get(top, 0) + count
-    return [(str(top) if top <= 4 else f"{top // 2 + 1}-{top}", count) for top, count in found.items()]

@@ -7,22 +7,22 @@ first, then each of them behind a line that opens.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jemb.prepare.registry import all_stages
 from jemb.prepare.report.findings import (
     EXAMPLES,
     Finding,
     Histogram,
     about,
-    add_findings,
     draw_histogram,
     exact,
     findings,
     tally_lines,
 )
-from jemb.prepare.report.summary import add_stages, by_order, family, funnel, meanings
+from jemb.prepare.report.summary import by_order, family, funnel, meanings
 from jemb.report import Bar, Cell, Report
 from jemb.shards import Manifest, StageCount
 
@@ -43,61 +43,49 @@ def write_report(manifests: Sequence[Manifest], path: Path) -> None:
 
 def make_report(manifests: Sequence[Manifest]) -> Report:
     """The page, of data sets that `prepare` made."""
-    total = _sum(map(funnel, manifests))
+    total = sum((Counter(funnel(manifest)) for manifest in manifests), Counter())
     what = manifests[0].name if len(manifests) == 1 else f"{len(manifests)} data sets"
     report = Report("jemb prepare", f"{what}: {_kept(total)}.")
-    common = _common([_settings(manifest) for manifest in manifests])
     if len(manifests) == 1:
-        _data_set(report, manifests[0], common, report.heading)
+        _data_set(report, manifests[0], report.heading)
     elif manifests:
-        _together(report, manifests, common)
+        _summary(report, manifests, total)
         report.heading("Each data set")
         for number, manifest in enumerate(manifests):
             with report.details(manifest.name, _kept(funnel(manifest)), _anchor(number)):
-                _data_set(report, manifest, common, report.subheading)
-    if common:
-        report.heading("Settings")
-        _settings_table(report, common, "The same for all data sets." if len(manifests) > 1 else "")
+                _data_set(report, manifest, report.subheading)
     return report
 
 
-def _data_set(report: Report, manifest: Manifest, common: Settings, heading: Callable[[str], None]) -> None:
-    """One of them; alone it has headings of the page, and the bars that many would make too long."""
-    alone = heading == report.heading
+def _data_set(report: Report, manifest: Manifest, heading: Callable[[str], None]) -> None:
+    """One of them. heading: starts a part of it."""
     report.text(_written(manifest))
-    if alone:
-        heading("What is left")
-        _funnel_bars(report, manifest.stages, funnel(manifest)["read"])
-    _funnel_tables(report, manifest.stages, funnel(manifest)["read"])
-    if alone and any(_found(manifest).values()):
+    heading("What is left")
+    _funnel(report, manifest.stages, funnel(manifest)["read"])
+    settings = {(stage.name, option): value for stage in manifest.stages for option, value in stage.settings.items()}
+    found = {stage.name: findings(stage.statistics) for stage in manifest.stages}
+    if any(found.values()):
         heading("What the stages found")
-    _findings(report, _found(manifest), _settings(manifest))
+    _findings(report, found, settings)
     if examples := list(_example_rows(manifest)):
         heading("Examples of dropped rows")
         _examples(report, manifest, examples)
-    if own := {name: value for name, value in _settings(manifest).items() if name not in common}:
-        heading("Settings of this data set")
-        _settings_table(report, own)
+    if settings:
+        heading("Settings")
+        shown: list[list[Cell]] = [[stage, option, _setting(value)] for (stage, option), value in settings.items()]
+        report.table(["stage", "option", "value"], shown)
 
 
-def _together(report: Report, manifests: Sequence[Manifest], common: Settings) -> None:
-    funnels = [funnel(manifest) for manifest in manifests]
-    stages = add_stages(manifests)
+def _summary(report: Report, manifests: Sequence[Manifest], total: Mapping[str, int]) -> None:
+    """All data sets side by side, and their sum."""
     report.heading("Summary")
-    _data_set_bars(report, manifests, [stage.name for stage in stages])
-    lines = [*zip([manifest.name for manifest in manifests], funnels, strict=True), ("total", _sum(funnels))]
-    rows: list[list[Cell]] = []
-    for name, counts in lines:
-        share = _percent(counts["kept"], counts["read"])
-        rows.append([name, counts["read"], counts["kept"], share, _drops(counts)])
+    _data_set_bars(report, manifests)
+    lines = [*((manifest.name, funnel(manifest)) for manifest in manifests), ("total", total)]
+    rows: list[list[Cell]] = [
+        [name, counts["read"], counts["kept"], _percent(counts["kept"], counts["read"]), _drops(counts)]
+        for name, counts in lines
+    ]
     report.table(["data set", "read", "kept", "of all", "dropped"], rows, "Rows: read = kept + dropped, by reason.")
-    report.heading("All data sets together")
-    _funnel_bars(report, stages, _sum(funnels)["read"])
-    _funnel_tables(report, stages, _sum(funnels)["read"])
-    found = {
-        stage.name: add_findings(_found(manifest).get(stage.name, {}) for manifest in manifests) for stage in stages
-    }
-    _findings(report, found, common)
 
 
 def _drops(counts: Mapping[str, int]) -> str:
@@ -106,9 +94,10 @@ def _drops(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {count:,}" for count, reason in sorted(found, key=lambda item: -item[0])) or "none"
 
 
-def _data_set_bars(report: Report, manifests: Sequence[Manifest], stages: Sequence[str]) -> None:
+def _data_set_bars(report: Report, manifests: Sequence[Manifest]) -> None:
     lost = [{stage.name: sum(stage.dropped.values()) for stage in manifest.stages} for manifest in manifests]
-    taking = [name for name in stages if any(counts.get(name) for counts in lost)]
+    taking = [name for name in ["read", *all_stages()] if any(counts.get(name) for counts in lost)]
+    taking += dict.fromkeys(name for counts in lost for name in counts if counts[name] and name not in taking)
     bars = []
     for number, manifest in enumerate(manifests):
         counts = funnel(manifest)
@@ -119,25 +108,17 @@ def _data_set_bars(report: Report, manifests: Sequence[Manifest], stages: Sequen
     report.bars(["kept", *taking], bars, caption, full=1)
 
 
-def _funnel_bars(report: Report, stages: Sequence[StageCount], read: int) -> None:
-    bars = [Bar("input", [read, 0], f"{read:,} (100.0 %)")]
-    for stage in stages:
-        shown = f"{stage.kept:,} ({_percent(stage.kept, read)})"
-        bars.append(Bar(stage.name, [stage.kept, sum(stage.dropped.values())], shown))
-    report.bars(["left after the stage", "dropped by it"], bars, "Rows left after each stage.")
-
-
-def _funnel_tables(report: Report, stages: Sequence[StageCount], read: int) -> None:
+def _funnel(report: Report, stages: Sequence[StageCount], read: int) -> None:
     rows: list[list[Cell]] = [["input", None, read, _percent(read, read)]]
     rows += [[stage.name, sum(stage.dropped.values()), stage.kept, _percent(stage.kept, read)] for stage in stages]
     report.table(["stage", "dropped", "left", "left of all"], rows, "Rows, stage by stage.")
-    rows = [
+    dropped: list[list[Cell]] = [
         [reason, count, _percent(count, read), stage.name, meaning]
         for stage in stages
         for reason, count, meaning in _reasons(stage.dropped)
     ]
-    if rows:
-        report.table(["reason", "rows", "of all", "stage", "meaning"], rows, "Why rows were dropped.")
+    if dropped:
+        report.table(["reason", "rows", "of all", "stage", "meaning"], dropped, "Why rows were dropped.")
 
 
 def _reasons(dropped: Mapping[str, int]) -> Iterator[tuple[str, int, str]]:
@@ -209,11 +190,6 @@ def _example_rows(manifest: Manifest) -> Iterator[Example]:
                 yield stage.name, reason, examples[reason]
 
 
-def _settings_table(report: Report, settings: Settings, caption: str = "") -> None:
-    rows: list[list[Cell]] = [[stage, option, _setting(value)] for (stage, option), value in settings.items()]
-    report.table(["stage", "option", "value"], rows, caption)
-
-
 def _setting(value: Any) -> Cell:
     if value is None or isinstance(value, bool):
         return value
@@ -221,29 +197,6 @@ def _setting(value: Any) -> Cell:
         return f"{value:,}"
     # A float as it was given: 0.0001 is not to become 0.00.
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _settings(manifest: Manifest) -> Settings:
-    return {(stage.name, option): value for stage in manifest.stages for option, value in stage.settings.items()}
-
-
-def _common(settings: Sequence[Settings]) -> Settings:
-    """Those that all data sets share."""
-    first, *others = settings or [{}]
-    return {
-        name: value for name, value in first.items() if all(name in other and other[name] == value for other in others)
-    }
-
-
-def _found(manifest: Manifest) -> Found:
-    return {stage.name: findings(stage.statistics) for stage in manifest.stages}
-
-
-def _sum(funnels: Iterable[Mapping[str, int]]) -> Counter[str]:
-    total: Counter[str] = Counter()
-    for counts in funnels:
-        total.update(counts)
-    return total
 
 
 def _kept(counts: Mapping[str, int]) -> str:

@@ -6,10 +6,10 @@ Before: `run.py` gives the manifests. After: `app/` prints the table, `report.py
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from jemb.prepare.registry import all_stages
-from jemb.shards import Manifest, StageCount
+from jemb.shards import Manifest
 
 
 def meanings() -> dict[str, str]:
@@ -52,24 +52,6 @@ def by_order(reasons: Iterable[str]) -> list[str]:
 def drop_reasons(funnels: Iterable[Mapping[str, int]]) -> list[str]:
     """The reasons that occur, in the order of the stages."""
     return by_order({reason for counts in funnels for reason in counts} - {"read", "kept"})
-
-
-def add_stages(manifests: Sequence[Manifest]) -> tuple[StageCount, ...]:
-    """The stages of all data sets as of one: name, kept and dropped. Rows of a data set without a stage pass it."""
-    found = dict.fromkeys(stage.name for manifest in manifests for stage in manifest.stages)
-    order = ["read", *all_stages()]
-    names = [name for name in order if name in found] + [name for name in found if name not in order]
-    left = {number: funnel(manifest)["read"] for number, manifest in enumerate(manifests)}
-    total = []
-    for name in names:
-        dropped: Counter[str] = Counter()
-        for number, manifest in enumerate(manifests):
-            for stage in manifest.stages:
-                if stage.name == name:
-                    left[number] = stage.kept
-                    dropped.update(stage.dropped)
-        total.append(StageCount(name, sum(left.values()), dict(dropped)))
-    return tuple(total)
 
 
 def summary_table(manifests: Iterable[Manifest]) -> str:
