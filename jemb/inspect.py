@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,6 @@ from jemb.core.records import Sample
 from jemb.public import for_terminal, without_places, without_secrets
 from jemb.run_folder import RunFolder, is_run
 from jemb.shards import ShardReader, adopt, open_datasets
-from jemb.shards.duplicates import KINDS, Duplicates, count_duplicates, equal_shards
 from jemb.tables.places import is_url, to_local
 
 LENGTH_SAMPLES = 1000
@@ -45,12 +44,7 @@ def inspect(config: InspectConfig) -> str:
             return "\n".join(summary_of(run) for run in runs)
     readers = open_datasets(config.path, whole_shards=False)
     tokens = None if config.tokenizer is None else _token_lengths(config.tokenizer)
-    repeated = count_duplicates(readers) if config.duplicates else {}
-    parts = [
-        describe_dataset(reader, config.samples, tokens=tokens, repeated=repeated.get(name))
-        for name, reader in readers.items()
-    ]
-    parts += [f"the same bytes: {', '.join(group)}" for group in equal_shards(readers)]
+    parts = [describe_dataset(reader, config.samples, tokens=tokens) for reader in readers.values()]
     if config.verify:
         for reader in readers.values():
             reader.verify()
@@ -60,10 +54,8 @@ def inspect(config: InspectConfig) -> str:
     return "\n\n".join(parts)
 
 
-def describe_dataset(
-    reader: ShardReader, num_samples: int, *, tokens: Lengths | None = None, repeated: Duplicates | None = None
-) -> str:
-    """Counts, the funnel that made it, lengths, duplicates where they were counted, and its first samples."""
+def describe_dataset(reader: ShardReader, num_samples: int, *, tokens: Lengths | None = None) -> str:
+    """Counts, the funnel that made it, lengths, and its first samples."""
     manifest = reader.manifest
     lines = [
         f"{manifest.name}: {manifest.num_samples:,} {manifest.kind} in {len(manifest.shards)} shards, "
@@ -75,9 +67,6 @@ def describe_dataset(
         lines.append(f"  {stage.name:<16} kept {stage.kept:>12,}   dropped {drops}")
     rows = np.linspace(0, len(reader) - 1, min(len(reader), LENGTH_SAMPLES)).astype(int)
     lines += _lengths([reader.read(int(row)) for row in rows], tokens)
-    if repeated:
-        lines.append(f"  {'come again':<16} {_counted(repeated.within)}")
-        lines.append(f"  {'in sets before':<16} {_counted(repeated.earlier)}")
     for row in range(min(num_samples, len(reader))):
         sample = reader.read(row)
         lines.append(f"  {sample.key}  query:    {_short(sample.query)}")
@@ -157,10 +146,6 @@ def _lengths(samples: Sequence[Sample], tokens: Lengths | None) -> list[str]:
                 f"longest {lengths.max():,}"
             )
     return lines
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{counts[kind]:,} {kind}" for kind in KINDS)
 
 
 def _ago(seconds: float) -> str:

@@ -6,17 +6,14 @@ import json
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from jemb.config import InspectConfig, ModelConfig
-from jemb.core.records import Sample
 from jemb.inspect import inspect
 from jemb.model import make_tiny
 from jemb.run_folder import RunFolder
-from jemb.shards import ShardWriter
 
 
 def report(path: Path, **options: object) -> list[str]:
@@ -26,13 +23,6 @@ def report(path: Path, **options: object) -> list[str]:
 def line_of(lines: list[str], start: str) -> str:
     (line,) = [line for line in lines if line.strip().startswith(start)]
     return line
-
-
-def write(folder: Path, name: str, pairs: list[tuple[str, str]]) -> None:
-    with ShardWriter(folder / name, name, "pairs", 100) as writer:
-        for number, (query, positive) in enumerate(pairs):
-            writer.write(Sample(f"{number:03d}", query, positive))
-        writer.close()
 
 
 def make_run(folder: Path, status: str, *, last_step: float) -> RunFolder:
@@ -67,36 +57,6 @@ def test_lengths_in_tokens_are_the_tokenizers(triplet_shards: Path, tmp_path: Pa
         shown = next(line for line in lines if f"{side} length" in line and "tokens" in line)
         assert shown.split("length")[1].split("tokens")[0].strip() == f"{low:,.0f} / {middle:,.0f} / {high:,.0f}"
         assert shown.endswith(f"longest {max(counts)}")
-
-
-def test_duplicates_are_those_of_a_plain_loop(tmp_path: Path) -> None:
-    first = [("a", "b"), ("A  ", "b"), ("a", "c"), ("b", "a"), ("d", "e")]
-    second = [("a", "b"), ("x", "c"), ("x", "y"), ("x", "y"), ("d", "q")]
-    write(tmp_path, "first", first)
-    write(tmp_path, "second", second)
-    lines = report(tmp_path, duplicates=True, samples=0)
-    within = [line.strip() for line in lines if "come again" in line]
-    earlier = [line.strip() for line in lines if "in sets before" in line]
-
-    def fold(pairs: list[tuple[str, str]]) -> dict[str, list[object]]:
-        folded = [(query.strip().lower(), positive.strip().lower()) for query, positive in pairs]
-        return {"samples": folded, "queries": [q for q, _ in folded], "positives": [p for _, p in folded]}  # type: ignore[dict-item]
-
-    sets = [fold(first), fold(second)]
-    for shown, texts in zip(within, sets, strict=True):
-        wanted = {kind: sum(count - 1 for count in Counter(values).values()) for kind, values in texts.items()}
-        assert shown.split("come again")[1].strip() == ", ".join(f"{n} {kind}" for kind, n in wanted.items())
-    assert earlier[0].endswith("0 samples, 0 queries, 0 positives")
-    wanted = {kind: len(set(sets[0][kind]) & set(sets[1][kind])) for kind in sets[0]}
-    assert earlier[1].endswith(", ".join(f"{n} {kind}" for kind, n in wanted.items()))
-    assert wanted == {"samples": 1, "queries": 2, "positives": 2}
-
-
-def test_equal_shards_are_named(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        write(tmp_path, name, [("a", "b"), ("c", "d")])
-    write(tmp_path, "three", [("a", "z")])
-    assert report(tmp_path)[-1] == "the same bytes: one/shard-000000.tar, two/shard-000000.tar"
 
 
 def test_runs(tmp_path: Path) -> None:

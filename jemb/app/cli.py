@@ -22,7 +22,6 @@ from jemb import __version__
 from jemb.app.compose import compose_config
 from jemb.app.show import show
 from jemb.config import (
-    CompletionConfig,
     DemoConfig,
     EvaluateConfig,
     ExportConfig,
@@ -80,7 +79,6 @@ COMMANDS = {
     "export": Command(ExportConfig, "jemb export run=runs/pairs output=my-model"),
     "inspect": Command(InspectConfig, "jemb inspect shards", positional="path"),
     "new": Command(NewConfig, "jemb new my-model", positional="path"),
-    "completion": Command(CompletionConfig, "jemb completion bash", positional="shell"),
 }
 
 

@@ -6,7 +6,6 @@ Each checks itself when one is made, in Python as by a command: unknown names, w
 """
 
 from jemb.config.commands import (
-    CompletionConfig,
     DemoConfig,
     EvaluateConfig,
     ExportConfig,
@@ -21,7 +20,6 @@ from jemb.config.types import DuplicateSide, Positive, Role, Share, Sides, Strin
 from jemb.registry import suggest
 
 __all__ = [
-    "CompletionConfig",
     "DemoConfig",
     "DuplicateSide",
     "EvaluateConfig",

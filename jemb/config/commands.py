@@ -1,4 +1,4 @@
-"""Options of `jemb tokenize`, `evaluate`, `merge`, `export`, `inspect`, `new`, `completion` and `demo`."""
+"""Options of `jemb tokenize`, `evaluate`, `merge`, `export`, `inspect`, `new` and `demo`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 
 from jemb.config.parse import options
 from jemb.config.train import PromptsConfig, Widths
-from jemb.config.types import Positive, PositiveReal, Quantization, Seed, Strings
+from jemb.config.types import Positive, Quantization, Seed, Strings
 
 
 @options
@@ -140,10 +140,6 @@ class ExportConfig:
     models whose training texts began so by themselves."""
     license: str | None = None
     """Licence of the model for its card, as the Hugging Face Hub names it: `apache-2.0`, `cc-by-4.0`, …"""
-    power_watts: PositiveReal | None = None
-    """Mean power of all devices that trained, together, for the energy in the card; null: the card has no figure."""
-    carbon_intensity: PositiveReal | None = None
-    """Grams of CO2-equivalent for a kWh where it was trained, for the emissions in the card; needs `power_watts`."""
     push_to_hub: str | None = None
     """Also upload the folder to this repository of the Hugging Face Hub, `USER/NAME`, made where there is none."""
     private: bool = False
@@ -157,8 +153,6 @@ class ExportConfig:
             )
         if self.push_to_hub and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.push_to_hub):
             raise ValueError(f"push_to_hub={self.push_to_hub}: wanted USER/NAME or ORGANISATION/NAME")
-        if self.carbon_intensity and not self.power_watts:
-            raise ValueError("carbon_intensity needs power_watts: emissions are energy times intensity")
         if self.private and not self.push_to_hub:
             raise ValueError("private=true says nothing without push_to_hub=USER/NAME")
 
@@ -173,9 +167,6 @@ class InspectConfig:
     """Samples to show from each data set."""
     tokenizer: str | None = None
     """Also show lengths in tokens: of this model's tokenizer (a run, a model folder or a Hugging Face name)."""
-    duplicates: bool = False
-    """Read everything and count samples whose texts come more than once, within a data set and between them. 24 bytes
-    of memory a sample."""
     verify: bool = False
     """Read everything and compare checksums with the manifest."""
     index: bool = False
@@ -189,16 +180,6 @@ class NewConfig:
 
     path: str
     """Folder to make; must not exist or be empty. `jemb new DIR` is short for `jemb new path=DIR`."""
-
-
-@options
-class CompletionConfig:
-    """Print the shell code that completes commands, options and their values."""
-
-    shell: Literal["bash", "zsh", "fish"]
-    """Whose; `jemb completion bash` is short for `jemb completion shell=bash`. To use it, put into the start file:
-    `eval "$(jemb completion bash)"` in ~/.bashrc; `eval "$(jemb completion zsh)"` in ~/.zshrc, after `compinit`;
-    `jemb completion fish | source` in ~/.config/fish/config.fish."""
 
 
 @options

@@ -29,15 +29,6 @@ POOLING = {
     "lasttoken": 'pooled = hidden[torch.arange(len(hidden)), tokens["attention_mask"].sum(1) - 1]',
 }
 """What plain transformers need besides the model, where that is all that comes after it."""
-NO_FIGURE = (
-    "Energy was not measured. kWh = hours × mean power of all devices in W / 1000, and grams of CO2-equivalent = kWh × "
-    "the grid's g/kWh; `jemb export` puts both here when it is told `power_watts` and `carbon_intensity`."
-)
-FIGURE = (
-    "Energy is hours × mean power, emissions are energy × the grid's intensity; power and intensity are what the "
-    "exporter stated, not measurements, and taken to be the same in all stages. Not in the hours: work lost to killed "
-    "starts, preparation of the data, evaluation outside of training."
-)
 
 
 def write_card(
@@ -56,7 +47,6 @@ def write_card(
     length = ", length 1"
     if encoder.truncate_dim is not None:
         length = f", the first of {encoder.full_dim}; compare by cosine, or give them length 1"
-    cost, carbon = _cost(stages, config)
     facts = [
         ("vector", f"{encoder.dim} numbers{length}"),
         ("longest text", f"{encoder.max_length} tokens; the rest is cut off" if encoder.max_length else "no limit"),
@@ -75,7 +65,7 @@ def write_card(
     environment.filters["md"] = lambda value: markdown(str(value))
     template = environment.get_template("card.md.j2")
     card = template.render(
-        front=_front(stages, config, carbon),
+        front=_front(stages, config),
         name=name,
         jemb=stages[-1].get("jemb", __version__),
         table=_table,
@@ -93,17 +83,19 @@ def write_card(
         pooling=POOLING.get(encoder.pooling, "") if encoder.plain else "",
         onnx=config.onnx,
         stages=[_stage(stage, encoder if stage is stages[-1] else None) for stage in stages],
-        cost=cost,
-        cost_note=FIGURE if config.power_watts else NO_FIGURE,
+        cost=_cost(stages),
         scores=_scores(scores),
-        limits=_limits(encoder, stages),
-        license=_license(stages, config.license),
+        languages=", ".join(_languages(stages)),
+        kept="end" if getattr(encoder.tokenizer, "truncation_side", "right") == "left" else "beginning",
+        started_from=stages[0].get("started_from"),
+        license=config.license,
+        licenses={name: entry.get("license") for stage in stages for name, entry in stage.get("datasets", {}).items()},
         versions=_versions(stages[-1]),
     )
     return re.sub(r"\n{3,}", "\n\n", card)
 
 
-def _front(stages: Sequence[Stage], config: ExportConfig, carbon: Mapping[str, Any] | None) -> str:
+def _front(stages: Sequence[Stage], config: ExportConfig) -> str:
     """The YAML that the Hub reads."""
     base = stages[0].get("started_from") or ""
     data = ModelCardData(
@@ -115,14 +107,11 @@ def _front(stages: Sequence[Stage], config: ExportConfig, carbon: Mapping[str, A
         pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "feature-extraction", "sentence-similarity", *(["onnx"] if config.onnx else [])],
     )
-    if carbon:
-        data["co2_eq_emissions"] = carbon
     return f"---\n{data.to_yaml()}\n---\n"
 
 
-def _cost(stages: Sequence[Stage], config: ExportConfig) -> tuple[list[tuple[str, str]], dict[str, Any] | None]:
-    """What the training took, from the run's own records, energy and emissions from the figures of the export: (what,
-    how much) for the card, and the same for the Hub, where there are such figures."""
+def _cost(stages: Sequence[Stage]) -> list[tuple[str, str]]:
+    """What the training took, from the run's own records: (what, how much)."""
     found = [
         f"{start.get('world_size', '?')} × {start.get('hardware') or start.get('device', '?')}"
         for stage in stages
@@ -130,26 +119,8 @@ def _cost(stages: Sequence[Stage], config: ExportConfig) -> tuple[list[tuple[str
     ]
     hardware = "; ".join(dict.fromkeys(found)) or "not recorded"
     seconds: list[Any] = [stage.get("seconds") for stage in stages]
-    rows = [("hardware (processes × device)", hardware)]
-    if None in seconds:
-        return [*rows, ("wall time of training", "not recorded")], None
-    hours, power, intensity = sum(seconds) / 3600, config.power_watts, config.carbon_intensity
-    unit, size = next(((unit, size) for unit, size in (("h", 1), ("min", 60)) if hours * size >= 1), ("s", 3600))
-    rows.append(("wall time of training", f"{hours * size:.{0 if unit == 's' else 1}f} {unit}"))
-    if not power:
-        return rows, None
-    energy = hours * power / 1000
-    rows.append(("energy, at the stated power", f"{energy:.3g} kWh at {power:g} W"))
-    if not intensity:
-        return rows, None
-    rows.append(("emissions, at the stated intensity", f"{energy * intensity:.3g} g CO2eq at {intensity:g} g/kWh"))
-    carbon = {
-        "emissions": energy * intensity,
-        "source": "wall time x stated power x stated carbon intensity",
-        "training_type": "fine-tuning" if stages[0].get("started_from") else "pre-training",
-        "hardware_used": hardware,
-    }
-    return rows, carbon
+    time = "not recorded" if None in seconds else f"{sum(seconds) / 3600:.3g} h"
+    return [("hardware (processes × device)", hardware), ("wall time of training", time)]
 
 
 def _stage(stage: Stage, encoder: Encoder | None) -> Mapping[str, Any]:
@@ -210,37 +181,6 @@ def _languages(stages: Sequence[Stage]) -> list[str]:
         for entry in stage.get("datasets", {}).values()
     ]
     return sorted({language for languages in found for language in languages or []}) if all(found) else []
-
-
-def _limits(encoder: Encoder, stages: Sequence[Stage]) -> list[str]:
-    languages = markdown(", ".join(_languages(stages)))
-    limits = [
-        "It has learnt what its training data say and how they say it, their errors and prejudices included; the data "
-        "sets above are all that is recorded of them."
-    ]
-    if encoder.max_length is not None:
-        kept = "end" if getattr(encoder.tokenizer, "truncation_side", "right") == "left" else "beginning"
-        limits.append(f"Of a text longer than {encoder.max_length} tokens only the {kept} counts.")
-    limits += [
-        f"The language of the data: {languages}; others were filtered out."
-        if languages
-        else "The training data were not all filtered by language: which ones it knows is not recorded.",
-        "A cosine is a ranking, not a probability; a threshold has to be found on data of your own.",
-    ]
-    if not stages[0].get("started_from"):
-        limits.append("It was trained from random weights: it knows no word that its training data lack.")
-    if encoder.truncate_dim:
-        limits.append("sentence-transformers before 5.4 takes no notice of `truncate_dim`: give it when loading.")
-    return limits
-
-
-def _license(stages: Sequence[Stage], own: str | None) -> str:
-    data = {name: entry.get("license") for stage in stages for name, entry in stage.get("datasets", {}).items()}
-    known = [f"{name}: {text}" for name, text in data.items() if text]
-    unknown = [name for name, text in data.items() if not text]
-    model = f"The model: {own}." if own else "No licence was stated for the model."
-    said = f" The data as stated: {'; '.join(known)}." if known else ""
-    return model + said + (f" No licence is recorded of: {', '.join(unknown)}." if unknown else "")
 
 
 def _versions(stage: Stage) -> list[tuple[str, str]]:

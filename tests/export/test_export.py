@@ -131,24 +131,6 @@ def test_a_folder_that_gives_other_vectors_is_not_left(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_transformers_is_checked_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = bert()
-    run = make_run(tmp_path / "run", status="finished", model=trained)
-    monkeypatch.setattr(
-        "jemb.export.check._sentence_transformers", lambda folder, code: lambda texts: encode(trained, texts)
-    )
-    save = Encoder.save
-
-    def save_badly(self: Encoder, folder: Path, card: str | None = None, **more: Any) -> None:
-        save(self, folder, card, **more)
-        tamper_tokenizer(folder)
-
-    monkeypatch.setattr(Encoder, "save", save_badly)
-    with pytest.raises(Failure, match=r"^transformers gives other vectors"):
-        run_export(run, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 def test_not_a_number_fails_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run", status="finished", model=bert())
     monkeypatch.setattr(

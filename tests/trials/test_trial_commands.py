@@ -46,7 +46,7 @@ FAULTS = [
         ("prepare", PREPARE, "workers=-2"), ("prepare", PREPARE, "executor=spark"), ("prepare", PREPARE, "fields.query="),
         ("prepare", PREPARE, "sources.x.limit=0"), ("prepare", PREPARE, "seed=1.5"),
         ("evaluate", SCORE, "widths=[0]"), ("evaluate", SCORE, "bootstrap=-1"), ("evaluate", SCORE, "level=2"), ("evaluate", SCORE, "batch_size=0"),
-        ("export", EXPORT, "truncate_dim=0"), ("export", EXPORT, "truncate_dim=64"), ("export", EXPORT, "carbon_intensity=5"),
+        ("export", EXPORT, "truncate_dim=0"), ("export", EXPORT, "truncate_dim=64"),
         ("tokenize", TOKENIZE, "max_length=0"), ("inspect", INSPECT, "samples=-1"),
       ]),
     *(refused(f"train: {name} of other trainers", f"{TRAIN} {name}={value}", None, ours)
