@@ -18,6 +18,7 @@ MODULES = (
     "peft",
     "sentence_transformers",
     "torch.utils.tensorboard",
+    "deepspeed.runtime.zero.muon.original_muon",  # which imports the compiler of torch, three seconds
     "jemb.app.cli",
     "jemb.app.models",
     "jemb.evaluate",
@@ -36,10 +37,13 @@ try:
         if find_spec(module.partition(".")[0]):  # some are extras
             importlib.import_module(module)
     importlib.import_module("jemb.prepare.options").PrepareConfig.whole()  # which imports all stages
-    # What two libraries build when first used: patterns of model classes, grammars. 0.3 s in each process.
+    # What libraries build when first used, 0.3 s each: patterns of model classes, grammars, what numba compiles to.
     importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("bert")
     command = importlib.import_module("jemb.app.cli").COMMANDS["train"]
     importlib.import_module("jemb.app.compose").compose_config("train", command.config, ["shards=any", "output=any"])
+    target = importlib.import_module("numba.core.registry").cpu_target
+    target.target_context.refresh()
+    target.typing_context.refresh()
 except ImportError as error:  # of which the server would say nothing, and every process import everything again
     raise RuntimeError(f"tests/preloaded.py: {error}") from error
 gc.collect()
