@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -138,7 +139,9 @@ def run_cases(
     module_file.make_optimizer = sgd
     found = {}
     # Before the processes join: transformers writes, also to a temporary folder, on the first of them alone.
-    encoders = {name: tiny(options.get("model", ModelConfig())) for name, options in cases.items()}
+    dropouts = {name: options.get("model", ModelConfig()).dropout for name, options in cases.items()}
+    made = {dropout: tiny(ModelConfig(dropout=dropout)) for dropout in set(dropouts.values())}
+    encoders = {name: deepcopy(made[dropout]) for name, dropout in dropouts.items()}
     with joined_processes("cpu", 2) as processes:
         for name, options in cases.items():
             profile = torch.profiler.profile() if count_calls else nullcontext()

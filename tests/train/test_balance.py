@@ -37,8 +37,7 @@ def deal_at_random() -> None:
     loader.deal = deal
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-@pytest.mark.parametrize("kind", ["pair", "triplet"])
+@pytest.mark.parametrize(("kind", "processes"), [("pair", 2), ("triplet", 4)])
 def test_the_loss_does_not_depend_on_the_order_in_the_batch(
     tmp_path: Path, start: Start, request: pytest.FixtureRequest, kind: str, processes: int
 ) -> None:

@@ -1,4 +1,6 @@
-"""The commands as they stand in the README, in fresh interpreters: `python -m`, torchrun, SIGKILL, SIGTERM."""
+"""The commands as they stand in the README, in fresh interpreters: `python -m`, torchrun, SIGKILL, SIGTERM.
+
+What goes on from where they were ended is forked from a process that has imported everything, as in test_resume.py."""
 
 from __future__ import annotations
 
@@ -7,12 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from training_runs import losses, read_lines, weights
+from training_runs import Training, losses, read_lines, weights
 
 from jemb.run_folder import RunFolder
 
@@ -63,6 +65,13 @@ def children(pid: int) -> list[int]:
     return [int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
 
 
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def wait_for_step(run: RunFolder, step: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 300
     while len(read_lines(run.metrics)) < step:
@@ -77,19 +86,24 @@ def test_torchrun_killed_and_repeated(
     pair_run: RunFolder,
     slowed: dict[str, str],
     started: list[subprocess.Popen[bytes]],
+    start: Callable[..., Training],
 ) -> None:
-    """torchrun with two processes, SIGKILL to its agent alone, the same command again: the one-process run's batches
+    """torchrun with two processes, SIGKILL to its agent alone, the same options again: the one-process run's batches
     and losses."""
     command = [*TORCHRUN, f"output={tmp_path / 'run'}", *pair_options, "checkpoint_every=2", "workers=1"]
     run = RunFolder(tmp_path / "run")
     started.append(subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, env=slowed))
     wait_for_step(run, 5, started[0])
+    workers = children(started[0].pid)
     started[0].kill()  # its workers, and the loaders of these, notice
     started[0].wait()
+    deadline = time.monotonic() + 60
+    while any(runs(pid) for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     assert len(run.checkpoints()) > 0
     assert not run.model.exists()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    start(run.path, [*pair_options, "checkpoint_every=2", "workers=1"], processes=2).succeed()
     assert run.samples.read_bytes() == pair_run.samples.read_bytes()
     assert losses(run) == pytest.approx(losses(pair_run), abs=1e-5)
     assert run.read_record()["starts"][1]["step"] > 0
@@ -123,6 +137,7 @@ def test_python_terminated_and_repeated(
     pair_run: RunFolder,
     slowed: dict[str, str],
     started: list[subprocess.Popen[bytes]],
+    start: Callable[..., Training],
 ) -> None:
     command = [*ALONE, f"output={tmp_path / 'run'}", *pair_options, "workers=1"]
     run = RunFolder(tmp_path / "run")
@@ -133,8 +148,7 @@ def test_python_terminated_and_repeated(
     assert started[0].returncode == 0, message
     assert "stopped after step" in message
     assert not run.model.exists()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    start(run.path, [*pair_options, "workers=1"]).succeed()
     assert run.samples.read_bytes() == pair_run.samples.read_bytes()
     assert weights(run) == weights(pair_run)
 
