@@ -58,8 +58,9 @@ def describe_dataset(reader: ShardReader, num_samples: int, *, tokens: Lengths |
     """Counts, the funnel that made it, lengths, and its first samples."""
     manifest = reader.manifest
     lines = [
-        f"{manifest.name}: {manifest.num_samples:,} {manifest.kind} in {len(manifest.shards)} shards, "
-        f"{manifest.bytes / 1e6:,.1f} MB ({without_secrets(reader.tars.url) if reader.tars else reader.folder})",
+        f"{manifest.name}: {manifest.num_samples:,} {manifest.kind}{_more(manifest.fields)} "
+        f"in {len(manifest.shards)} shards, {manifest.bytes / 1e6:,.1f} MB "
+        f"({without_secrets(reader.tars.url) if reader.tars else reader.folder})",
         f"  fingerprint  {manifest.fingerprint[:16]}…",
     ]
     for stage in manifest.stages:
@@ -70,8 +71,10 @@ def describe_dataset(reader: ShardReader, num_samples: int, *, tokens: Lengths |
     for row in range(min(num_samples, len(reader))):
         sample = reader.read(row)
         lines.append(f"  {sample.key}  query:    {_short(sample.query)}")
-        lines.append(f"  {' ' * len(sample.key)}  positive: {_short(sample.positive)}")
-        lines += [f"  {' ' * len(sample.key)}  negative: {_short(text)}" for text in sample.negatives]
+        sides = [("positive", text) for text in sample.positives] + [("negative", text) for text in sample.negatives]
+        known = {"score": sample.score, "label": sample.label, "scores": sample.scores or None}
+        sides += [(name, str(value)) for name, value in known.items() if value is not None]
+        lines += [f"  {' ' * len(sample.key)}  {name + ':':<9} {_short(text)}" for name, text in sides]
     return "\n".join(lines)
 
 
@@ -131,7 +134,8 @@ def _token_lengths(name: str) -> Lengths:
 
 def _lengths(samples: Sequence[Sample], tokens: Lengths | None) -> list[str]:
     """A line for each kind of text and unit, from these samples."""
-    sides = {"query": [sample.query for sample in samples], "positive": [sample.positive for sample in samples]}
+    sides = {"query": [sample.query for sample in samples]}
+    sides["positive"] = [text for sample in samples for text in sample.positives]
     if negatives := [text for sample in samples for text in sample.negatives]:
         sides["negative"] = negatives
     lines = []
@@ -146,6 +150,10 @@ def _lengths(samples: Sequence[Sample], tokens: Lengths | None) -> list[str]:
                 f"longest {lengths.max():,}"
             )
     return lines
+
+
+def _more(fields: Sequence[str]) -> str:
+    return f" (with {', '.join(fields)})" if fields else ""
 
 
 def _ago(seconds: float) -> str:

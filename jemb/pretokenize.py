@@ -91,8 +91,8 @@ def _write(task: _Task) -> None:
         prompts: list[str] = []
         for row in range(start, min(start + ROWS, task.stop)):
             sample = task.reader.read(row)
-            texts += (sample.query, sample.positive, *sample.negatives)
-            counts.append(2 + len(sample.negatives))
+            texts += sample.texts
+            counts.append(len(sample.texts))
             prompts += (task.recipe.query_prompt, *[task.recipe.passage_prompt] * (counts[-1] - 1))
         flat, each = task.tokenize.flat([prompt + text for prompt, text in zip(prompts, texts, strict=True)])
         ids.append(flat.astype(np.uint32))

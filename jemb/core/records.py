@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-Kind = Literal["pairs", "triplets"]
+Kind = Literal["pairs", "triplets", "scored", "labelled", "distill"]
+"""What the samples of a data set teach: a right answer; one and hard negatives; how alike two texts are; the class of a
+text; what a teacher thinks of the answers. It is also the name of the objective that learns from it."""
+Label = int | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,10 @@ class Sample:
     """One training sample: a pair, or a triplet when `negatives` is not empty.
 
     key: unique within its data set and stable; no dot and no slash in it (a WebDataset key).
-    extra: further JSON fields of the source, carried through unread.
+    positive: the right answer; of a labelled text that stands alone the text itself. more_positives: further ones.
+    score: how alike query and positive are, the higher the more. label: the class of the texts. scores: a teacher's of
+    the positive, the further ones and the negatives, in this order; None where one is not known; () where there are
+    none. extra: further JSON fields of the source, carried through unread.
     """
 
     key: str
@@ -31,6 +37,30 @@ class Sample:
     positive: str
     negatives: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+    more_positives: tuple[str, ...] = ()
+    score: float | None = None
+    label: Label | None = None
+    scores: tuple[float | None, ...] = ()
+
+    @property
+    def positives(self) -> tuple[str, ...]:
+        """All right answers."""
+        return (self.positive, *self.more_positives)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All of them: the query, the positives, the negatives."""
+        return (self.query, *self.positives, *self.negatives)
+
+    @property
+    def kind(self) -> Kind:
+        if self.scores:
+            return "distill"
+        if self.score is not None:
+            return "scored"
+        if self.label is not None:
+            return "labelled"
+        return "triplets" if self.negatives else "pairs"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from jemb.config.parse import options
 from jemb.config.types import Positive, Seed, Share, Strings
 from jemb.prepare.registry import Stage, all_stages
 
+FIELD_OPTIONS = ("query", "positive", "negative", "negatives", "positives", "score", "label", "scores")
+
 
 @options
 class FieldsConfig:
@@ -27,12 +29,23 @@ class FieldsConfig:
     """Field with one hard negative (a string), where there is one."""
     negatives: str = "negatives"
     """Field with a list of hard negatives, where there is one."""
+    positives: str | None = "positives"
+    """Field with a list of right answers, in the place of or besides `positive`; null: none is looked for."""
+    score: str | None = "score"
+    """Field with a number that says how alike query and positive are, the higher the more: all rows or none have it,
+    and make a data set of kind scored; null: none is looked for."""
+    label: str | None = "label"
+    """Field with the class of the texts, a whole number or a text: all rows or none have it, and make a data set of
+    kind labelled, whose rows need no positive; null: none is looked for."""
+    scores: str | None = "scores"
+    """Field with a teacher's scores, a list of a number for each positive and then each negative: all rows or none have
+    it, and make a data set of kind distill; null: none is looked for."""
 
     def __post_init__(self) -> None:
         named: dict[str, str] = {}
-        for option in ("query", "positive", "negative", "negatives"):
+        for option in FIELD_OPTIONS:
             name = getattr(self, option)
-            if name in named:
+            if name and name in named:
                 raise ValueError(f"fields.{named[name]} and fields.{option} are both '{name}'; wanted different fields")
             named[name] = option
 
@@ -49,6 +62,14 @@ class SourceFieldsConfig:
     """As `fields.negative`, for this data set; null: as there."""
     negatives: str | None = None
     """As `fields.negatives`, for this data set; null: as there."""
+    positives: str | None = None
+    """As `fields.positives`, for this data set; null: as there."""
+    score: str | None = None
+    """As `fields.score`, for this data set; null: as there."""
+    label: str | None = None
+    """As `fields.label`, for this data set; null: as there."""
+    scores: str | None = None
+    """As `fields.scores`, for this data set; null: as there."""
 
 
 @options

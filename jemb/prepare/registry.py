@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jemb.core.errors import InputError
+from jemb.core.records import Kind
 
 if TYPE_CHECKING:
     from jemb.prepare.engine.job import Job
@@ -53,12 +54,14 @@ class Tools:
 class StageInputs:
     """What a stage works with besides rows and options.
 
-    prepared: what its `before` returned. others: folders of the data sets finished before, with `exact.across`.
+    prepared: what its `before` returned. kind: of the rows as they were read. others: folders of the data sets finished
+    before, with `exact.across`.
     """
 
     seed: int
     tools: Tools
     prepared: Any = None
+    kind: Kind = "pairs"
     others: Sequence[Path] = ()
 
 

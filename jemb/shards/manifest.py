@@ -33,6 +33,7 @@ SHAPE: Shape = {
     "shards": [{"file": str, "num_samples": COUNT, "bytes": COUNT, "sha256": str}],
     "stages": [{"name": str, "kept": COUNT, "dropped": {str: COUNT}, "settings": {}, "statistics?": {}}],
     "source": {},
+    "fields?": [str],
 }
 
 
@@ -65,13 +66,17 @@ class StageCount:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A whole data set. `source` is free: where the samples came from."""
+    """A whole data set. `source` is free: where the samples came from.
+
+    fields: those of `member.OPTIONAL` that its samples have; and "positive" where labelled texts have one besides.
+    """
 
     name: str
     kind: Kind
     shards: tuple[ShardInfo, ...]
     stages: tuple[StageCount, ...] = ()
     source: Mapping[str, Any] = field(default_factory=dict)
+    fields: tuple[str, ...] = ()
 
     @property
     def num_samples(self) -> int:
@@ -98,6 +103,7 @@ class Manifest:
             "shards": [asdict(shard) for shard in self.shards],
             "stages": [asdict(stage) for stage in self.stages],
             "source": dict(self.source),
+            **({"fields": list(self.fields)} if self.fields else {}),
             "fingerprint": self.fingerprint,
         }
 
@@ -116,7 +122,7 @@ class Manifest:
                 raise InputError(f"{at}: file is {shard['file']!r}; wanted a plain name that ends in .tar")
         shards = tuple(ShardInfo(**_known(ShardInfo, shard)) for shard in value["shards"])
         stages = tuple(StageCount(**_known(StageCount, stage)) for stage in value["stages"])
-        manifest = cls(value["name"], value["kind"], shards, stages, value["source"])
+        manifest = cls(value["name"], value["kind"], shards, stages, value["source"], tuple(value.get("fields", ())))
         for name, wanted in manifest.to_json().items():
             if name in ("num_samples", "bytes", "fingerprint") and value.get(name) != wanted:
                 raise InputError(

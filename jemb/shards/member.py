@@ -6,14 +6,19 @@ Before: `writer.py` has a `Sample`, `reader.py` has bytes of a tar. JSON is deco
 from __future__ import annotations
 
 import json
+import math
 import tarfile
 import unicodedata
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from jemb.core.errors import InputError
 from jemb.core.records import Sample
 from jemb.shards.index import MAX_SIZE
 
+OPTIONAL = frozenset({"positives", "score", "label", "scores"})
+"""Fields that belong to the sample itself where the manifest says that the data set has them."""
 BLOCK = tarfile.BLOCKSIZE
 SUFFIX = ".json"
 MAX_KEY_BYTES = 90
@@ -46,10 +51,17 @@ def encode_header(key: str, size: int) -> bytes:
 
 def encode_payload(sample: Sample) -> bytes:
     """UTF-8 JSON of `sample`; `InputError` naming the key when a field cannot be stored."""
-    value: dict[str, Any] = {"query": sample.query, "positive": sample.positive}
+    value: dict[str, Any] = {"query": sample.query}
+    if sample.more_positives:
+        value["positives"] = list(sample.positives)
+    elif sample.label is None or sample.positive != sample.query:
+        value["positive"] = sample.positive
     if sample.negatives:
         value["negatives"] = list(sample.negatives)
-    taken = sorted({"query", "positive", "negatives"} & sample.extra.keys())
+    value |= {name: found for name in ("score", "label") if (found := getattr(sample, name)) is not None}
+    if sample.scores:
+        value["scores"] = list(sample.scores)
+    taken = sorted({"query", "positive", "negatives", *value} & sample.extra.keys())
     if taken:
         raise InputError(f"key {sample.key!r}: extra fields {taken} are the names of the sample's own fields")
     value.update(sample.extra)
@@ -87,8 +99,9 @@ def plain_name(header: bytes) -> str:
     return name
 
 
-def decode_payload(key: str, payload: bytes) -> Sample:
-    """The sample in `payload`; `ValueError` saying what is wrong."""
+def decode_payload(key: str, payload: bytes, fields: Collection[str] = ()) -> Sample:
+    """The sample in `payload`; `ValueError` saying what is wrong. fields: those of `OPTIONAL` that the data set has;
+    what else has such a name is a field of the source."""
     try:
         value = json.loads(payload.decode())
     except RecursionError:
@@ -96,12 +109,57 @@ def decode_payload(key: str, payload: bytes) -> Sample:
     if not isinstance(value, dict):
         raise ValueError(f"JSON is {type(value).__name__}; wanted an object")
     query, positive = value.pop("query", None), value.pop("positive", None)
+    negatives = _texts(value, "negatives")
+    positives = _texts(value, "positives") if "positives" in fields else ()
+    label = value.pop("label", None) if "label" in fields else None
+    if positive is None:
+        positive = positives[0] if positives else query if label is not None else None
     if not isinstance(query, str) or not isinstance(positive, str):
         raise ValueError(f"query is {_shown(query)}, positive is {_shown(positive)}; wanted two strings")
-    negatives = value.pop("negatives", [])
-    if not isinstance(negatives, list) or not all(isinstance(text, str) for text in negatives):
-        raise ValueError(f"negatives is {_shown(negatives)}; wanted a list of strings")
-    return Sample(key, query, positive, tuple(negatives), value)
+    sample = Sample(key, query, positive, negatives, value, positives[1:], label=label)
+    return _scored(sample, value, fields) if fields else sample
+
+
+def known_fields(payload: bytes) -> set[str]:
+    """Those of `OPTIONAL` that a sample of others has, with values that can be such."""
+    value = json.loads(payload.decode())
+    there = {name for name in OPTIONAL if isinstance(value, dict) and name in value}
+    texts = there & {"positives", "label"}  # without these it may be no sample at all
+
+    def fits(names: set[str]) -> bool:
+        try:
+            decode_payload("", payload, names)
+        except ValueError:
+            return False
+        return True
+
+    return {name for name in there if fits(texts | {name})}
+
+
+def _scored(sample: Sample, value: dict[str, Any], fields: Collection[str]) -> Sample:
+    score = value.pop("score", None) if "score" in fields else None
+    scores = value.pop("scores", []) if "scores" in fields else []
+    if "score" in fields and not is_real(score):
+        raise ValueError(f"score is {_shown(score)}; wanted a number")
+    if "label" in fields and (not isinstance(sample.label, int | str) or isinstance(sample.label, bool)):
+        raise ValueError(f"label is {_shown(sample.label)}; wanted a whole number or a text")
+    if not isinstance(scores, list) or not all(one is None or is_real(one) for one in scores):
+        raise ValueError(f"scores is {_shown(scores)}; wanted a list of numbers")
+    if "scores" in fields and len(scores) != len(sample.texts) - 1:
+        raise ValueError(f"{len(scores)} scores; wanted one for each of {len(sample.texts) - 1} answers")
+    return replace(sample, score=score, scores=tuple(scores))
+
+
+def is_real(value: Any) -> bool:
+    """Whether it is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _texts(value: dict[str, Any], name: str) -> tuple[str, ...]:
+    texts = value.pop(name, [])
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{name} is {_shown(texts)}; wanted a list of strings")
+    return tuple(texts)
 
 
 def _shown(value: Any) -> str:

@@ -85,7 +85,7 @@ class ShardReader:
         try:
             if len(data) != BLOCK + size:
                 raise ValueError(f"{len(data) - BLOCK} bytes left in the file; wanted {size}")
-            return decode_payload(key, data[BLOCK:])
+            return decode_payload(key, data[BLOCK:], self.manifest.fields)
         except ValueError as error:
             raise InputError(f"{shard.path}: damaged sample {key!r} at byte {offset}: {error}") from None
 

@@ -2,7 +2,7 @@
 
 A folder for each data set: `tokens.json`, and four arrays for each shard, which readers map into memory, with their
 checksums beside them. A row's texts
-are numbered query, positive, negatives; `first` [rows + 1] says with which text each row begins, `starts` [texts + 1]
+are numbered query, positives, negatives; `first` [rows + 1] says with which text each row begins, `starts` [texts + 1]
 with which id each text, and `hashes` [texts] are those of the texts without prompts.
 
 Before: `jemb/pretokenize.py` writes them. After: `data/collate.py` makes the batches of the same steps from them.

@@ -37,6 +37,7 @@ class ShardWriter:
         self._keys: set[str] = set()
         self._shards: list[ShardInfo] = []
         self._members: list[tuple[str, bytes]] = []
+        self._fields: set[str] = set()
         self._closed = False
         self._lock = _claim(folder)
 
@@ -45,11 +46,12 @@ class ShardWriter:
         check_key(sample.key)
         if sample.key in self._keys:
             raise InputError(f"{self.folder}: key {sample.key!r} comes twice; keys must be unique in a data set")
-        if bool(sample.negatives) != (self.kind == "triplets"):
-            wanted = "at least 1" if self.kind == "triplets" else "none"
+        if sample.kind != self.kind:
             raise InputError(
-                f"{self.folder}: sample {sample.key!r} has {len(sample.negatives)} negatives; {self.kind} need {wanted}"
+                f"{self.folder}: sample {sample.key!r} is of kind {sample.kind}, with {len(sample.negatives)} "
+                f"negatives; wanted {self.kind}"
             )
+        self._fields |= fields_of(sample)
         self._members.append((sample.key, encode_payload(sample)))
         self._keys.add(sample.key)
         if len(self._members) == self.shard_samples:
@@ -60,7 +62,9 @@ class ShardWriter:
         self._finish_shard()
         if not self._shards:
             raise InputError(f"{self.folder}: data set {self.name!r} has no samples; wanted at least 1")
-        manifest = Manifest(self.name, self.kind, tuple(self._shards), tuple(stages), dict(source or {}))
+        manifest = Manifest(
+            self.name, self.kind, tuple(self._shards), tuple(stages), dict(source or {}), tuple(sorted(self._fields))
+        )
         write_manifest(self.folder, manifest)
         self._closed = True
         os.close(self._lock)
@@ -81,6 +85,18 @@ class ShardWriter:
         (self.folder / UNFINISHED).unlink(missing_ok=True)
         os.close(self._lock)
         self._closed = True
+
+
+def fields_of(sample: Sample) -> set[str]:
+    """As `Manifest.fields` has them."""
+    given = {
+        "positives": sample.more_positives,
+        "score": sample.score is not None,
+        "label": sample.label is not None,
+        "positive": sample.label is not None and sample.positive != sample.query,
+        "scores": sample.scores,
+    }
+    return {name for name, there in given.items() if there}
 
 
 def write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> ShardInfo:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from jemb.prepare.options import PrepareConfig
+from jemb.prepare.options import FIELD_OPTIONS, PrepareConfig
 from jemb.prepare.source.sources import Source
 from jemb.tables.hub import hub_name, hub_state
 from jemb.tables.places import base_name, each, is_url, look, open_bytes
@@ -59,7 +59,9 @@ def settings(source: Source, config: PrepareConfig, stages: Settings) -> dict[st
     and only those of stages that run. Of fields, constants and limit those that count for this data set."""
     values: dict[str, Any] = {"rules": RULES, "stages": list(stages), "seed": config.seed}
     values |= {"shard_samples": config.shard_samples, "keep_dropped": config.keep_dropped}
-    values |= {f"fields.{name}": value for name, value in asdict(source.fields).items()}
+    # What was not looked for in earlier versions is told where it is named, so that what they made stays finished.
+    asked = {name: value for name, value in asdict(source.fields).items() if name in FIELD_OPTIONS[:4] or name != value}
+    values |= {f"fields.{name}": value for name, value in asked.items()}
     values |= {f"constants.{name}": value for name, value in source.constants.items()}
     if source.limit is not None:
         values["limit"] = source.limit

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from jemb.core.records import Kind
 from jemb.prepare.engine.job import Job
-from jemb.prepare.engine.table import PIECE_BYTES, PIECE_ROWS, PIECE_SCHEMA, Piece, Table, write_table
+from jemb.prepare.engine.table import PIECE_BYTES, PIECE_ROWS, PIECE_SCHEMA, Piece, Table, add_up, write_table
 from jemb.prepare.source.check import check_names
 from jemb.prepare.source.parts import Part, Summary, parts, read_part
 from jemb.prepare.source.record_fields import Row
@@ -25,23 +26,35 @@ from jemb.prepare.source.sources import Source
 from jemb.tables.places import base_name
 from jemb.tables.records import Bad
 
+KINDS: dict[str, Kind] = {"scores": "distill", "score": "scored", "label": "labelled"}
+"""What each field besides texts makes of a data set."""
 SERIAL_BYTES = 8 << 20
 """Bytes of input below which starting other processes takes longer than reading."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was in a source. triplets: rows with hard negatives. unreadable: file, line, reason and text of each record
+    """What was in a source. triplets: rows with hard negatives; supervised: how many have a score, a label, scores.
+    unreadable: file, line, reason and text of each record
     that is no row, in order. broken: the one at which a file breaks off, if one does."""
 
     table: Table
     triplets: int
+    supervised: dict[str, int]
     unreadable: list[dict[str, Any]]
     broken: dict[str, Any] | None
 
     @property
     def rows(self) -> int:
         return sum(piece.rows for piece in self.table.pieces)
+
+    @property
+    def kind(self) -> Kind:
+        """Of its rows as they are read."""
+        for name, kind in KINDS.items():
+            if self.supervised.get(name):
+                return kind
+        return "triplets" if self.triplets else "pairs"
 
 
 def read(source: Source, job: Job) -> Reading:
@@ -67,7 +80,9 @@ def read(source: Source, job: Job) -> Reading:
             unreadable.append(row)
         start += result["records"]
         lines[part.path] += result["lines"]
-    return Reading(Table(tuple(pieces)), sum(result["triplets"] for result in results), unreadable, broken)
+    triplets = sum(result["triplets"] for result in results)
+    supervised = add_up(result["supervised"] for result in results)
+    return Reading(Table(tuple(pieces)), triplets, supervised, unreadable, broken)
 
 
 def _read_part(source: Source, folder: Path, piece_rows: int, part: Part) -> dict[str, Any]:
@@ -75,16 +90,24 @@ def _read_part(source: Source, folder: Path, piece_rows: int, part: Part) -> dic
     pieces: list[dict[str, Any]] = []
     unreadable: list[Bad] = []
     summary = Summary()
-    triplets = 0
+    triplets, supervised = 0, Counter[str]()
     items = read_part(part, source.fields, source.constants, summary)
     for number, piece in enumerate(_pieces(items, piece_rows, unreadable)):
         first, last = piece[0].number, piece[-1].number
         triplets += sum(bool(row.negatives) for row in piece)
+        supervised["score"] += sum(row.score is not None for row in piece)
+        supervised["label"] += sum(row.label is not None for row in piece)
+        supervised["scores"] += sum(bool(row.scores) for row in piece)
         name = f"part-{part.number:06d}-{number:06d}.arrow"
         numbers, *texts = map(list, zip(*piece, strict=True))
         write_table(folder / name, pa.table([np.array(numbers) - first, *texts], schema=PIECE_SCHEMA))
         pieces.append({"file": name, "first": first, "span": last + 1 - first, "rows": len(piece)})
-    found = {"pieces": pieces, "triplets": triplets, "unreadable": [asdict(row) for row in unreadable]}
+    found = {
+        "pieces": pieces,
+        "triplets": triplets,
+        "supervised": supervised,
+        "unreadable": [asdict(row) for row in unreadable],
+    }
     return found | {"records": summary.records, "lines": summary.lines, "names": dict(summary.names)}
 
 
@@ -97,7 +120,7 @@ def _pieces(items: Iterable[Row | Bad], most: int, unreadable: list[Bad]) -> Ite
             unreadable.append(row)
             continue
         piece.append(row)
-        size += len(row.query) + len(row.positive) + sum(map(len, row.negatives)) + len(row.extra)
+        size += len(row.query) + len(row.positive) + sum(map(len, row.negatives + row.more_positives)) + len(row.extra)
         if len(piece) == most or size >= PIECE_BYTES:
             yield piece
             piece, size = [], 0

@@ -110,6 +110,7 @@ class _Making:
     counts: list[StageCount] = field(default_factory=list)
     verdicts: dict[str, list[Path]] = field(default_factory=dict)
     chain: list[Any] = field(default_factory=list)
+    kind: Kind = "pairs"
 
     def run(self) -> Manifest:
         source, config, made_from = self.plan.source, self.plan.config, self.plan.made_from
@@ -118,6 +119,7 @@ class _Making:
         reading = read(source, self._job("read"))
         check_readable(source, reading, self._beside(UNREADABLE), config.max_unreadable)
         adds_negatives = any(step.stage.adds_negatives for step in self.plan.steps)
+        self.kind = reading.kind
         table = self._with_negatives(reading, adds_negatives)
         for step in self.plan.steps:
             table = self._run_step(step, table)
@@ -128,7 +130,11 @@ class _Making:
         ]
         for step, count in zip(self.plan.steps, counts[1:], strict=True):
             warn_of_losses(source.name, step.stage, count)
-        kind: Kind = "triplets" if reading.triplets or adds_negatives else "pairs"
+        kind: Kind = reading.kind
+        if table.has_scores():
+            kind = "distill"
+        elif kind == "pairs" and adds_negatives:
+            kind = "triplets"
         return self._write(table, Manifest(source.name, kind, (), tuple(counts), made_from), reading)
 
     def _with_negatives(self, reading: Reading, adds_negatives: bool) -> Table:
@@ -136,7 +142,18 @@ class _Making:
         table = reading.table
         reasons = {"unreadable": len(reading.unreadable)}
         self.verdicts["read"] = []
-        if 0 < reading.triplets < reading.rows and not adds_negatives:
+        for field_name, number in reading.supervised.items():
+            if 0 < number < reading.rows:
+                raise InputError(
+                    f"{self.plan.source.where}: {number} of {reading.rows} rows have the field "
+                    f"{getattr(self.plan.source.fields, field_name)!r} (fields.{field_name}); wanted all or none. With "
+                    f"fields.{field_name}=null it is a field like any other"
+                )
+            if number:
+                log.info(
+                    "%s: its rows have a %s: a data set of kind %s", self.plan.source.name, field_name, reading.kind
+                )
+        if reading.kind == "triplets" and reading.triplets < reading.rows and not adds_negatives:
             job = self._job("negatives")
             reasons |= run_each("negatives", _need_negatives, table, job, ("negatives",))["dropped"]
             self.verdicts["read"], table = [job.folder], table.judged(job.folder)
@@ -157,7 +174,7 @@ class _Making:
         reasons: dict[str, int] = {}
         statistics: dict[str, Any] = {}
         self.verdicts[name] = []
-        steps = passes(step.stage, step.options, step.inputs)
+        steps = passes(step.stage, step.options, replace(step.inputs, kind=self.kind))
         for number, run in enumerate(steps):
             job = self._job(f"{name}-{number}" if len(steps) > 1 else name)
             result = run(table, job)
@@ -193,7 +210,8 @@ class _Making:
             if (dropped / MANIFEST).exists():
                 replace_folder(dropped, lone_drops)
             return manifest
-        manifest = replace(manifest, shards=tuple(write_shards(table, job, result, config.shard_samples, config.seed)))
+        shards, fields = write_shards(table, job, result, config.shard_samples, config.seed)
+        manifest = replace(manifest, shards=tuple(shards), fields=fields)
         for leftover in result.rglob(".*.tmp"):  # of a process that was killed as it wrote a shard
             leftover.unlink(missing_ok=True)
         write_manifest(result, manifest)

@@ -35,8 +35,14 @@ PIECE_SCHEMA = pa.schema(
         ("positive", pa.large_string()),
         ("negatives", pa.list_(pa.large_string())),
         ("extra", pa.large_string()),
+        ("more_positives", pa.list_(pa.large_string())),
+        ("score", pa.float64()),
+        ("label", pa.large_string()),
+        ("scores", pa.list_(pa.float64())),
     ]
 )
+OF_TEXTS = ("more_positives", "scores")
+"""Columns that a stage may change together with the negatives."""
 VERDICT_SCHEMA = pa.schema([("id", pa.int64()), ("reason", pa.string()), ("note", pa.string())])
 
 
@@ -50,6 +56,7 @@ class Rows:
     """The rows of one piece that all earlier stages kept. N of each column that was asked for, else none.
 
     ids: [N], ascending. negatives: () for a pair. extra: the other fields as a JSON object, "" when there are none.
+    more_positives, score, scores: as of a `Sample`; label: as JSON, None where there is none.
     """
 
     ids: Ids
@@ -57,6 +64,10 @@ class Rows:
     positive: list[str] = field(default_factory=list)
     negatives: list[tuple[str, ...]] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
+    more_positives: list[tuple[str, ...]] = field(default_factory=list)
+    score: list[float | None] = field(default_factory=list)
+    label: list[str | None] = field(default_factory=list)
+    scores: list[tuple[float | None, ...]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -66,13 +77,17 @@ class Rows:
 class Verdict:
     """What a stage that looks at one piece at a time decides for its N rows.
 
-    dropped: position in the rows -> (reason, note for a reader). negatives: new ones for all N rows (also of dropped
-    ones); None: unchanged. statistics: numbers, dicts of numbers and lists of numbers, which add up over pieces.
+    dropped: position in the rows -> (reason, note for a reader). negatives, more_positives: new ones for all N rows
+    (also of dropped ones); None: unchanged. scores: a teacher's of the positives and negatives as they then are; None:
+    those that are known stay with their texts. statistics: numbers, dicts of numbers and lists of numbers, which add up
+    over pieces.
     """
 
     dropped: dict[int, tuple[str, str]] = field(default_factory=dict)
     negatives: list[tuple[str, ...]] | None = None
     statistics: dict[str, Any] = field(default_factory=dict)
+    more_positives: list[tuple[str, ...]] | None = None
+    scores: list[tuple[float | None, ...]] | None = None
 
     def drop(self, position: int, reason: str, note: str = "") -> None:
         """Drop the row at a position. note: for a reader of the report."""
@@ -128,16 +143,21 @@ class Table:
         batch = load_table(self.pieces[piece].path, ["number", *columns])
         ids = batch["number"].to_numpy() + self.pieces[piece].start
         alive = self._alive(piece, ids)
-        changed = self._changed(piece) if "negatives" in columns else None
         if not alive.all():
             batch, ids = batch.filter(pa.array(alive)), ids[alive]
         values: dict[str, Any] = {name: batch[name].to_pylist() for name in columns}
-        if changed is not None:
-            (at, negatives) = changed
-            values["negatives"] = negatives.take(pa.array(np.searchsorted(at, ids))).to_pylist()
-        if "negatives" in values:
-            values["negatives"] = [tuple(texts) if texts else () for texts in values["negatives"]]
+        for name in {"negatives", "more_positives"} & set(columns):
+            if (changed := self._changed(piece, name, ids)) is not None:
+                values[name] = changed
+        for name in {"negatives", *OF_TEXTS} & set(columns):
+            values[name] = [tuple(items) if items else () for items in values[name]]
+        if "scores" in columns:
+            values["scores"] = self._scores(piece, ids, values["scores"])
         return Rows(ids, **values)
+
+    def has_scores(self) -> bool:
+        """Whether a stage has left a teacher's scores."""
+        return any(self._has_scores(folder, piece) for folder in self.verdicts for piece in range(self.num_pieces))
 
     def ids(self, piece: int) -> Ids:
         """Ids of the live rows of a piece, ascending."""
@@ -159,14 +179,46 @@ class Table:
             alive[np.searchsorted(ids, load_table(path, ["id"])["id"].to_numpy())] = False
         return alive
 
-    def _changed(self, piece: int) -> tuple[Ids, pa.Array] | None:
-        """(ids, negatives) as the last stage that changed them left them."""
-        for folder in reversed(self.verdicts):
+    def _changed(self, piece: int, column: str, ids: Ids, below: int | None = None) -> list[Any] | None:
+        """Of these rows, as the last stage that changed the column left it; None where none did. below: only among so
+        many of the stages."""
+        for folder in reversed(self.verdicts[:below]):
             path = changes_file(folder, piece)
             if path.exists():
-                table = load_table(path, ["id", "negatives"])
-                return table["id"].to_numpy(), table["negatives"].combine_chunks()
+                table = load_table(path, ["id", column])
+                if table[column].null_count < len(table):
+                    places = np.searchsorted(table["id"].to_numpy(), ids)
+                    return list(table[column].combine_chunks().take(pa.array(places)).to_pylist())
         return None
+
+    def _scores(self, piece: int, ids: Ids, given: list[tuple[float | None, ...]]) -> list[tuple[float | None, ...]]:
+        """A teacher's scores go with their texts: what a stage after the teacher added has none."""
+        columns = ("positive", "more_positives", "negatives")
+        made = [n for n, folder in enumerate(self.verdicts) if self._has_scores(folder, piece)]
+        if not made and not any(given):
+            return given
+        then, scores = replace(self, verdicts=self.verdicts[: made[-1] + 1] if made else ()), given
+        if made:
+            scores = [tuple(one or ()) for one in self._changed(piece, "scores", ids, made[-1] + 1) or []]
+        if len(then.verdicts) == len(self.verdicts):
+            return scores
+        before, now = then.read(piece, columns), self.read(piece, columns)
+        kept = np.searchsorted(before.ids, ids)
+        found = []
+        for row, (place, known) in enumerate(zip(kept.tolist(), scores, strict=True)):
+            old = (before.positive[place], *before.more_positives[place], *before.negatives[place])
+            by_text = dict(zip(old, known, strict=True)) if known else {}
+            new = (now.positive[row], *now.more_positives[row], *now.negatives[row])
+            found.append(tuple(by_text.get(text) for text in new) if by_text else ())
+        return found
+
+    @staticmethod
+    def _has_scores(folder: Path, piece: int) -> bool:
+        path = changes_file(folder, piece)
+        if not path.exists():
+            return False
+        scores = load_table(path, ["scores"])["scores"]
+        return bool(scores.null_count < len(scores))
 
 
 def drops_file(folder: Path, piece: int) -> Path:
@@ -175,7 +227,8 @@ def drops_file(folder: Path, piece: int) -> Path:
 
 
 def changes_file(folder: Path, piece: int) -> Path:
-    """Where a stage leaves new negatives of the live rows of a piece; absent when it changes none."""
+    """Where a stage leaves new negatives of the live rows of a piece, further positives and scores (null where it does
+    not change them); absent when it changes none."""
     return folder / f"negatives-{piece:06d}.arrow"
 
 
@@ -190,18 +243,30 @@ def write_drops(folder: Path, piece: int, drops: Sequence[tuple[int, str, str]])
         write_table(drops_file(folder, piece), pa.table([*map(list, zip(*drops, strict=True))], schema=VERDICT_SCHEMA))
 
 
-def write_negatives(folder: Path, piece: int, ids: Ids, negatives: list[tuple[str, ...]]) -> None:
-    """New negatives of live rows of a piece, in ascending order of id."""
-    columns = [pa.array(ids), pa.array(list(map(list, negatives)), PIECE_SCHEMA.field("negatives").type)]
-    write_table(changes_file(folder, piece), pa.table(columns, names=["id", "negatives"]))
+def write_negatives(
+    folder: Path,
+    piece: int,
+    ids: Ids,
+    negatives: list[tuple[str, ...]] | None,
+    more_positives: list[tuple[str, ...]] | None = None,
+    scores: list[tuple[float | None, ...]] | None = None,
+) -> None:
+    """What is new of live rows of a piece, in ascending order of id; None: unchanged."""
+    given = {"negatives": negatives, "more_positives": more_positives, "scores": scores}
+    columns = [pa.array(ids)]
+    for name, values in given.items():
+        rows = [None] * len(ids) if values is None else list(map(list, values))
+        columns.append(pa.array(rows, PIECE_SCHEMA.field(name).type))
+    write_table(changes_file(folder, piece), pa.table(columns, names=["id", *given]))
 
 
 def write_verdict(folder: Path, piece: int, rows: Rows, verdict: Verdict) -> dict[str, Any]:
     """Leave a verdict beside the piece; returns what the marker keeps: counts by reason, and statistics."""
     drops = [(int(rows.ids[position]), *verdict.dropped[position]) for position in sorted(verdict.dropped)]
     write_drops(folder, piece, drops)
-    if verdict.negatives is not None:
-        write_negatives(folder, piece, rows.ids, verdict.negatives)
+    changes = (verdict.negatives, verdict.more_positives, verdict.scores)
+    if any(values is not None for values in changes):
+        write_negatives(folder, piece, rows.ids, *changes)
     return {"dropped": dict(Counter(reason for _, reason, _ in drops)), "statistics": verdict.statistics}
 
 

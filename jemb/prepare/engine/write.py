@@ -24,13 +24,17 @@ from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.order import scrambled
 from jemb.prepare.engine.table import Rows, Table, key_of, load_table, read_drops, write_table
 from jemb.shards import ShardInfo, encode_payload, write_shard
+from jemb.shards.writer import fields_of
 
-COLUMNS = ("query", "positive", "negatives", "extra")
+COLUMNS = ("query", "positive", "negatives", "extra", "more_positives", "score", "label", "scores")
 SPILL = pa.schema([("rank", pa.int64()), ("id", pa.int64()), ("payload", pa.large_binary())])
 
 
-def write_shards(table: Table, job: Job, folder: Path, shard_samples: int, seed: int) -> list[ShardInfo]:
-    """All live rows in hash order of (seed, id), `shard_samples` a shard but the last, in `folder`."""
+def write_shards(
+    table: Table, job: Job, folder: Path, shard_samples: int, seed: int
+) -> tuple[list[ShardInfo], tuple[str, ...]]:
+    """All live rows in hash order of (seed, id), `shard_samples` a shard but the last, in `folder`; and which fields
+    the samples have, as `Manifest.fields`."""
     counts = table.counts()
     ranks = job.folder / "ranks.npy"
     if not ranks.exists():
@@ -39,12 +43,13 @@ def write_shards(table: Table, job: Job, folder: Path, shard_samples: int, seed:
         order[np.argsort(scrambled(ids, seed, "shuffle"))] = np.arange(len(ids))
         write_array(ranks, order)
     spans = list(pairwise([0, *np.cumsum(counts).tolist()]))
-    job.map("shuffle", partial(_spill, table, job.folder), list(enumerate(spans)), sizes=counts)
+    spilled = job.map("shuffle", partial(_spill, table, job.folder), list(enumerate(spans)), sizes=counts)
+    fields = sorted({name for result in spilled for name in result["fields"]})
     total = sum(counts)
     starts = list(range(0, total, shard_samples))
     gather = partial(_gather, job.folder, table.num_pieces, folder, shard_samples)
     sizes = [min(shard_samples, total - start) for start in starts]
-    return [ShardInfo(**info) for info in job.map("write", gather, range(len(starts)), sizes=sizes)]
+    return [ShardInfo(**info) for info in job.map("write", gather, range(len(starts)), sizes=sizes)], tuple(fields)
 
 
 def write_dropped(table: Table, stages: dict[str, list[Path]], job: Job, folder: Path) -> list[ShardInfo]:
@@ -61,9 +66,10 @@ def _spill(table: Table, folder: Path, task: tuple[int, tuple[int, int]]) -> dic
     rows = table.read(piece, COLUMNS)
     ranks = np.load(folder / "ranks.npy", mmap_mode="r")[start:end]
     order = np.argsort(ranks)
-    payloads = [encode_payload(_sample(rows, position)) for position in order.tolist()]
+    samples = [_sample(rows, position) for position in order.tolist()]
+    payloads = list(map(encode_payload, samples))
     write_table(_spill_file(folder, piece), pa.table([ranks[order], rows.ids[order], payloads], schema=SPILL))
-    return {}
+    return {"fields": sorted(set().union(*map(fields_of, samples)))}
 
 
 def _gather(spills: Path, num_pieces: int, folder: Path, shard_samples: int, shard: int) -> dict[str, Any]:
@@ -95,6 +101,7 @@ def _write_drops(table: Table, stages: dict[str, list[Path]], folder: Path, piec
             if row in why:
                 sample = _sample(rows, position)
                 extra = {**sample.extra, **why[row]}
+                extra |= {name: value for name in ("score", "label") if (value := getattr(sample, name)) is not None}
                 if sample.negatives:
                     extra["dropped_negatives"] = list(sample.negatives)
                 yield sample.key, encode_payload(Sample(sample.key, sample.query, sample.positive, extra=extra))
@@ -105,7 +112,18 @@ def _write_drops(table: Table, stages: dict[str, list[Path]], folder: Path, piec
 def _sample(rows: Rows, position: int) -> Sample:
     extra = json.loads(rows.extra[position]) if rows.extra[position] else {}
     key = key_of(int(rows.ids[position]))
-    return Sample(key, rows.query[position], rows.positive[position], rows.negatives[position], extra)
+    label = rows.label[position]
+    return Sample(
+        key,
+        rows.query[position],
+        rows.positive[position],
+        rows.negatives[position],
+        extra,
+        rows.more_positives[position],
+        rows.score[position],
+        None if label is None else json.loads(label),
+        rows.scores[position],
+    )
 
 
 def _spill_file(folder: Path, piece: int) -> Path:

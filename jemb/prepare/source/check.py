@@ -13,6 +13,7 @@ from itertools import islice
 
 from jemb.config import suggest
 from jemb.core.errors import InputError
+from jemb.prepare.options import FIELD_OPTIONS
 from jemb.prepare.source.sources import Source
 from jemb.tables.delimited import separator_hint
 from jemb.tables.places import each
@@ -43,16 +44,17 @@ def check_names(source: Source, names: Counter[str]) -> None:
     """`InputError` when no row of the whole source has the field of the query or of the positive: a wrong name, not bad
     rows. names: field -> rows that have it, over all parts."""
     _check_wanted(source, source.where, names, "no row has the field")
-    for option in ("negative", "negatives"):
+    for option in FIELD_OPTIONS[2:]:
         name = getattr(source.fields, option)
-        if names and name != option and name not in names:
+        if names and name and name != option and name not in names:
             log.warning("%s: no row has the field %r (fields.%s)", source.where, name, option)
 
 
 def _check_wanted(source: Source, where: str, names: Counter[str], complaint: str) -> None:
     for option in ("query", "positive"):
         name = getattr(source.fields, option)
-        if names and name not in names:
+        others = {source.fields.positives, source.fields.label} if option == "positive" else set()
+        if names and name not in names and others.isdisjoint(names):
             there = [str(found) for found, _ in names.most_common(20)]
             raise InputError(
                 f"{where}: {complaint} {name!r} (fields.{option}){separator_hint(there) or suggest(name, names)}; "

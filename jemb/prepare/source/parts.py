@@ -15,7 +15,7 @@ from functools import partial
 from itertools import islice, pairwise
 
 from jemb.core.errors import InputError
-from jemb.prepare.options import FieldsConfig
+from jemb.prepare.options import FIELD_OPTIONS, FieldsConfig
 from jemb.prepare.source.record_fields import Converter, Row, reason, shown
 from jemb.prepare.source.sources import Source
 from jemb.tables.columns import group_rows
@@ -118,7 +118,7 @@ def read_part(part: Part, fields: FieldsConfig, constants: Mapping[str, str], su
 
 def _count_names(names: Counter[str], shapes: Counter[tuple[str, ...]], fields: FieldsConfig) -> None:
     """Add the names in `shapes`, the names of a record -> how many such records, and empty it."""
-    wanted = {fields.query, fields.positive, fields.negative, fields.negatives}
+    wanted = {getattr(fields, option) for option in FIELD_OPTIONS}
     for shape, count in shapes.items():
         for name in shape:
             if name in wanted or name in names or len(names) < MAX_NAMES:

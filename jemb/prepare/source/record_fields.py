@@ -11,23 +11,30 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from jemb.prepare.options import FieldsConfig
+from jemb.prepare.options import FIELD_OPTIONS, FieldsConfig
 from jemb.tables.records import NotText, excerpt
 
 OWN_FIELDS = ("query", "positive", "negatives")
 """Names that a sample itself uses in the shards; other fields of the source keep theirs."""
+SUPERVISION = ("positives", "score", "label", "scores")
+"""Options of the fields that say more than which text belongs to which."""
 MAX_DEPTH = 100
 """Of lists and objects in each other in an extra field."""
 
 
 class Row(NamedTuple):
-    """One sample to be. number: of its record in the part, from 0; extra: further fields as JSON, "" for none."""
+    """One sample to be, as `PIECE_SCHEMA` has it. number: of its record in the part, from 0; extra: further fields as
+    JSON, "" for none; label: as JSON; the others as of a `Sample`."""
 
     number: int
     query: str
     positive: str
     negatives: tuple[str, ...]
     extra: str
+    more_positives: tuple[str, ...] = ()
+    score: float | None = None
+    label: str | None = None
+    scores: tuple[float | None, ...] = ()
 
 
 class Converter:
@@ -36,17 +43,23 @@ class Converter:
     def __init__(self, fields: FieldsConfig, constants: Mapping[str, str]) -> None:
         self.query, self.positive = fields.query, fields.positive
         self.negative, self.negatives = fields.negative, fields.negatives
-        self.constants = dict(constants)
-        self.known = {self.query, self.positive, self.negative, self.negatives, *OWN_FIELDS}
+        self.fields, self.constants = fields, dict(constants)
+        # What takes a name of its own in the shards; where it is not looked for, the source's field keeps its name.
+        own = {option for option in FIELD_OPTIONS if getattr(fields, option) and option != "negative"}
+        self.known = {*own, *OWN_FIELDS, *(getattr(fields, option) for option in FIELD_OPTIONS)} - {None}
+        self.more = {getattr(fields, option) for option in SUPERVISION} - {None}
 
     def __call__(self, number: int, record: dict[str, Any]) -> Row:
         query, positive = record.get(self.query), record.get(self.positive)
+        one, many = record.get(self.negative), record.get(self.negatives)
+        negatives = () if one is None and many is None else self._negatives(one, many)
+        more: dict[str, Any] = {}
+        if not self.more.isdisjoint(record):
+            positive, more = self._more(record, query, positive, len(negatives))
         if not (isinstance(query, str) and isinstance(positive, str)):
             raise ValueError(self._why_no_text(record))
         check_text(query)
         check_text(positive)
-        one, many = record.get(self.negative), record.get(self.negatives)
-        negatives = () if one is None and many is None else self._negatives(one, many)
         extra: dict[str, Any] = {}
         if not record.keys() <= self.known:
             extra = {
@@ -56,7 +69,43 @@ class Converter:
             }
         if self.constants:
             extra |= self.constants
-        return Row(number, query, positive, negatives, _compact(extra) if extra else "")
+        return Row(number, query, positive, negatives, _compact(extra) if extra else "", **more)
+
+    def _more(self, record: dict[str, Any], query: Any, positive: Any, negatives: int) -> tuple[Any, dict[str, Any]]:
+        """(the first positive, what else the row has)."""
+        names = self.fields
+        given = {option: record.get(name) for option in SUPERVISION if (name := getattr(names, option))}
+        positives = self._texts(names.positives, given.get("positives"))
+        positives = tuple(dict.fromkeys((*((positive,) if isinstance(positive, str) else ()), *positives)))
+        label = given.get("label")
+        if label is not None and (not isinstance(label, int | str) or isinstance(label, bool)):
+            raise ValueError(f"field {names.label!r} is {_kind(label)}; wanted a whole number or a text")
+        if label is not None and positive is None and not positives:
+            positives = (query,)
+        more: dict[str, Any] = {"more_positives": positives[1:]}
+        if label is not None:
+            more["label"] = _compact(check_text(label) if isinstance(label, str) else label)
+        if (score := given.get("score")) is not None:
+            more["score"] = _number(names.score, score)
+        if (scores := given.get("scores")) is not None:
+            items = _list(names.scores, scores) if isinstance(scores, str) else scores
+            answers = len(positives) + negatives
+            if not isinstance(items, list) or len(items) != answers:
+                seen = f"a list of {len(items)}" if isinstance(items, list) else _kind(scores)
+                raise ValueError(f"field {names.scores!r} is {seen}; wanted a number for each of {answers} answers")
+            more["scores"] = tuple(None if item is None else _number(names.scores, item) for item in items)
+        return positives[0] if positives else positive, more
+
+    def _texts(self, name: str | None, value: Any) -> tuple[str, ...]:
+        """A blank or null one is none."""
+        if isinstance(value, str):  # how a table holds a list
+            value = _list(name, value)
+        if not isinstance(value, list | None):
+            raise ValueError(f"field {name!r} is {_kind(value)}; wanted a list of texts")
+        for text in value or ():
+            if not isinstance(text, str | None):
+                raise ValueError(f"one of {name!r} is {_kind(text)}; wanted text")
+        return tuple(check_text(text) for text in value or () if text and text.strip())
 
     def _why_no_text(self, record: dict[str, Any]) -> str:
         for name in (self.query, self.positive):
@@ -80,6 +129,16 @@ class Converter:
                 raise ValueError(f"a negative is {_kind(text)}; wanted text")
             check_text(text)
         return tuple(text for text in negatives if text.strip())
+
+
+def _number(name: str | None, value: Any) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"field {name!r} is {_kind(value)}; wanted a number")
+    return number
 
 
 _compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -111,7 +170,7 @@ def plain(value: Any, depth: int = 0) -> Any:
     return check_text(str(value))
 
 
-def _list(name: str, text: str) -> Any:
+def _list(name: str | None, text: str) -> Any:
     if not text.strip():
         return None
     try:

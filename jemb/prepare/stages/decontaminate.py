@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import field
 from functools import lru_cache, partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -112,12 +113,16 @@ def digest(texts: Iterable[str]) -> str:
 
 
 def _match_piece(table: Table, folder: Path, config: DecontaminateConfig, seed: int, piece: int) -> dict[str, Any]:
-    rows = table.read(piece, ("query", "positive"))
+    rows = table.read(piece, ("query", "positive", "more_positives"))
     index = _index(folder / "texts.arrow", config.shingle, config.ngram, config.threshold, seed)
     best = np.full(len(rows), -1, np.int64)
+    texts = {
+        "query": [rows.query],
+        "positive": [rows.positive, *map(list, zip_longest(*rows.more_positives, fillvalue=""))],
+    }
     for side in ("query", "positive") if config.sides == "both" else (config.sides,):
-        match = index.match(getattr(rows, side))
-        best = np.where(best < 0, match, best)
+        for column in texts[side]:
+            best = np.where(best < 0, index.match(column), best)
     hit = best >= 0
     write_array(_found_file(folder, piece), np.stack([rows.ids[hit], best[hit]], axis=1))
     return {}

@@ -20,6 +20,8 @@ from jemb.prepare.equal import all_ids, digest, find_equal, write_digests
 from jemb.prepare.registry import StageInputs, stage
 from jemb.shards import ShardReader, read_manifest
 
+TEXTS = ("query", "positive", "negatives", "more_positives")
+
 
 @options
 class ExactConfig:
@@ -30,26 +32,30 @@ class ExactConfig:
 
 
 def judge(rows: Rows, options: ExactConfig, inputs: StageInputs) -> Verdict:
-    """Drop rows that say nothing, and take negatives out that do.
+    """Drop rows that say nothing, and take negatives and further positives out that do.
 
-    Reasons: `empty` (a side has no text), `identical` (query = positive), `no_negative` (a triplet all of whose
-    negatives are empty or equal its query or positive).
+    Reasons: `empty` (a side has no text), `identical` (query = positive, but of labelled texts), `no_negative` (a
+    triplet all of whose negatives are empty or equal its query or a positive).
     """
     verdict = Verdict()
     cleaned: list[tuple[str, ...]] = []
-    columns = zip(rows.query, rows.positive, rows.negatives, strict=True)
-    for position, (query, positive, negatives) in enumerate(columns):
+    more: list[tuple[str, ...]] = []
+    columns = zip(rows.query, rows.positive, rows.negatives, rows.more_positives, strict=True)
+    for position, (query, positive, negatives, further) in enumerate(columns):
         query, positive = normalise(query), normalise(positive)
-        useful = _useful(negatives, query, positive) if negatives else ()
+        more.append(_useful(further, query, positive) if further else ())
+        useful = _useful(negatives, query, positive, *map(normalise, further)) if negatives else ()
         cleaned.append(useful)
         if not query or not positive:
             verdict.dropped[position] = ("empty", "")
-        elif query == positive:
+        elif query == positive and inputs.kind != "labelled":
             verdict.dropped[position] = ("identical", "")
         elif negatives and not useful:
             verdict.dropped[position] = ("no_negative", "")
     if cleaned != rows.negatives:
         verdict.negatives = cleaned
+    if more != rows.more_positives:
+        verdict.more_positives = more
     return verdict
 
 
@@ -67,6 +73,7 @@ def judge(rows: Rows, options: ExactConfig, inputs: StageInputs) -> Verdict:
     default=True,
     whole=True,
     each=judge,
+    columns=TEXTS,
     across="across",
     advice="the same rows come several times, or a column is constant",
 )
@@ -97,11 +104,11 @@ def duplicates(table: Table, job: Job, options: ExactConfig, inputs: StageInputs
     ]
 
 
-def _useful(negatives: Sequence[str], query: str, positive: str) -> tuple[str, ...]:
-    """The negatives that say something: not empty, not the query or positive, each once."""
-    seen = {"", query, positive}
+def _useful(texts: Sequence[str], *known: str) -> tuple[str, ...]:
+    """Those that say something: not empty, none of the known, each once."""
+    seen = {"", *known}
     useful = []
-    for text in negatives:
+    for text in texts:
         folded = normalise(text)
         if folded not in seen:
             seen.add(folded)
@@ -109,13 +116,15 @@ def _useful(negatives: Sequence[str], query: str, positive: str) -> tuple[str, .
     return tuple(useful)
 
 
-def _digest(query: str, positive: str, negatives: Sequence[str]) -> bytes:
-    return digest((normalise(query), normalise(positive), *sorted(map(normalise, negatives))))
+def _digest(query: str, positive: str, negatives: Sequence[str], more_positives: Sequence[str]) -> bytes:
+    positives = "\0".join((normalise(positive), *sorted(map(normalise, more_positives))))
+    return digest((normalise(query), positives, *sorted(map(normalise, negatives))))
 
 
 def _digest_piece(table: Table, folder: Path, piece: int) -> dict[str, Any]:
-    rows = table.read(piece)
-    return write_digests(_digest_file(folder, piece), map(_digest, rows.query, rows.positive, rows.negatives))
+    rows = table.read(piece, TEXTS)
+    columns = (rows.query, rows.positive, rows.negatives, rows.more_positives)
+    return write_digests(_digest_file(folder, piece), map(_digest, *columns))
 
 
 def _digest_shard(task: tuple[Path, Path]) -> dict[str, Any]:
@@ -126,7 +135,7 @@ def _digest_shard(task: tuple[Path, Path]) -> dict[str, Any]:
     sizes = [shard.num_samples for shard in reader.manifest.shards]
     start = sum(sizes[: names.index(tar.name)])
     samples = map(reader.read, range(start, start + sizes[names.index(tar.name)]))
-    return write_digests(path, (_digest(sample.query, sample.positive, sample.negatives) for sample in samples))
+    return write_digests(path, (_digest(s.query, s.positive, s.negatives, s.more_positives) for s in samples))
 
 
 def _digest_file(folder: Path, piece: int) -> Path:
