@@ -59,6 +59,10 @@ class Registry:
         values = {key: value for key, value in offered.items() if key in taken} | dict(options)
         return item(**values) if inspect.isclass(item) else partial(item, **values)
 
+    def takes(self, name: str) -> set[str]:
+        """The names of the options that `name` takes."""
+        return set(inspect.signature(self.find(name)).parameters)
+
     def check(self, name: str, options: Mapping[str, Any], offered: Iterable[str] = ()) -> set[str]:
         """The names of the options that `name` takes. Raises InputError for others, and where one is missing."""
         item = self.find(name)
@@ -112,5 +116,13 @@ TASKS = Registry(
 OBJECTIVES = Registry(
     "objective",
     "jemb.objectives",
-    {"pairs": "jemb.loss.objectives:Pairs", "triplets": "jemb.loss.objectives:Triplets"},
+    {
+        "pairs": "jemb.loss.objectives:Pairs",
+        "triplets": "jemb.loss.objectives:Triplets",
+        "scored": "jemb.loss.supervised:Scored",
+        "scored_cosine": "jemb.loss.supervised:ScoredCosine",
+        "labelled": "jemb.loss.supervised:Labelled",
+        "distill": "jemb.loss.supervised:Distill",
+        "distill_margin": "jemb.loss.supervised:DistillMargin",
+    },
 )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, asdict, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
 from jemb.config.parse import options
 from jemb.config.types import Positive, PositiveReal, Role, Seed, Strings
+from jemb.core.records import Kind
 from jemb.registry import OBJECTIVES
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -39,6 +40,8 @@ DATA_OPTIONS = (
     "small_datasets",
     "shuffle_shards",
     "objective",
+    "objectives",
+    "num_positives",
     "balance",
     "workers",
     "cache_dir",
@@ -64,6 +67,9 @@ class LossWeights:
     positive_margin: Weight = 0.0
     """Triplets: the positive is nearer to its query than to the query's negatives, by `margin`. Not in the paper; it is
     what its HardNegation test measures."""
+    spread_out: Weight = 0.0
+    """Queries are far from each other, and so are positives (GOR, arXiv 1708.06320), so that quantised vectors and
+    approximate search lose less."""
 
 
 @options
@@ -194,10 +200,16 @@ class TrainConfig:
     under `$JEMB_CACHE`, which is copied there after each checkpoint and fetched from there where it is missing."""
     objective: str = "pairs"
     """The loss: `pairs` or `triplets` (arXiv 2307.11224, section 3), of which the latter needs shards with hard
-    negatives; or one of your own, by its registered name or as PACKAGE.MODULE:NAME (jemb/loss/protocol.py)."""
+    negatives; of data with scores `scored` (CoSENT) or `scored_cosine`, with labels `labelled` (SupCon), with a
+    teacher's scores `distill` (KL) or `distill_margin` (MarginMSE); `auto`: for each data set the one called like its
+    kind; or one of your own, by its registered name or as PACKAGE.MODULE:NAME (jemb/loss/protocol.py)."""
+    objectives: dict[str, str] = field(default_factory=dict)
+    """Those of single data sets, `objectives.NAME=scored`, over `objective`."""
     objective_options: dict[str, Any] = field(default_factory=dict)
-    """Options of an objective of your own, `objective_options.NAME=…`. Those of this list that it takes (temperature,
-    margin, loss_weights, extra_negatives, mask_equal_texts, mask_margin, matryoshka_widths) it gets besides."""
+    """Options of an objective that are not in this list (`scale`, `teacher_temperature`, those of your own),
+    `objective_options.NAME=…`; of several objectives each gets those it takes. Those of this list that it takes
+    (temperature, margin, loss_weights, extra_negatives, mask_equal_texts, mask_margin, matryoshka_widths) it gets
+    besides."""
     model: ModelConfig = field(default_factory=ModelConfig)
     init: str | None = None
     """Start from these weights: a run folder of `jemb train`, an exported or sentence-transformers folder, or a Hugging
@@ -262,6 +274,10 @@ class TrainConfig:
     num_negatives: Positive = 1
     """Hard negatives of each sample in a step of the triplet objective; drawn anew each time from a sample's list. Of a
     sample with fewer, some come more than once; `negatives_short` in the log counts such samples."""
+    num_positives: Positive = 1
+    """Right answers of each sample in a step, where a data set has samples with several; drawn anew each time. With
+    more than one the query stands in the loss once for each. Of a sample with fewer some come more than once
+    (`positives_short` in the log)."""
     weights: dict[str, PositiveReal] = field(default_factory=dict)
     """Quality s_i of a data set, `weights.NAME=2.0`; 1 where not given. A batch comes from data set i with probability
     |D_i| s_i / sum_j |D_j| s_j."""
@@ -323,9 +339,14 @@ class TrainConfig:
             )
 
     @property
+    def several_objectives(self) -> bool:
+        """Whether data sets may be learned by different ones."""
+        return self.objective == "auto" or bool(self.objectives)
+
+    @property
     def takes_negatives(self) -> bool:
-        """Whether the objective takes hard negatives, `num_negatives` a row."""
-        return self.objective != "pairs" and bool(getattr(OBJECTIVES.find(self.objective), "negatives", False))
+        """Whether an objective takes hard negatives, `num_negatives` a row, as far as is known without the data."""
+        return any(getattr(OBJECTIVES.find(name), "negatives", False) for name in self._possible())
 
     @property
     def data_options(self) -> dict[str, Any]:
@@ -338,22 +359,34 @@ class TrainConfig:
         """The options that an objective gets, if it takes them."""
         return {name: getattr(self, name) for name in LOSS_OPTIONS} | {"loss_weights": asdict(self.loss_weights)}
 
+    def _possible(self) -> list[str]:
+        """The objectives that data sets may be learned by."""
+        of_all = get_args(Kind) if self.objective == "auto" else (self.objective,)
+        return list(dict.fromkeys((*of_all, *self.objectives.values())))
+
     def _check_loss(self) -> None:
-        if self.objective not in OBJECTIVES.own:
-            taken = OBJECTIVES.check(self.objective, self.objective_options, LOSS_OPTIONS)
-            for name, item in type(self).__dataclass_fields__.items():
-                default = item.default if item.default_factory is MISSING else item.default_factory()
-                if name in LOSS_OPTIONS and name not in taken and getattr(self, name) != default:
-                    raise ValueError(f"{name} is given, but objective={self.objective} does not take it")
-            return
-        if self.objective_options:
-            given = next(iter(self.objective_options))
-            raise ValueError(
-                f"objective_options.{given}: objective={self.objective} has its options in the first place"
-            )
-        weights, pairs = self.loss_weights, self.objective == "pairs"
+        taken: set[str] = set()
+        for name in self._possible():
+            needed = {} if self.several_objectives else self.objective_options
+            taken |= OBJECTIVES.check(name, needed, {*LOSS_OPTIONS, *self.objective_options})
+        own = self.objective in OBJECTIVES.own or self.several_objectives
+        if own and (given := [name for name in self.objective_options if name in LOSS_OPTIONS]):
+            raise ValueError(f"objective_options.{given[0]}: give {given[0]}=… in its place, an option of the run")
+        if strangers := [name for name in self.objective_options if name not in taken]:
+            names = ", ".join(self._possible())
+            raise ValueError(f"objective_options.{strangers[0]}: none of the objectives takes it ({names})")
+        for name, item in type(self).__dataclass_fields__.items():
+            default = item.default if item.default_factory is MISSING else item.default_factory()
+            if name in LOSS_OPTIONS and name not in taken and getattr(self, name) != default:
+                raise ValueError(f"{name} is given, but objective={self.objective} does not take it")
+        weights, pairs = self.loss_weights, self._possible() == ["pairs"]
         terms = [weights.query_to_positive, weights.positive_to_query, weights.joint]
-        if not any(terms if pairs else [*terms, weights.margin, weights.positive_margin]):
+        contrastive = "pairs" in self._possible() or "triplets" in self._possible()
+        if contrastive and not any(terms if pairs else [*terms, weights.margin, weights.positive_margin]):
             raise ValueError(f"objective={self.objective}: all its loss_weights are 0; set one above 0")
         if pairs and "positive_negative" in self.extra_negatives:
             raise ValueError("extra_negatives: positive_negative needs hard negatives; use objective=triplets")
+        if self.num_positives > 1 and not self.mask_equal_texts:
+            raise ValueError(
+                "num_positives above 1 with mask_equal_texts=false: a row's other positives are right, too"
+            )

@@ -104,12 +104,16 @@ class Tokens:
 class Batch:
     """This rank's rows of one global batch: B samples of one data set. No dataclass: DeepSpeed would rebuild one.
 
-    query, positive: B texts each. negatives: B*K texts, K per sample, row-major (sample 0's K first); None for pairs.
+    query: B texts. positive: P of each sample, B*P texts, row-major (sample 0's P first); None for texts that stand
+    alone. negatives: B*K texts, row-major; None for pairs. P is 1 but where several are wanted.
     *_hash: int64 content hashes of the same texts, in the same order; equal texts have equal hashes on every rank.
     keys: the samples' keys of the whole global batch in plan order, when asked for (`log_samples`); else of these rows.
     share_sum, batch_sum: check sums of the rows of this rank and of the whole global batch; the former, added up over
     all ranks modulo 2**32, give the latter, or the ranks do not share out the same batch.
-    negatives_short: of these samples those that have fewer than K negatives, so that some stand here more than once.
+    negatives_short, positives_short: of these samples those that have fewer than K or P, so that some stand here more
+    than once. objective: by which of the module's the step is learned; "" for its only one. score: float64 [B]; label:
+    int64 [B], a hash; scores: float64 [B, P + K], NaN where there is none or the text stands here once more; each None
+    where the data set has none.
     """
 
     def __init__(
@@ -118,20 +122,31 @@ class Batch:
         dataset: str,
         keys: tuple[str, ...],
         query: Tokens,
-        positive: Tokens,
+        positive: Tokens | None,
         negatives: Tokens | None,
         query_hash: Tensor,
-        positive_hash: Tensor,
+        positive_hash: Tensor | None,
         negative_hash: Tensor | None,
         share_sum: int = 0,
         batch_sum: int = 0,
         negatives_short: int = 0,
+        positives_short: int = 0,
+        objective: str = "",
+        score: Tensor | None = None,
+        label: Tensor | None = None,
+        scores: Tensor | None = None,
     ) -> None:
         self.step, self.dataset, self.keys = step, dataset, keys
         self.query, self.positive, self.negatives = query, positive, negatives
         self.query_hash, self.positive_hash, self.negative_hash = query_hash, positive_hash, negative_hash
         self.share_sum, self.batch_sum = share_sum, batch_sum
-        self.negatives_short = negatives_short
+        self.negatives_short, self.positives_short, self.objective = negatives_short, positives_short, objective
+        self.score, self.label, self.scores = score, label, scores
+
+    @property
+    def texts(self) -> list[Tokens]:
+        """Those there are: queries, positives, negatives."""
+        return [texts for texts in (self.query, self.positive, self.negatives) if texts is not None]
 
     def to(self, device: torch.device) -> Batch:
         return Batch(

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 
 from jemb.core.errors import InputError
+from jemb.data.wanted import Wanted
 from jemb.shards import ShardReader
 
 log = logging.getLogger(__name__)
@@ -20,36 +21,21 @@ LOOKED_AT_REMOTE = 2_000
 """The same where each may be a request."""
 
 
-def check_kinds(
-    readers: Mapping[str, ShardReader], place: str, num_negatives: int, objective: str | None = None
-) -> None:
-    """Raises InputError for data sets of pairs where negatives are wanted; with the name of an objective that takes
-    none, warns of those that have some."""
-    if num_negatives:
-        if pairs := [name for name, reader in readers.items() if reader.manifest.kind == "pairs"]:
-            raise InputError(
-                f"{f'objective={objective}' if objective else 'the objective'} needs hard negatives, but "
-                f"{', '.join(pairs)} in {place} has pairs only: use objective=pairs, or prepare these data sets from "
-                "rows with `negatives`"
-            )
-    elif objective and (wasted := [name for name, reader in readers.items() if reader.manifest.kind == "triplets"]):
-        names = ", ".join(wasted)
-        log.warning("objective=%s: the hard negatives of %s are not used; triplets uses them", objective, names)
-
-
-def check_negatives(readers: Mapping[str, ShardReader], num_negatives: int) -> None:
-    """Raises InputError for a data set without negatives, warns of samples that have fewer than so many.
+def check_negatives(readers: Mapping[str, ShardReader], wanted: Mapping[str, Wanted]) -> None:
+    """Raises InputError for a data set without negatives where some are wanted, warns of samples that have fewer.
 
     Looks at up to `LOOKED_AT` evenly spaced samples of each data set, which takes a second or two.
     """
-    for name, reader in readers.items() if num_negatives else []:
+    for name, reader in readers.items():
+        if not (num_negatives := wanted[name].num_negatives):
+            continue
         count = min(len(reader), LOOKED_AT if reader.tars is None else LOOKED_AT_REMOTE)
         samples = reader.spread(count)  # a damaged one is left to the step that needs it
         numbers = [len(sample.negatives) for sample in samples if not isinstance(sample, InputError)]
         if numbers and not any(numbers):
             raise InputError(
-                f"data set {name}: none of the {count} samples looked at has negatives, and objective=triplets needs "
-                "some; prepare it with negatives, or use objective=pairs"
+                f"data set {name}: none of the {count} samples looked at has negatives, and objective="
+                f"{wanted[name].objective or 'triplets'} needs some; prepare it with negatives, or use objective=pairs"
             )
         if short := sum(number < num_negatives for number in numbers):
             log.warning(

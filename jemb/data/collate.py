@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +17,11 @@ from jemb.core.records import Batch, Sample, Tokens
 from jemb.core.text import content_hash
 from jemb.data.joined import StoredTokens
 from jemb.data.permutation import mix, shuffled
+from jemb.data.wanted import Wanted
 
 Numbers = NDArray[np.int64]
+Part = tuple[Tokens, Tensor]
+"""Texts, and their content hashes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +31,10 @@ class Collate:
     tokenize: texts -> padded Tokens. num_negatives: K, how many of each sample's negatives to use; 0 for pairs.
     query_prompt, passage_prompt: put before each query, and before each positive and negative; dataset_prompts: those
     of data sets that have others. The hashes are those of the texts alone, or a query could not be found equal to a
-    passage. pad_id: what stored ids are padded with.
-    Which K is a function of (seed, step, key), so it is the same however often and on whatever rank it is asked. Of a
-    sample with fewer than K some come more than once, and one with none has its positive in their place, which the loss
-    hides as equal; `Batch.negatives_short` counts such samples.
+    passage. pad_id: what stored ids are padded with. wanted: data sets of which something else than K is wanted.
+    Which of its positives and negatives a step has is a function of (seed, step, key), so it is the same however often
+    and on whatever rank it is asked. Of a sample with fewer some come more than once, and one without negatives has its
+    positive in their place, which the loss hides as equal; `Batch.negatives_short` and `positives_short` count such.
     """
 
     tokenize: Callable[[Sequence[str]], Tokens]
@@ -38,56 +44,92 @@ class Collate:
     passage_prompt: str = ""
     pad_id: int = 0
     dataset_prompts: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    wanted: Mapping[str, Wanted] = field(default_factory=dict)
 
     def __call__(self, step: int, dataset: str, samples: Sequence[Sample], keys: Sequence[str]) -> Batch:
         """keys: what `Batch.keys` shall hold."""
-        query_prompt, passage_prompt = self._prompts(dataset)
-        queries = [sample.query for sample in samples]
-        positives = [sample.positive for sample in samples]
-        negatives = [
-            (sample.positive, *sample.negatives)[place]
-            for sample in samples
-            for place in self._places(step, sample.key, len(sample.negatives))
-        ]
-        return Batch(
-            step=step,
-            dataset=dataset,
-            keys=tuple(keys),
-            query=self._tokens(query_prompt, queries),
-            positive=self._tokens(passage_prompt, positives),
-            negatives=self._tokens(passage_prompt, negatives) if self.num_negatives else None,
-            query_hash=_hashes(queries),
-            positive_hash=_hashes(positives),
-            negative_hash=_hashes(negatives) if self.num_negatives else None,
-            negatives_short=sum(len(sample.negatives) < self.num_negatives for sample in samples),
-        )
+        wanted = self.of(dataset)
+        places = [self._places(step, s.key, len(s.positives), len(s.negatives), wanted) for s in samples]
+        texts = [sample.texts for sample in samples]
+
+        def tokens(prompt: str, chosen: Sequence[Sequence[int]]) -> Part | None:
+            taken = [row[place] for row, row_places in zip(texts, chosen, strict=True) for place in row_places]
+            return (self._tokens(prompt, taken), _hashes(taken)) if taken else None
+
+        return self._batch(step, dataset, keys, places, tokens, samples)
 
     def from_tokens(
-        self, step: int, dataset: str, tokens: StoredTokens, rows: Numbers, own: Sequence[str], keys: Sequence[str]
+        self,
+        step: int,
+        dataset: str,
+        tokens: StoredTokens,
+        rows: Numbers,
+        own: Sequence[str],
+        keys: Sequence[str],
+        samples: Sequence[Sample] = (),
     ) -> Batch:
         """The batch of these rows, equal to that of their samples, from the ids that `jemb tokenize` wrote. own: the
-        rows' keys."""
-        query_prompt, passage_prompt = self._prompts(dataset)
-        negatives, short = None, 0
-        if self.num_negatives:
-            counts = tokens.count(rows) - 2
-            short = int((counts < self.num_negatives).sum())
-            chosen = [self._places(step, key, have) for key, have in zip(own, counts.tolist(), strict=True)]
-            places = 1 + np.array(chosen).ravel()
-            negatives = self._stored(passage_prompt, tokens, np.repeat(rows, self.num_negatives), places)
-        query = self._stored(query_prompt, tokens, rows, np.full(len(rows), 0))
-        positive = self._stored(passage_prompt, tokens, rows, np.full(len(rows), 1))
+        rows' keys. samples: these, where more than their texts is wanted (`reads_samples`)."""
+        wanted = self.of(dataset)
+        counts = tokens.count(rows)
+        positives = [len(sample.positives) for sample in samples] or [1] * len(rows)
+        places = [
+            self._places(step, key, good, have - 1 - good, wanted)
+            for key, have, good in zip(own, counts.tolist(), positives, strict=True)
+        ]
+
+        def stored(prompt: str, chosen: Sequence[Sequence[int]]) -> Part | None:
+            flat = np.array([place for row_places in chosen for place in row_places], dtype=np.int64)
+            each = [len(row_places) for row_places in chosen]
+            return self._stored(prompt, tokens, np.repeat(rows, each), flat) if len(flat) else None
+
+        return self._batch(step, dataset, keys, places, stored, samples)
+
+    def reads_samples(self, dataset: str) -> bool:
+        """Whether stored ids do not suffice for a batch."""
+        return bool(self.of(dataset).fields)
+
+    def of(self, dataset: str) -> Wanted:
+        """What is wanted of a data set."""
+        return self.wanted.get(dataset) or Wanted(num_negatives=self.num_negatives)
+
+    def _batch(
+        self,
+        step: int,
+        dataset: str,
+        keys: Sequence[str],
+        places: Sequence[Places],
+        take: Callable[[str, Sequence[Sequence[int]]], Part | None],
+        samples: Sequence[Sample],
+    ) -> Batch:
+        wanted, (query_prompt, passage_prompt) = self.of(dataset), self._prompts(dataset)
+        query = take(query_prompt, [[0]] * len(places))
+        positive = None if wanted.alone else take(passage_prompt, [row.positives for row in places])
+        negatives = take(passage_prompt, [row.negatives for row in places])
+        assert query is not None
+        said: dict[str, Tensor] = {}
+        if "score" in wanted.fields:
+            said["score"] = torch.tensor([sample.score for sample in samples], dtype=torch.float64)
+        if "label" in wanted.fields:
+            labels = [content_hash(json.dumps(sample.label)) for sample in samples]
+            said["label"] = torch.tensor(labels, dtype=torch.int64)
+        if "scores" in wanted.fields:
+            rows = [_scores_of(row, sample.scores) for row, sample in zip(places, samples, strict=True)]
+            said["scores"] = torch.tensor(rows, dtype=torch.float64)
         return Batch(
             step=step,
             dataset=dataset,
             keys=tuple(keys),
             query=query[0],
-            positive=positive[0],
+            positive=positive[0] if positive else None,
             negatives=negatives[0] if negatives else None,
             query_hash=query[1],
-            positive_hash=positive[1],
+            positive_hash=positive[1] if positive else None,
             negative_hash=negatives[1] if negatives else None,
-            negatives_short=short,
+            negatives_short=sum(row.negatives_short for row in places),
+            positives_short=sum(row.positives_short for row in places),
+            objective=wanted.objective,
+            **said,
         )
 
     def _prompts(self, dataset: str) -> tuple[str, str]:
@@ -105,15 +147,39 @@ class Collate:
         known: Mapping[str, int] = getattr(self.tokenize, "prompt_lengths", {})
         return tokens.without_prompt([known.get(prompt, 0)] * len(tokens.input_ids)) if known else tokens
 
-    def _places(self, step: int, key: str, have: int) -> Sequence[int]:
-        """Which of the sample's `have` negatives, counted from 1; 0 is its positive."""
-        wanted = self.num_negatives
-        if not have:
-            return [0] * wanted
-        if have == wanted or not wanted:
-            return range(1, wanted + 1)
-        order = 1 + shuffled(have, mix("negatives", self.seed, step, key))
-        return np.resize(order, wanted).tolist()
+    def _places(self, step: int, key: str, positives: int, negatives: int, wanted: Wanted) -> Places:
+        """Which of a sample's texts, counted from the query, which is 0."""
+
+        def draw(what: str, have: int, number: int) -> Sequence[int]:
+            if have == number:
+                return range(have)
+            return np.resize(shuffled(have, mix(what, self.seed, step, key)), number).tolist()
+
+        good = [1 + place for place in draw("positives", positives, wanted.num_positives)]
+        bad = [1] * wanted.num_negatives  # where there is none, the positive
+        if negatives and wanted.num_negatives:
+            bad = [1 + positives + place for place in draw("negatives", negatives, wanted.num_negatives)]
+        return Places(good, bad, positives < wanted.num_positives, negatives < wanted.num_negatives)
+
+
+class Places(NamedTuple):
+    """Of a sample: which of its texts are taken, and whether it has fewer than are wanted."""
+
+    positives: Sequence[int]
+    negatives: Sequence[int]
+    positives_short: bool
+    negatives_short: bool
+
+
+def _scores_of(places: Places, scores: Sequence[float | None]) -> list[float]:
+    """Of the texts at these places; NaN for one that stands there once more."""
+    found: list[float] = []
+    seen: set[int] = set()
+    for place in (*places.positives, *places.negatives):
+        score = None if place in seen else scores[place - 1]
+        found.append(math.nan if score is None else score)
+        seen.add(place)
+    return found
 
 
 def _hashes(texts: Sequence[str]) -> Tensor:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from jemb.core.errors import InputError
 from jemb.data.ahead import ReadAhead
-from jemb.data.checks import check_kinds, needed_at_once
+from jemb.data.checks import needed_at_once
 from jemb.data.collate import Collate
 from jemb.data.joined import open_tokens
 from jemb.data.loader import RowDataset, make_loader
@@ -25,7 +25,8 @@ from jemb.data.plan import BatchPlan
 from jemb.data.sampler import GlobalBatchSampler, StepDataset
 from jemb.data.small import PlanSource, SmallDatasets
 from jemb.data.verify import Verifier
-from jemb.registry import suggest
+from jemb.data.wanted import Wanted, wanted_of
+from jemb.registry import OBJECTIVES, suggest
 from jemb.shards import ShardCache, ShardReader, TokenReader, open_datasets
 from jemb.tables.places import is_url, to_local
 
@@ -43,8 +44,9 @@ class PairData(lightning.LightningDataModule):
     Trainer, `train_dataloader()` serves any loop. Options are those of `jemb train` with these names, and:
 
     encoder: whose token ids the batches have; None: that of the module that is fitted (`module.encoder`).
-    num_negatives: hard negatives of each sample; None: one where the module's objective takes them, else none.
-    objective: its name, for what is said of data sets that do not fit it.
+    num_negatives: hard negatives of each sample where its objective takes them; None: one. num_positives: of the right
+    answers of a sample with several. objective, objectives: names as for the module, which has the last word; without
+    either, num_negatives holds for all.
     collate_fn: a function from the samples of a step (dictionaries with key, query, positive, negatives) to anything,
     in place of a `Batch` of token ids. rank, world_size, steps: as for `GlobalBatchSampler`.
     verify: compare with its checksum each shard that is read, beside the training; what has changed ends the fit, and
@@ -62,7 +64,9 @@ class PairData(lightning.LightningDataModule):
         small_datasets: SmallDatasets = "own_size",
         shuffle_shards: int | None = None,
         num_negatives: int | None = None,
+        num_positives: int = 1,
         objective: str | None = None,
+        objectives: Mapping[str, str] | None = None,
         balance: bool = True,
         workers: int = 1,
         cache_dir: str | None = None,
@@ -83,12 +87,19 @@ class PairData(lightning.LightningDataModule):
             )
         self.place, self.global_batch_size, self.seed = os.fspath(shards), global_batch_size, seed
         self.weights, self.small_datasets, self.shuffle_shards = dict(weights or {}), small_datasets, shuffle_shards
-        self.num_negatives, self.objective, self.balance, self.workers = num_negatives, objective, balance, workers
+        self.num_negatives, self.num_positives, self.balance, self.workers = (
+            num_negatives,
+            num_positives,
+            balance,
+            workers,
+        )
+        self.objective, self.objectives = objective, dict(objectives or {})
         self.cache_dir, self.cache_gb, self.read_ahead = cache_dir, cache_gb, read_ahead
         self.tokens, self.verify, self.log_samples = tokens, verify, False
         self.encoder, self.collate_fn = encoder, collate_fn
         self.rank, self.world_size, self.steps = rank, world_size, steps
         self.ahead: ReadAhead | None = None
+        self.told = {""}
         self.verifier: Verifier | None = None
 
     @cached_property
@@ -104,9 +115,34 @@ class PairData(lightning.LightningDataModule):
                     f"weights.{name}: no such data set in {self.place}{suggest(name, readers)}; "
                     f"there are: {', '.join(readers)}"
                 )
-        if self.num_negatives is not None:
-            check_kinds(readers, self.place, self.num_negatives, self.objective)
+        for name in self.objectives:
+            if name not in readers:
+                raise InputError(
+                    f"objectives.{name}: no such data set in {self.place}{suggest(name, readers)}; there are: "
+                    f"{', '.join(readers)}"
+                )
         return readers
+
+    def wanted(self, module: Any = None) -> dict[str, Wanted]:
+        """What each data set that is found gives to a step. Raises InputError where one lacks what its objective needs.
+        module: whose objectives count, if it has some."""
+        choice = getattr(module, "objectives", None)
+        found: dict[str, Wanted] = {}
+        for name, reader in self.found.items():
+            kind, objective = reader.manifest.kind, None
+            if choice is not None:
+                chosen, objective = choice.name_for(name, kind), choice[choice.name_for(name, kind)]
+            else:
+                chosen = self.objectives.get(name) or (kind if self.objective == "auto" else self.objective or "")
+                objective = OBJECTIVES.find(chosen) if chosen else None
+            number = self.num_negatives if self.num_negatives is not None else int(objective is not None)
+            named = name in self.objectives or name in getattr(choice, "by_dataset", ())
+            positives = self.num_positives
+            found[name] = wanted_of(reader.manifest, self.place, chosen, objective, named, number, positives)
+            if found[name].unused not in self.told:
+                log.warning("%s", found[name].unused)
+                self.told.add(found[name].unused)
+        return found
 
     @cached_property
     def plan(self) -> BatchPlan:
@@ -118,7 +154,7 @@ class PairData(lightning.LightningDataModule):
                 reader.manifest.fingerprint,
                 self.weights.get(name, 1.0),
                 tuple(shard.num_samples for shard in reader.manifest.shards),
-                reader.manifest.kind,
+                "-".join((reader.manifest.kind, *reader.manifest.fields, self.objectives.get(name, ""))).strip("-"),
             )
             for name, reader in self.found.items()
         ]
@@ -210,12 +246,11 @@ class PairData(lightning.LightningDataModule):
         )
 
     def _collate(self, encoder: Encoder, module: Any) -> Collate:
-        takes = bool(getattr(getattr(module, "objective", None), "negatives", False))
-        number = self.num_negatives if self.num_negatives is not None else int(takes)
-        check_kinds(self.found, self.place, number, self.objective)
+        wanted = self.wanted(module)
+        by_source = {source.name: wanted[(source.members or (source,))[0].name] for source in self.plan.sources}
         return Collate(
             tokenize=encoder.tokenize,
-            num_negatives=number,
+            num_negatives=self.num_negatives or 0,
             seed=self.seed,
             query_prompt=encoder.prompt("query"),
             passage_prompt=encoder.prompt("document"),
@@ -223,4 +258,5 @@ class PairData(lightning.LightningDataModule):
             dataset_prompts={
                 name: (encoder.prompt("query", name), encoder.prompt("document", name)) for name in self.readers
             },
+            wanted=by_source,
         )

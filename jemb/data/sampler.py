@@ -169,12 +169,13 @@ class StepDataset(Dataset[Batch]):
         if self.ahead:
             self.ahead.reached(step)
         reader = self.readers[name]
-        samples = [] if self.tokens else [reader.read(row) for row in mine.tolist()]
+        read = not self.tokens or self.collate.reads_samples(name)
+        samples = [reader.read(row) for row in mine.tolist()] if read else []
         own = keys = [sample.key for sample in samples] or [reader.key(row) for row in mine.tolist()]
         if self.global_keys and len(mine) < self.plan.batch_sizes[name]:
             keys = [reader.key(row) for row in self.plan.batch(step)[1].tolist()]
         if self.tokens:
-            batch = self.collate.from_tokens(step, name, self.tokens[name], mine, own, keys)
+            batch = self.collate.from_tokens(step, name, self.tokens[name], mine, own, keys, samples)
         else:
             batch = self.collate(step, name, samples, keys)
         batch.share_sum, batch.batch_sum = rows.share_sum, rows.batch_sum

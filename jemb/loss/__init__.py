@@ -1,5 +1,6 @@
 """The losses of arXiv 2307.11224 and later ones: functions of vectors and hashes. They see candidates, not ranks."""
 
+from jemb.loss.choice import Objectives
 from jemb.loss.contrastive import info_nce, margin_loss
 from jemb.loss.masks import EqualTexts, equal_texts
 from jemb.loss.objectives import Pairs, Triplets, contrastive_loss
@@ -11,6 +12,7 @@ __all__ = [
     "LogSumExp",
     "Loss",
     "Objective",
+    "Objectives",
     "Pairs",
     "Rows",
     "Texts",

@@ -11,8 +11,13 @@ strategy takes the mean.
     positive_margin     mean_ik ReLU( s(p_i,n_ik) - s(q_i,p_i) + e )
     joint               mean_i -ln( exp(s(q_i,p_i)/t) / (the denominators of the first two terms, added up) )
 
+    spread_out          mean_i of sum_{j != i} ( s(q_i,q_j)^2 + s(p_i,p_j)^2 ) / (N - 1)
+
 The first three with weight 1 are L_triplets and, without negatives, L_pairs. positive_margin is what HardNegation
-measures: a positive has to be nearer to its query than to a negative.
+measures: a positive has to be nearer to its query than to a negative. spread_out keeps the vectors of one side apart
+from each other (GOR, arXiv 1708.06320, as EmbeddingGemma has it, arXiv 2509.20354).
+
+A row with P positives is P rows with the same query: its other positives are hidden, because they share its query.
 
 Extra negatives widen the denominators: query_query by sum_{j != i} exp(s(q_i,q_j)/t) in query_to_positive,
 positive_positive by sum_{j != i} exp(s(p_i,p_j)/t) and positive_negative by sum_jk exp(s(p_i,n_jk)/t) in
@@ -39,6 +44,7 @@ OF_POSITIVES = ("positive_query", "positive_positive", "positive_negative")
 SETS = {"query_to_positive": OF_QUERIES, "positive_to_query": OF_POSITIVES, "joint": (*OF_QUERIES, *OF_POSITIVES)}
 """What the denominator of a term may hold: whose rows, and what they are compared with."""
 OF_THE_PAPER = {"query_positive", "query_negative", "positive_query"}
+SPREAD = "spread_out"
 MARGINS = {"margin": "query", "positive_margin": "positive"}
 """What a term keeps the negatives away from."""
 
@@ -98,7 +104,8 @@ def contrastive_loss(
 ) -> Loss:
     """The weighted sum of the terms above, added up over the widths.
 
-    negatives: B*K local rows, row-major; without them, what needs them is left out.
+    positive: as many rows as query, or P of each. negatives: B*K local rows, row-major; without them, what needs them
+    is left out.
     offset: this rank's first row among all. temperature: > 0. weights: by term, >= 0; 0 where not given.
     mask_equal_texts: hide candidates that share a text with the row (`masks.py`).
     mask_margin: hide candidates more similar to the row than its query and positive are by more than this: s(row,
@@ -107,6 +114,14 @@ def contrastive_loss(
     width is always in. Raises InputError for one above D, ValueError for names that do not exist or nothing to compute.
     """
     texts = {"query": query, "positive": positive} | ({} if negatives is None else {"negative": negatives})
+    rows_each = len(positive.local_BD) // len(query.local_BD)
+    if rows_each > 1:
+        if not mask_equal_texts:
+            raise InputError(
+                "mask_equal_texts=false with num_positives above 1: a row's other positives are right, too"
+            )
+        query, offset = query.repeated(rows_each), offset * rows_each
+        texts["query"] = query
     chosen = _chosen(weights, extra_negatives, texts)
     equal = _equal(texts, offset) if mask_equal_texts else {}
     total = torch.zeros((), device=query.local_BD.device)
@@ -116,20 +131,34 @@ def contrastive_loss(
         cut = {name: rows.cut(width) for name, rows in texts.items()}
         contrasts = _Contrasts(cut, equal, offset, temperature, mask_margin)
         for name, sets in chosen.items():
-            value = _margin(name, cut, margin) if name in MARGINS else contrasts.info_nce(name, sets)
+            value = _margin(name, cut, margin, rows_each) if name in MARGINS else contrasts.info_nce(name, sets)
             total = total + weights[name] * value
             terms[name if width == full else f"{name}@{width}"] = value.detach()
+        if spread := weights.get(SPREAD):
+            value = spread_out(cut["query"], rows_each) + spread_out(cut["positive"])
+            total = total + spread * value
+            terms[SPREAD if width == full else f"{SPREAD}@{width}"] = value.detach()
         if width == full:
             for found in map(contrasts.of, next(iter(chosen.values()))):
                 candidates, hidden = candidates + found.candidates, hidden + found.hidden
     if negatives is not None and not candidates:  # margins alone: each row's own negatives
-        candidates = len(negatives.local_BD) // len(query.local_BD)
+        candidates = len(negatives.local_BD) * rows_each // len(query.local_BD)
     return Loss(total, terms, candidates, hidden)
+
+
+def spread_out(rows: Rows, repeated: int = 1) -> Tensor:
+    """Mean over B of the squared cosines with the other rows of all ranks, a scalar in 0 to 1. repeated: of so many
+    rows in turn, which are the same, one counts. Memory: D * D."""
+    local_BD, all_ND = rows.local_BD[::repeated], rows.all_ND[::repeated]
+    own_B = local_BD.square().sum(1).square()
+    # sum_j (x . y_j)^2 = x' (sum_j y_j y_j') x
+    squares_B = ((local_BD @ (all_ND.T @ all_ND)) * local_BD).sum(1)
+    return (squares_B - own_B).mean() / max(1, len(all_ND) - 1)
 
 
 def _chosen(weights: Mapping[str, float], extra: Collection[str], texts: Collection[str]) -> dict[str, list[str]]:
     """The terms to compute, softmax terms first, each with the sets in its denominator (none for a margin)."""
-    for kind, given, known in (("term", weights, {*SETS, *MARGINS}), ("extra negatives", extra, SETS["joint"])):
+    for kind, given, known in (("term", weights, {*SETS, *MARGINS, SPREAD}), ("extra negatives", extra, SETS["joint"])):
         if strangers := set(given) - set(known):
             raise ValueError(f"{kind} {min(strangers)!r}: there are {', '.join(sorted(known))}")
     wanted = [name for name in (*SETS, *(MARGINS if "negative" in texts else ())) if weights.get(name)]
@@ -161,9 +190,10 @@ def _equal(texts: Mapping[str, Rows], offset: int) -> dict[str, EqualTexts | Non
     return found
 
 
-def _margin(name: str, texts: Mapping[str, Rows], margin: float) -> Tensor:
+def _margin(name: str, texts: Mapping[str, Rows], margin: float, rows_each: int) -> Tensor:
     query_BD, positive_BD = texts["query"].local_BD, texts["positive"].local_BD
-    negatives_BKD = texts["negative"].local_BD.unflatten(0, (len(query_BD), -1))
+    negatives_BKD = texts["negative"].local_BD.unflatten(0, (len(query_BD) // rows_each, -1))
+    negatives_BKD = negatives_BKD.repeat_interleave(rows_each, 0) if rows_each > 1 else negatives_BKD
     return margin_loss(query_BD, positive_BD, negatives_BKD, margin, texts[MARGINS[name]].local_BD)
 
 

@@ -7,7 +7,7 @@ law (`distributed/gather.py`) holds for any objective that takes the mean over i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -37,13 +37,20 @@ class Rows:
             self, local_BD=local_BD, all_ND=local_BD if self.all_ND is self.local_BD else _cut(self.all_ND, width)
         )
 
+    def repeated(self, times: int) -> Rows:
+        """Each row so many times in turn."""
+        return Rows(*(getattr(self, item.name).repeat_interleave(times, 0) for item in fields(self)))
+
 
 @dataclass(frozen=True, slots=True)
 class Texts:
     """The texts of one step: B rows of this rank, N = W*B of all ranks; row i of this rank is row `offset + i` of all.
 
-    query, positive: B texts. negatives: B*K texts, row-major (row 0's K first); None unless the objective has
-    `negatives = True`. dataset, step: where all rows of the step are from, and its number from 0.
+    query: B texts. positive: as many, or with `num_positives` P of each, row-major (row 0's P first); the same object
+    as query for labelled texts that stand alone. negatives: B*K texts, row-major; None unless the objective has
+    `negatives = True`. score_N: float64, and label_N: int64, equal for equal labels, of all ranks' rows; scores_NA: a
+    teacher's of each row's positives and negatives, NaN where there is none; each None where the data have no such
+    field. dataset, step: where all rows of the step are from, and its number from 0.
     """
 
     query: Rows
@@ -52,6 +59,9 @@ class Texts:
     offset: int = 0
     dataset: str = ""
     step: int = 0
+    score_N: Tensor | None = None
+    label_N: Tensor | None = None
+    scores_NA: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +83,8 @@ class Objective(Protocol):
     """A loss: any callable from the texts of a step to a `Loss`, or to a scalar alone.
 
     It sees the rows of all ranks and takes the mean over its own; then a run gives the same on any number of processes
-    under every strategy. With a class attribute `negatives = True` it gets hard negatives, `num_negatives` a row.
+    under every strategy. With a class attribute `negatives = True` it gets hard negatives, `num_negatives` a row; one
+    with `needs = "score"` (or "label", "scores") is refused for data without that field.
 
         @objective("cosine")
         class Cosine:
@@ -122,7 +133,7 @@ class NamedObjective:
 
     def __init__(self, name: str, objective: Objective) -> None:
         self.name, self.objective = name, objective
-        self.negatives = uses_negatives(objective)
+        self.negatives, self.needs = uses_negatives(objective), getattr(objective, "needs", None)
 
     def __call__(self, texts: Texts) -> Loss:
         found = self.objective(texts)

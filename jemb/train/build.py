@@ -22,7 +22,7 @@ from jemb.data import BatchPlan
 from jemb.data.module import PairData
 from jemb.data.permutation import mix
 from jemb.distributed.processes import Processes
-from jemb.loss import make_objective
+from jemb.loss import Objectives
 from jemb.model import Encoder, load_encoder, make_tiny, probe
 from jemb.model.load import DEFAULT_MAX_LENGTH
 from jemb.pretokenize import check_prompts
@@ -115,7 +115,7 @@ def make_module(
     """The module with the options of the run."""
     return EmbeddingModule(
         encoder,
-        objective=make_objective(config.objective, config.objective_options, **config.loss_options),
+        objective=Objectives(config.objective, config.objectives, config.objective_options, **config.loss_options),
         learning_rate=config.learning_rate,
         warmup_steps=config.warmup_steps,
         schedule=config.schedule,

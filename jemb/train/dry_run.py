@@ -43,7 +43,7 @@ def dry_run(config: TrainConfig, tools: EvaluationTools | None = None) -> str:
     check_installed(config.trackers)
     data = PairData(config.shards, **config.data_options)
     data.plan.check_processes(processes)
-    check_negatives(data.readers, data.num_negatives or 0)
+    check_negatives(data.readers, data.wanted())
     steps = count_steps(config, data.plan)
     done = steps_done(config)
     device = "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
@@ -111,7 +111,8 @@ def plan_lines(plan: BatchPlan, steps: int) -> list[str]:
 
 
 def texts_of_sample(config: TrainConfig) -> int:
-    return 2 + (config.num_negatives if config.takes_negatives else 0)
+    """Of one that has as many as may be taken."""
+    return 1 + config.num_positives + (config.num_negatives if config.takes_negatives else 0)
 
 
 def memory_lines(config: TrainConfig, encoder: Encoder, strategy: str, processes: int, *, half: bool) -> Iterator[str]:

@@ -28,7 +28,7 @@ from jemb.data.module import PairData
 from jemb.data.permutation import mix
 from jemb.distributed import gather_rows, gather_values, mean_over_ranks, rank, world_size
 from jemb.launch import find_ranks
-from jemb.loss import Loss, Objective, Rows, Texts, make_objective
+from jemb.loss import Loss, Objective, Objectives, Rows, Texts
 from jemb.model import Encoder, encode_together, load_encoder
 from jemb.train.deepspeed import last_norm
 from jemb.train.fsdp import shard
@@ -48,6 +48,7 @@ class StepFacts:
     negatives_per_query: float | None
     hidden_candidates: int
     negatives_short: int
+    positives_short: int
     tokens: int
     padding_share: float
     learning_rate: float
@@ -78,7 +79,8 @@ class EmbeddingModule(lightning.LightningModule):
         self,
         encoder: Encoder | str | os.PathLike[str],
         *,
-        objective: str | Objective = "pairs",
+        objective: str | Objective | Objectives = "pairs",
+        objectives: Mapping[str, str | Objective] | None = None,
         learning_rate: float = 2e-4,
         warmup_steps: int | None = None,
         schedule: str = "linear",
@@ -95,11 +97,13 @@ class EmbeddingModule(lightning.LightningModule):
         super().__init__()
         self.encoder = encoder if isinstance(encoder, Encoder) else load_encoder(os.fspath(encoder), dropout=dropout)
         self.encoder.train()
-        self.objective = make_objective(objective, options)
+        made = objective if isinstance(objective, Objectives) else Objectives(objective, objectives, options)
+        self.objectives = made
         self.schedule = Schedule(schedule, learning_rate, warmup_steps, max_steps)
         self.first_step, self.weight_decay, self.seed, self.bf16 = first_step, weight_decay, seed, bf16
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
         self.facts: StepFacts | None = None
+        self.learned_by = self.objectives.default
         self.loss_terms: Mapping[str, float] = {}
         self.grad_norm = math.nan
         self.skipped = 0
@@ -127,7 +131,7 @@ class EmbeddingModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # Dropout depends on (seed, step, rank) alone, so a resumed run draws what the undisturbed one drew.
         torch.manual_seed(mix("dropout", self.seed, batch.step, rank()))
-        texts = [batch.query, batch.positive, *([batch.negatives] if batch.negatives is not None else [])]
+        texts = batch.texts
         # Here and not in a strategy, so that bf16 means the same under each: fp32 weights and gradients, fp32 loss.
         given = torch.is_autocast_enabled(self.device.type)
         with torch.autocast(
@@ -140,6 +144,7 @@ class EmbeddingModule(lightning.LightningModule):
             )
         with torch.autocast(self.device.type, enabled=False):
             loss = self._loss(batch, vectors)
+        self.learned_by = batch.objective
         self._measure(batch, loss, texts, slots)
         return loss.total
 
@@ -157,13 +162,22 @@ class EmbeddingModule(lightning.LightningModule):
 
     def _loss(self, batch: Batch, vectors: list[Tensor]) -> Loss:
         hashes = [h for h in (batch.query_hash, batch.positive_hash, batch.negative_hash) if h is not None]
-        query, positive, *negatives = [
+        query, *others = [
             Rows(local_BD=v, all_ND=gather_rows(v), hash_B=h, hash_N=gather_values(h))
             for v, h in zip(vectors, hashes, strict=True)
         ]
-        offset = rank() * len(batch.query_hash)
-        third = negatives[0] if negatives else None
-        return self.objective(Texts(query, positive, third, offset=offset, dataset=batch.dataset, step=batch.step))
+        said = {f"{name}_N": getattr(batch, name) for name in ("score", "label")} | {"scores_NA": batch.scores}
+        return self.objectives[batch.objective](
+            Texts(
+                query,
+                others[0] if batch.positive is not None else query,
+                others[-1] if batch.negatives is not None else None,
+                offset=rank() * len(batch.query_hash),
+                dataset=batch.dataset,
+                step=batch.step,
+                **{name: gather_values(value) for name, value in said.items() if value is not None},
+            )
+        )
 
     def _measure(self, batch: Batch, loss: Loss, texts: list[Tokens], slots: int) -> None:
         """One small collective: facts of the global batch. Raises `Failure` on every rank for a loss that is no
@@ -172,9 +186,10 @@ class EmbeddingModule(lightning.LightningModule):
         hidden_rows = torch.as_tensor(loss.hidden, device=loss.total.device)
         exact = torch.float32 if self.device.type == "mps" else torch.float64  # which MPS does not have
         on_device = [loss.total, hidden_rows, counted, *loss.terms.values()]
-        on_host = torch.tensor([slots, batch.share_sum, batch.negatives_short], dtype=torch.float64)
+        short = [batch.negatives_short, batch.positives_short]
+        on_host = torch.tensor([slots, batch.share_sum, *short], dtype=torch.float64)
         local = torch.cat([torch.stack([value.detach().to(exact) for value in on_device]).cpu(), on_host])
-        total, hidden, tokens, *terms, mean_slots, share_sum, short = mean_over_ranks(local).tolist()
+        total, hidden, tokens, *terms, mean_slots, share_sum, few, fewer = mean_over_ranks(local).tolist()
         self.loss_terms = dict(zip(loss.terms, terms, strict=True))
         self.facts = StepFacts(
             step=batch.step + 1,
@@ -183,7 +198,8 @@ class EmbeddingModule(lightning.LightningModule):
             loss=total,
             negatives_per_query=None if loss.candidates is None else loss.candidates - hidden / len(batch.query_hash),
             hidden_candidates=round(hidden * world_size()),
-            negatives_short=round(short * world_size()),
+            negatives_short=round(few * world_size()),
+            positives_short=round(fewer * world_size()),
             tokens=round(tokens * world_size()),
             padding_share=1 - tokens / mean_slots,
             learning_rate=self.trainer.optimizers[0].param_groups[0]["lr"],
@@ -201,7 +217,7 @@ class EmbeddingModule(lightning.LightningModule):
         facts = self.facts
         assert facts is not None
         shown = ", ".join(facts.keys[:8]) + (", …" if len(facts.keys) > 8 else "")
-        temperature = getattr(self.objective.objective, "temperature", None)
+        temperature = getattr(self.objectives[self.learned_by].objective, "temperature", None)
         return Failure(
             f"the {what} of step {facts.step} is {value} (data set {facts.dataset}, samples {shown}); the weights of "
             f"the last checkpoint are kept. Often the cause: a learning_rate too high ({self.schedule.peak:g})"

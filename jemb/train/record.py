@@ -129,6 +129,8 @@ def write_start(
             name: {
                 "num_samples": len(reader),
                 "kind": reader.manifest.kind,
+                "objective": config.objectives.get(name)
+                or (reader.manifest.kind if config.objective == "auto" else config.objective),
                 "weight": config.weights.get(name, 1.0),
                 "share": plan.dataset_shares[name],
                 "fingerprint": reader.manifest.fingerprint,

@@ -41,7 +41,7 @@ def decide_start(run: RunFolder, job: Job, evaluations: Evaluations) -> Start:
     remove_leftovers(run)
     step, state = find_start(run, data.plan.fingerprint)
     if state is None:
-        check_negatives(data.readers, data.num_negatives or 0)
+        check_negatives(data.readers, data.wanted())
         encoder = make_encoder(config, data.readers)
         data.open_tokens(encoder)
         with writing(run.start), whole_folder(run.start) as folder:

@@ -69,6 +69,7 @@ def train(
             choose_strategy(config.strategy, world_size())
             make_scaling(config, processes.device, world_size())
             data = PairData(config.shards, **config.data_options)
+            data.wanted()
             data.plan.check_processes(world_size())
             data.steps = count_steps(config, data.plan)
             return Job(config, data, data.steps, processes)

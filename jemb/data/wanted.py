@@ -1,0 +1,65 @@
+"""What a step of each data set has to hold: how many texts of a sample, and what was said of them, as its objective
+takes it; and whether the data set has that.
+
+Before: the data sets are opened. After: `collate.py` makes batches, of which the module knows by which objective.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jemb.core.errors import InputError
+from jemb.shards import Manifest
+
+PLAIN = ("pairs", "triplets")
+"""Objectives that take each positive for a right answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """objective: its name, "" where the module has but one. num_negatives, num_positives: of each sample. alone: the
+    query is all there is. fields: those of the manifest, which say what else the batches carry. unused: in words, what
+    the data set has and the objective does not take."""
+
+    objective: str = ""
+    num_negatives: int = 0
+    num_positives: int = 1
+    alone: bool = False
+    fields: tuple[str, ...] = ()
+    unused: str = ""
+
+
+def wanted_of(
+    manifest: Manifest, place: str, name: str, objective: Any, chosen: bool, num_negatives: int, num_positives: int
+) -> Wanted:
+    """name: of the objective; objective: it, or its class, or None where it is not known, and then negatives are taken
+    as they are asked for. chosen: it was named for this data set alone. Raises InputError where it wants what the data
+    set lacks, or would take for right answers what is none."""
+    kind, fields = manifest.kind, manifest.fields
+    at = f"data set {manifest.name} in {place} is of kind {kind}"
+    alone = kind == "labelled" and "positive" not in fields
+    needs, takes_negatives = getattr(objective, "needs", None), getattr(objective, "negatives", False)
+    if needs and needs not in fields:
+        raise InputError(
+            f"objective={name} needs a {needs!r} of each sample, but {at}: prepare it from rows with that field "
+            f"(fields.{needs}=NAME), or use objective=auto, which goes by the kind"
+        )
+    if name in PLAIN and kind in ("scored", "labelled") and (alone or not chosen):
+        more = "" if alone else f", or objectives.{manifest.name}={name}, if all its positives are right answers"
+        raise InputError(
+            f"objective={name} would take every positive for a right answer, but {at}: use objective=auto, or "
+            f"objectives.{manifest.name}={kind}{more}"
+        )
+    number = num_negatives if takes_negatives or objective is None else 0
+    if number and kind == "pairs" and name != "distill":
+        raise InputError(
+            f"{f'objective={name}' if name else 'the objective'} needs hard negatives, but {manifest.name} in {place} "
+            "has pairs only: use objective=pairs, or prepare these data sets from rows with `negatives`"
+        )
+    unused = ""
+    if objective is not None and not takes_negatives and kind in ("triplets", "distill") and not needs:
+        unused = f"objective={name}: the hard negatives of {manifest.name} are not used; triplets uses them"
+    elif objective is not None and kind == "distill" and not needs:
+        unused = f"objective={name}: the teacher's scores of {manifest.name} are not used; distill uses them"
+    return Wanted(name, number, num_positives if "positives" in fields else 1, alone, fields, unused)
