@@ -102,12 +102,7 @@ def plain_name(header: bytes) -> str:
 def decode_payload(key: str, payload: bytes, fields: Collection[str] = ()) -> Sample:
     """The sample in `payload`; `ValueError` saying what is wrong. fields: those of `OPTIONAL` that the data set has;
     what else has such a name is a field of the source."""
-    try:
-        value = json.loads(payload.decode())
-    except RecursionError:
-        raise ValueError("JSON nested too deeply") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"JSON is {type(value).__name__}; wanted an object")
+    value = _value(payload)
     query, positive = value.pop("query", None), value.pop("positive", None)
     negatives = _texts(value, "negatives")
     positives = _texts(value, "positives") if "positives" in fields else ()
@@ -120,10 +115,20 @@ def decode_payload(key: str, payload: bytes, fields: Collection[str] = ()) -> Sa
     return _scored(sample, value, fields) if fields else sample
 
 
+def _value(payload: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(payload.decode())
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"JSON is {type(value).__name__}; wanted an object")
+    return value
+
+
 def known_fields(payload: bytes) -> set[str]:
     """Those of `OPTIONAL` that a sample of others has, with values that can be such."""
-    value = json.loads(payload.decode())
-    there = {name for name in OPTIONAL if isinstance(value, dict) and name in value}
+    value = _value(payload)
+    there = {name for name in OPTIONAL if name in value}
     texts = there & {"positives", "label"}  # without these it may be no sample at all
 
     def fits(names: set[str]) -> bool:

@@ -36,6 +36,7 @@ def test_the_defaults_are_the_papers() -> None:
         "joint": 0.0,
         "margin": 1.0,
         "positive_margin": 0.0,
+        "spread_out": 0.0,
     }
     assert (found.temperature, found.margin) == (0.05, 0.05)
     assert (found.extra_negatives, found.matryoshka_widths, found.mask_margin) == ([], [], None)

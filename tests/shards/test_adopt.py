@@ -135,7 +135,7 @@ GOOD = {"query": "q", "positive": "p"}
         ({"a.JSON": GOOD}, "member 'a.JSON'"),
         (
             {"a.json": GOOD, "b.json": {**GOOD, "negatives": ["n"]}},
-            "x.tar:a.json has no negatives, x.tar:b.json has",
+            "x.tar:a.json is of kind pairs and x.tar:b.json is of kind triplets",
         ),
     ],
 )

@@ -159,7 +159,7 @@ def test_manifest_carries_stages_and_source(tmp_path):
         ([Sample("", "q", "p")], "wanted 1 to 90 bytes"),
         ([Sample("ü" * 46, "q", "p")], "wanted 1 to 90 bytes"),
         ([Sample("\ud800", "q", "p")], "key"),
-        ([Sample("a", "q", "p", ("n",))], "1 negatives; pairs need none"),
+        ([Sample("a", "q", "p", ("n",))], "is of kind triplets, with 1 negatives; wanted pairs"),
         ([Sample("a", "q", "p", (), {"query": 1})], "'query'"),
         ([Sample("a", "q", "p", (), {"x": float("nan")})], "'a'.*JSON"),
         ([Sample("a", "q", "p", (), {"x": {1, 2}})], "'a'.*JSON"),

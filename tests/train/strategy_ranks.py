@@ -18,9 +18,12 @@ import jemb.train.module as module_file
 from jemb.config import ModelConfig, TrainConfig
 from jemb.core.records import Batch, Sample
 from jemb.data import Collate
+from jemb.data.wanted import Wanted
 from jemb.distributed import rank, world_size
 from jemb.distributed.processes import joined_processes
+from jemb.loss import make_objective
 from jemb.model import Encoder, make_tiny
+from jemb.registry import OBJECTIVES
 from jemb.train.build import make_module, make_trainer
 from jemb.train.strategies import state_of
 
@@ -34,9 +37,13 @@ SAMPLES = [
         query=("AMBER  twice" if i == 6 else "amber twice") if i in (1, 6) else f"{WORDS[i]} asked" + " long" * i,
         positive=f"{WORDS[i % 5]} found",
         negatives=(f"{WORDS[(i + 1) % 5]} found", f"{WORDS[i % 5]} Found", f"{WORDS[i]} wrong" + " more" * (i % 3)),
+        score=float(i % 4),
+        label=i % 3,
+        scores=(3.0, None if i == 2 else 1.0 + i % 2, 0.5 * i, -1.0),
     )
     for i in range(ROWS)
 ]
+WITH_MORE = [replace(s, more_positives=(f"{s.positive} too",)) if i % 3 else s for i, s in enumerate(SAMPLES)]
 SIZE = ModelConfig(vocab_size=300, hidden_size=16, num_layers=1, num_heads=2)
 
 
@@ -68,8 +75,8 @@ def distance(one: Outcome, other: Outcome) -> float:
 class Batches:
     """The samples in another order at each step, this rank's share."""
 
-    def __init__(self, collate: Collate) -> None:
-        self.collate = collate
+    def __init__(self, collate: Collate, samples: list[Sample]) -> None:
+        self.collate, self.samples = collate, samples
 
     def __len__(self) -> int:
         return STEPS
@@ -77,7 +84,7 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         share = ROWS // world_size()
         for step in range(STEPS):
-            turned = SAMPLES[step:] + SAMPLES[:step]
+            turned = self.samples[step:] + self.samples[:step]
             mine = turned[rank() * share : (rank() + 1) * share]
             yield self.collate(step, "data", mine, [sample.key for sample in mine])
 
@@ -112,14 +119,24 @@ def sgd(model: torch.nn.Module, *, learning_rate: float, weight_decay: float) ->
 
 def run_case(options: dict[str, Any], encoder: Encoder, processes: Any) -> Outcome:
     """Three steps as `jemb train` does them, but for optimiser and data."""
-    defaults = {"shards": "s", "output": "o", "temperature": 0.2, "margin": 0.5, "gradient_clip": None}
+    taken = OBJECTIVES.takes(options.get("objective", "pairs"))
+    shape = {name: value for name, value in {"temperature": 0.2, "margin": 0.5}.items() if name in taken}
+    defaults = {"shards": "s", "output": "o", "gradient_clip": None, **shape}
     config = TrainConfig(**{**defaults, "learning_rate": 0.001, "warmup_steps": 0, "schedule": "constant", **options})
-    negatives = config.num_negatives if config.objective == "triplets" else 0
+    objective = make_objective(config.objective, **config.loss_options)
+    wanted = Wanted(
+        objective=config.objective,
+        num_negatives=config.num_negatives if objective.negatives else 0,
+        num_positives=config.num_positives,
+        alone=config.objective == "labelled",
+        fields=("positives", objective.needs or "positives"),
+    )
     module = make_module(config, encoder, processes.device, max_steps=STEPS)
     collect = Collect({name: p.detach().clone() for name, p in encoder.named_parameters()})
     trainer = make_trainer(config, processes, max_steps=STEPS, callbacks=[collect])
     encoder.train()
-    batches: Any = Batches(Collate(tokenize=encoder.tokenize, num_negatives=negatives, seed=0))
+    collate = Collate(tokenize=encoder.tokenize, num_negatives=0, seed=0, wanted={"data": wanted})
+    batches: Any = Batches(collate, WITH_MORE if config.num_positives > 1 else SAMPLES)
     trainer.fit(module, batches)
     assert len(collect.outcome.losses) == STEPS
     return collect.outcome

@@ -81,7 +81,7 @@ def test_one_that_is_given_is_taken() -> None:
         ({"objective": "users_losses:NOTHING"}, "is 3; wanted a class or a function"),
         ({"objective": MINE, "objective_options": {"scal": 1}}, "'objective_options.scal' (did you mean 'scale'?)"),
         ({"objective": MINE, "matryoshka_widths": [8]}, "matryoshka_widths is given, but objective=users_losses:Rank"),
-        ({"objective_options": {"scale": 1}}, "objective_options.scale: objective=pairs has its options in the first"),
+        ({"objective_options": {"scale": 1}}, "unknown option 'objective_options.scale'"),
         ({"objective": "users_losses:Weighted"}, "needs objective_options.in_features"),
     ],
 )

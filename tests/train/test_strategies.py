@@ -46,6 +46,15 @@ BEYOND_THE_PAPER: dict[str, Any] = {
     "matryoshka_widths": [4, 8],
     "loss_weights": LossWeights(joint=0.5, positive_margin=2.0),
 }
+SUPERVISED: dict[str, dict[str, Any]] = {
+    "two positives": {"objective": "triplets", "num_positives": 2},
+    "scored": {"objective": "scored"},
+    "labelled": {"objective": "labelled"},
+    "distill": {"objective": "distill", "num_negatives": 3},
+    "distill_margin": {"objective": "distill_margin", "num_negatives": 2},
+    "spread_out": {"loss_weights": LossWeights(spread_out=3.0)},
+}
+"""By what is said of the samples, or with several of their right answers."""
 CLIP = 5.0
 """Below most gradient norms of these cases: between 3 and 50."""
 TOLERANCE = 1e-4
@@ -62,6 +71,9 @@ def matrix(strategy: str) -> dict[str, dict[str, Any]]:
     cases["pairs, cached by tokens"] = {"micro_batch_tokens": 40, "strategy": strategy}
     cases["beyond the paper"] = {**BEYOND_THE_PAPER, "strategy": strategy}
     cases["beyond the paper, cached"] = {**BEYOND_THE_PAPER, "micro_batch_size": 3, "strategy": strategy}
+    for name, options in SUPERVISED.items():
+        cases[name] = {**options, "strategy": strategy}
+        cases[f"{name}, cached"] = {**options, "strategy": strategy, "micro_batch_size": 3}
     cases["pairs, bf16"] = {"precision": "bf16", "strategy": strategy}
     # Parts of 32 texts either way, which draw the same: only what is computed again may differ.
     dropout = {"strategy": strategy, "model": ModelConfig(dropout=0.3)}
