@@ -124,7 +124,8 @@ def test_options_of_one_data_set(project, write_jsonl, capsys):
     assert found["b"].num_samples == found["c"].num_samples == 8
     assert [stage.name for stage in found["c"].stages] == ["read", "exact"]
     assert found["c"].source["settings"]["stages"] == ["exact"]
-    assert "Settings of this data set" in (project / "out" / "report.html").read_text()
+    page = (project / "out" / "report.html").read_text()
+    assert page.count("<td>words</td>") == 2, "of a, and of b, which has its own"
     capsys.readouterr()
     for wrong, said in {
         "sources.b.short.words=few": "sources.b.short: option 'words': got 'few'",

@@ -65,6 +65,9 @@ def find_sources(config: PrepareConfig) -> list[Source]:
     if config.input is None and not any(source.path for source in config.sources.values()):
         raise InputError("there is nothing to prepare: give input=… or sources.NAME.path=…")
     found = {} if config.input is None else _find_in(to_local(config.input), Path(config.output))
+    for name, source in found.items():
+        if not name.isprintable():  # line ends, and bytes that are not UTF-8
+            raise InputError(f"{source.where!a}: {name!a} cannot be shown as the name of a data set; rename it")
     for name, options in config.sources.items():
         if options.path is not None:
             if "/" in name or name.startswith("."):
