@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -107,7 +107,7 @@ class Collate:
         positive = None if wanted.alone else take(passage_prompt, [row.positives for row in places])
         negatives = take(passage_prompt, [row.negatives for row in places])
         assert query is not None
-        said: dict[str, Tensor] = {}
+        said: dict[str, Any] = {}
         if "score" in wanted.fields:
             said["score"] = torch.tensor([sample.score for sample in samples], dtype=torch.float64)
         if "label" in wanted.fields:

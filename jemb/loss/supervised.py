@@ -172,5 +172,6 @@ def _said(value: Tensor | None) -> Tensor:
 
 
 def _named(name: str, total: Tensor, hidden_BA: Tensor | None = None) -> Loss:
-    more = {} if hidden_BA is None else {"candidates": hidden_BA.shape[1] - 1, "hidden": hidden_BA.sum()}
-    return Loss(total, {name: total.detach()}, **more)
+    if hidden_BA is None:
+        return Loss(total, {name: total.detach()})
+    return Loss(total, {name: total.detach()}, hidden_BA.shape[1] - 1, hidden_BA.sum())
