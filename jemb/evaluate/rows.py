@@ -15,8 +15,8 @@ from typing import Any
 from jemb.config import suggest
 from jemb.core.errors import InputError
 from jemb.tables.delimited import separator_hint
-from jemb.tables.records import Bad, Damaged, text_of
-from jemb.tables.streams import iter_lines, open_data
+from jemb.tables.records import Bad, text_of
+from jemb.tables.streams import Damaged, Lines, open_data, refuse_foreign
 from jemb.tables.whole import kind_of, read_table
 
 FORMATS = ".jsonl, .tsv, .csv (each also .gz or .zst) or .parquet"
@@ -107,7 +107,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     number = 0
     with open_data(str(path)) as file:
         try:
-            for number, line in enumerate(iter_lines(file), start=1):
+            refuse_foreign(str(path), file)
+            for number, line in enumerate(Lines(file), start=1):
                 try:
                     text = text_of(line).rstrip("\r")
                 except ValueError as error:

@@ -21,6 +21,7 @@ from jemb.shards.member import BLOCK, decode_header, decode_payload, known_field
 from jemb.shards.writer import fields_of
 from jemb.tables.places import open_bytes
 from jemb.tables.records import MAX_RECORD
+from jemb.tables.streams import refuse_foreign
 from jemb.tables.tars import Member, iter_members
 
 PREPARE = "use `jemb prepare`, which reads any WebDataset tars and writes shards"
@@ -106,6 +107,7 @@ def _samples(tar: Path, file: BinaryIO, fields: Collection[str] | None) -> Itera
 def _members(tar: Path) -> Iterator[Member]:
     try:
         with open_bytes(str(tar)) as file:
+            refuse_foreign(str(tar), file)
             yield from iter_members(file)
     except tarfile.TarError as error:
         raise InputError(f"{tar}: {error}") from None

@@ -8,21 +8,30 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from jemb.core.errors import InputError
 from jemb.tables.delimited import refuse_equal_names
 from jemb.tables.places import open_bytes
-from jemb.tables.records import Bad, Damaged, NotText, Record, excerpt
+from jemb.tables.records import MAX_RECORD, TOO_LONG, Bad, NotText, Record, excerpt
+from jemb.tables.streams import Damaged, refuse_foreign
 
 BATCH = 1024
 """Rows read at once, at most."""
 BATCH_BYTES = 256 << 20
 """Bytes they may take, by what the file says of itself."""
+STEP_BYTES = 16 << 20
+"""Bytes of rows made into Python objects at once."""
+PAGE_ROWS = 1024
+"""Rows after which writers look whether a page is full: so many long texts make one page, which is read at once."""
 BUFFER = 1 << 20
 """Bytes of a column read at once; without it pyarrow holds whole row groups in memory."""
+MOST_PACKED = 100
+"""Bytes that one byte of long texts unpacks to, at most. Texts take 3 to 10."""
 
 
 def open_parquet(place: str) -> pyarrow.parquet.ParquetFile:
     """`Damaged` when its footer cannot be read; `InputError` when the file cannot, or two columns have one name."""
     file = open_bytes(place)
+    refuse_foreign(place, file, but=b"PAR1")
     try:
         table = pyarrow.parquet.ParquetFile(file, buffer_size=BUFFER)
     except (pyarrow.ArrowException, OSError) as error:
@@ -40,14 +49,16 @@ def group_rows(place: str) -> list[tuple[int, int]]:
 
 
 def read_parquet(place: str, start: int = 0, end: int | None = None) -> Iterator[Record | Bad]:
-    """The rows of the row groups start ≤ g < end, numbered from 1 within them."""
+    """The rows of the row groups start ≤ g < end, numbered from 1 within them.
+
+    Raises `InputError` for a file made to fill the memory.
+    """
     number = 0
     try:
         with open_parquet(place) as file:
             groups = range(start, file.num_row_groups if end is None else end)
-            shapes = [file.metadata.row_group(group) for group in groups]
-            longest = max((shape.total_byte_size // max(shape.num_rows, 1) for shape in shapes), default=1)
-            rows = max(1, min(BATCH, BATCH_BYTES // max(longest, 1)))
+            longest = max((_row_bytes(place, file.metadata.row_group(group), group) for group in groups), default=1)
+            rows = max(1, min(BATCH, int(BATCH_BYTES / max(longest, 1))))
             for item in rows_of(file.iter_batches(rows, list(groups))):
                 number += 1
                 yield item
@@ -57,27 +68,82 @@ def read_parquet(place: str, start: int = 0, end: int | None = None) -> Iterator
         yield Bad(number + 1, f"damaged or truncated Parquet: {excerpt(str(error))}", rest_lost=True)
 
 
+def _row_bytes(place: str, group: pyarrow.parquet.RowGroupMetaData, number: int) -> float:
+    """What a row of the group may take in memory; `InputError` when that is too much."""
+    rows = max(group.num_rows, 1)
+    total = 0.0
+    for column in map(group.column, range(group.num_columns)):
+        packed, unpacked = max(column.total_compressed_size, 1), column.total_uncompressed_size
+        where = f"{place}: row group {number}, column {column.path_in_schema!r}: {rows} rows of {unpacked} bytes"
+        if unpacked > rows * MAX_RECORD:
+            raise InputError(f"{where}; wanted at most {MAX_RECORD >> 20} MiB a row")
+        if unpacked / rows * min(rows, PAGE_ROWS) > MAX_RECORD and unpacked > MOST_PACKED * packed:
+            raise InputError(
+                f"{where}, packed into {packed}: no texts are like that; wanted at most {MOST_PACKED} to 1"
+            )
+        total += unpacked / rows
+        if column.has_dictionary_page and column.num_values:
+            # Any row may hold the longest text of the dictionary, which is kept once.
+            dictionary = max(column.data_page_offset - (column.dictionary_page_offset or 0), 0)
+            longest = (
+                min(unpacked, 2 * dictionary * unpacked / packed) if unpacked <= MOST_PACKED * packed else unpacked
+            )
+            total += longest * column.num_values / rows
+    return total
+
+
 def rows_of(batches: Iterable[pyarrow.RecordBatch]) -> Iterator[Record | Bad]:
     """Rows, numbered from 1. Binary values are taken for UTF-8, as old writers leave texts; others are `NotText`."""
     number = 0
     for batch in batches:
-        has_bytes = "binary" in str(batch.schema)
-        for row in _rows(batch):
-            number += 1
-            if isinstance(row, str):
-                yield Bad(number, row)
-            else:
-                yield number, {name: _decoded(value) for name, value in row.items()} if has_bytes else row
+        names = batch.schema.names
+        size = sum(_bytes(column) for column in batch.columns)
+        step = max(1, batch.num_rows * STEP_BYTES // max(size, STEP_BYTES))
+        for start in range(0, batch.num_rows, step):
+            part = batch if step >= batch.num_rows else batch.slice(start, step)
+            for values in zip(*map(_values, part.columns), strict=True):
+                number += 1
+                if size > MAX_RECORD and _length(values) > MAX_RECORD:
+                    yield Bad(number, f"row of {TOO_LONG}")
+                else:
+                    yield number, dict(zip(names, values, strict=True))
 
 
-def _rows(batch: pyarrow.RecordBatch) -> list[dict[str, Any] | str]:
-    """Each row, or why it is none: texts that are not UTF-8, and times that Python cannot hold."""
+def _bytes(column: pyarrow.Array) -> int:
+    return int(column.nbytes) + (_bytes(column.dictionary) if pyarrow.types.is_dictionary(column.type) else 0)
+
+
+def _values(column: pyarrow.Array) -> list[Any]:
+    if pyarrow.types.is_dictionary(column.type):  # each text once, however many rows have it
+        indices = column.indices.to_pylist()
+        used = sorted({index for index in indices if index is not None})
+        texts = dict(zip(used, _values(column.dictionary.take(pyarrow.array(used, pyarrow.int64()))), strict=True))
+        return [texts.get(index) for index in indices]
     try:
-        return list(batch.to_pylist())
-    except (ValueError, OverflowError) as error:
-        if batch.num_rows == 1:
-            return [excerpt(str(error))]
-    return [row for number in range(batch.num_rows) for row in _rows(batch.slice(number, 1))]
+        values = column.to_pylist()
+    except (
+        ValueError,
+        OverflowError,
+    ):  # texts that are none, which no reader looks for; times Python has no object for
+        values = [_value(cell) for cell in column]
+    return [_decoded(value) for value in values] if _has_bytes(column.type) else values
+
+
+def _value(cell: pyarrow.Scalar) -> Any:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError as error:
+        return NotText(f"not UTF-8: byte {error.start}")
+    except (ValueError, OverflowError):
+        return str(cell.cast(pyarrow.string()))
+
+
+def _has_bytes(kind: pyarrow.DataType) -> bool:
+    if isinstance(kind, pyarrow.BaseExtensionType):
+        return _has_bytes(kind.storage_type)
+    if pyarrow.types.is_dictionary(kind):
+        return _has_bytes(kind.value_type)
+    return "binary" in str(kind)
 
 
 def _decoded(value: Any) -> Any:
@@ -86,6 +152,16 @@ def _decoded(value: Any) -> Any:
             return value.decode()
         except UnicodeDecodeError as error:
             return NotText(f"not UTF-8: byte {error.start}")
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_decoded(item) for item in value]
-    return {name: _decoded(item) for name, item in value.items()} if isinstance(value, dict) else value
+    if isinstance(value, dict):
+        return {name: _decoded(item) for name, item in value.items()}
+    return value
+
+
+def _length(value: Any) -> int:
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(_length(item) for pair in value.items() for item in pair)
+    return sum(map(_length, value)) if isinstance(value, list | tuple) else 8

@@ -7,13 +7,19 @@ cell, a line end ends a row, and a quote is a character.
 from __future__ import annotations
 
 import csv
-import io
+import logging
+import re
 from collections.abc import Iterator, Sequence
 
 from jemb.core.errors import InputError
-from jemb.tables.records import MAX_RECORD, Bad, Damaged, Record, excerpt
-from jemb.tables.streams import open_data
+from jemb.tables.records import MAX_RECORD, TOO_LONG, Bad, Record, excerpt
+from jemb.tables.streams import Damaged, Lines, open_data, refuse_foreign
 
+log = logging.getLogger(__name__)
+
+BOM = "\ufeff"
+MAX_SWALLOWED = 100_000
+"""Lines that an unclosed quote may swallow; more, and nobody knows what the file holds."""
 csv.field_size_limit(MAX_RECORD)  # Python's own limit, 131,072, cuts long passages
 
 
@@ -22,38 +28,29 @@ def read_delimited(place: str, kind: str) -> Iterator[Record | Bad]:
 
     Raises `InputError` for a header that cannot be.
     """
+    rows = _tsv_rows if kind == "tsv" else _csv_rows
     header: list[str] = []
-    line = 1
+    line = quoted = 0
     with open_data(place) as file:
-        # Bytes that are not UTF-8 come through as lone surrogates, so that they spoil their own row only.
-        text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
-        if kind == "tsv":
-            rows = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
-        else:
-            rows = csv.reader(text, strict=True)
         try:
-            while True:
-                line = rows.line_num + 1
-                try:
-                    cells = next(rows, None)
-                except csv.Error as error:
-                    if not header:
-                        raise InputError(f"{place}: line {line}: the header cannot be read ({error})") from None
-                    # An unclosed quote swallows the rows that follow, however many.
-                    yield Bad(line, f"bad quoting after line {line - 1} ({error})", rest_lost=rows.line_num > line)
-                    continue
-                if cells is None:
-                    return
-                if not cells:
-                    continue
+            refuse_foreign(place, file)
+            for line, cells in rows(Lines(file)):
                 if not header:
                     header = _header(f"{place}: line {line}", cells)
-                elif wrong := _fault(cells, header):
+                elif isinstance(cells, Bad):
+                    yield cells
+                elif wrong := _fault(cells, header, kind):
                     yield Bad(line, wrong, excerpt("\t".join(cells)))
                 else:
+                    quoted += kind == "tsv" and any(map(_looks_quoted, cells))
                     yield line, dict(zip(header, cells, strict=True))
         except Damaged as error:
-            yield Bad(line, str(error), rest_lost=True)
+            yield Bad(line + 1, str(error), rest_lost=True)
+    if quoted:
+        log.warning(
+            "%s: %d rows have cells quoted as in CSV; a .tsv knows no quoting, so the quotes are part of the texts",
+            place, quoted,
+        )  # fmt: skip
 
 
 def separator_hint(header: Sequence[str]) -> str:
@@ -68,25 +65,106 @@ def refuse_equal_names(where: str, names: Sequence[str]) -> None:
         raise InputError(f"{where}: column {twice[0]!r} comes twice; wanted names that differ")
 
 
-def _header(where: str, cells: list[str]) -> list[str]:
+def _header(where: str, cells: list[str] | Bad) -> list[str]:
+    if isinstance(cells, Bad):
+        raise InputError(f"{where}: the header cannot be read ({cells.reason})")
     if not _is_utf8("".join(cells)):
         raise InputError(f"{where}: the header is not UTF-8")
     refuse_equal_names(where, cells)
     return cells
 
 
-def _fault(cells: list[str], header: list[str]) -> str:
+def _fault(cells: list[str], header: list[str], kind: str) -> str:
     """What is wrong with a row, if anything."""
-    if not _is_utf8("".join(cells)):
+    text = "".join(cells)
+    if not _is_utf8(text):
         return "not UTF-8"
-    if len(cells) != len(header):
-        return f"{len(cells)} fields; the header has {len(header)}"
-    if "\0" in "".join(cells):
+    if "\0" in text:
         return "holds NUL bytes"
-    return "the header once more, as in files joined" if cells == header else ""
+    if len(cells) != len(header):
+        hint = "; in a .tsv no cell holds a tab or a line end, quoted or not" if kind == "tsv" and '"' in text else ""
+        return f"{len(cells)} fields; the header has {len(header)}{hint}"
+    if cells == header:
+        return "the header once more, as in files joined"
+    return ""
+
+
+def _tsv_rows(lines: Lines) -> Iterator[tuple[int, list[str] | Bad]]:
+    for number, line in enumerate(lines, 1):
+        if len(line) > MAX_RECORD:
+            yield number, Bad(number, f"row of {TOO_LONG}", excerpt(line))
+        elif line.strip(b" \r"):
+            # Bytes that are not UTF-8 come through as lone surrogates, so that they spoil their own row only.
+            text = line.decode(errors="surrogateescape").removesuffix("\r")
+            yield number, _without_marks(text.split("\t"))
+
+
+def _csv_rows(lines: Lines) -> Iterator[tuple[int, list[str] | Bad]]:
+    feed = _Feed(lines)
+    rows = csv.reader(feed, strict=True)
+    while True:
+        start, feed.size, feed.most = feed.number + 1, 0, feed.number + MAX_SWALLOWED
+        try:
+            cells = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            reason = f'bad quoting after line {start - 1} ({error}); a quote in a quoted text is doubled: "a ""b"""'
+            if feed.size > MAX_RECORD and feed.number == start:
+                reason = f"row of {TOO_LONG}"
+            elif feed.size > MAX_RECORD or feed.number > feed.most:
+                yield start, Bad(start, f"{reason}; a row without an end", rest_lost=True)
+                return
+            # An unclosed quote swallows lines: each of them is a lost row, and counts as one.
+            for line in range(start, max(start, feed.number) + 1):
+                yield line, Bad(line, reason)
+            continue
+        if cells:
+            yield start, _without_marks(cells)
+
+
+class _Feed:
+    """Lines as Python's csv wants them. number: of those given. Set where a row begins: size, of it so far, to 0; most,
+    the number of its last line."""
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines = iter(lines)
+        self._rest: list[str] = []
+        self.number = 0
+        self.size = 0
+        self.most = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if not self._rest:
+            text = next(self._lines).decode(errors="surrogateescape").removeprefix(BOM) + "\n"
+            # Single carriage returns end lines, too, as on old Macs.
+            self._rest = re.split(r"(?<=\r)(?!\n)", text)[::-1] if "\r" in text else [text]
+        text = self._rest.pop()
+        self.number += 1
+        self.size += len(text)
+        if self.size > MAX_RECORD:
+            raise csv.Error(TOO_LONG)
+        if self.number > self.most:
+            raise csv.Error(f"more than {MAX_SWALLOWED} lines")
+        return text
+
+
+def _without_marks(cells: list[str]) -> list[str]:
+    """Without the byte order marks that files joined or pasted leave behind."""
+    text = "".join(cells)
+    return cells if text.isascii() or BOM not in text else [cell.removeprefix(BOM) for cell in cells]
+
+
+def _looks_quoted(cell: str) -> bool:
+    return len(cell) > 3 and cell[0] == cell[-1] == '"' and '""' in cell[1:-1]
 
 
 def _is_utf8(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from jemb.core.errors import InputError
 from jemb.tables.places import open_bytes
-from jemb.tables.records import BOM, Bad, Damaged, Record, excerpt, json_of
-from jemb.tables.streams import iter_lines, open_data
+from jemb.tables.records import BOM, Bad, Record, excerpt, json_of
+from jemb.tables.streams import BLOCK, PACKED_BLOCK, Damaged, Lines, open_data, packing, refuse_foreign
 
 
 @dataclass(slots=True)
@@ -26,20 +27,37 @@ def read_json_lines(
     """
     number = 0
     with open_bytes(place) if start else open_data(place) as file:
+        lines = Lines(file, start, end, PACKED_BLOCK if packing(place) else BLOCK)
         try:
-            for number, line in enumerate(iter_lines(file, start, end), 1):
+            if not start:
+                refuse_foreign(place, file)
+            for number, line in enumerate(lines, 1):
                 try:
                     value = json_of(line)
                 except ValueError as error:
-                    if line.removeprefix(BOM).strip():
-                        yield Bad(number, str(error), excerpt(line))
+                    if not line.removeprefix(BOM).strip():
+                        continue
+                    if number == 1 and not start:
+                        _refuse_one_value(place, line)
+                    yield Bad(number, str(error), excerpt(line))
                     continue
                 if type(value) is dict:
                     yield number, value
                 else:
+                    if number == 1 and not start:
+                        _refuse_one_value(place, line)
                     yield Bad(number, f"is a JSON {type(value).__name__}; wanted a JSON object", excerpt(line))
         except Damaged as error:
             yield Bad(number + 1, str(error), rest_lost=True)
         finally:
             if tally is not None:
-                tally.lines = number
+                tally.lines = lines.count
+
+
+def _refuse_one_value(place: str, line: bytes) -> None:
+    """`InputError` when the first line shows that the file is one JSON value."""
+    start = b"".join(line[:1000].removeprefix(BOM).split())
+    if start == b"[" or start.startswith(b"[{"):
+        raise InputError(f"{place}: is one JSON array; wanted an object a line: jq -c '.[]' FILE > NEW_FILE")
+    if start == b"{":
+        raise InputError(f"{place}: a JSON object goes over several lines; wanted one a line: jq -c . FILE > NEW_FILE")

@@ -45,7 +45,7 @@ class Found:
 
 
 def is_url(place: str) -> bool:
-    return "://" in place and not is_pipe(place)
+    return "://" in place
 
 
 def to_local(place: str) -> str:
@@ -68,8 +68,6 @@ def join(folder: str, name: str) -> str:
 
 def look(place: str) -> Found:
     """What stands at `place`; `InputError` when there is nothing or it may not be seen."""
-    if is_pipe(place):
-        return Found(place, False, None)
     with naming(place):
         if not is_url(place):
             path = Path(place)
@@ -97,15 +95,12 @@ def open_bytes(place: str, in_order: bool = False) -> io.BufferedReader:
     """`place` for reading. in_order: it is read from begin to end, which every web server can serve."""
     with naming(place):
         if not is_url(place):
-            return io.BufferedReader(Path(place).open("rb", buffering=0), BUFFER)  # the caller closes
-        files, path = file_system(place)
-        stream = in_order and is_web(place)
-        return io.BufferedReader(files.open(path, "rb", block_size=0 if stream else REMOTE_BLOCK), BUFFER)
-
-
-def is_pipe(place: str) -> bool:
-    """Whether `place` is `pipe:COMMAND`, as webdataset has it: the data is what the command writes."""
-    return place.startswith("pipe:")
+            file: Any = Path(place).open("rb", buffering=0)  # noqa: SIM115  # the caller closes it
+        else:
+            files, path = file_system(place)
+            stream = in_order and is_web(place)
+            file = files.open(path, "rb", block_size=0 if stream else REMOTE_BLOCK)
+    return io.BufferedReader(_Named(place, file, seekable=not (in_order and is_web(place))), BUFFER)
 
 
 def is_web(place: str) -> bool:
@@ -135,6 +130,43 @@ def naming(place: str) -> Iterator[None]:
             raise
         # Each file system and web client has errors of its own.
         raise InputError(f"{place}: cannot be read ({type(error).__name__}: {error})") from error
+
+
+class _Named(io.RawIOBase):
+    """A file whose errors name it, also those that come up while it is read."""
+
+    def __init__(self, place: str, file: Any, seekable: bool) -> None:
+        self._place = place
+        self._file = file
+        self._seekable = seekable
+        self._at_end = False
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._seekable
+
+    def readinto(self, buffer: Any) -> int:
+        if self._at_end:  # buffers ask again, and web clients warn of that
+            return 0
+        with naming(self._place):
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        self._at_end = not data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at_end = False
+        with naming(self._place):
+            return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def file_system(url: str) -> tuple[Any, str]:

@@ -11,17 +11,15 @@ from pydantic_core import from_json
 EXCERPT = 200
 """Characters of a bad row that are shown."""
 MAX_RECORD = 64 << 20
-"""Bytes of the longest line, cell or member of an archive that any reader takes."""
+"""Bytes of the longest row, line or member of an archive that any reader takes: no file can fill the memory."""
+MAX_VALUES = 1 << 22
+"""Commas in a JSON value of some size: each may stand for an object of 64 bytes."""
 TOO_LONG = f"more than {MAX_RECORD >> 20} MiB"
 BOM = b"\xef\xbb\xbf"
 """Some programs begin a UTF-8 file with this mark; files joined after that have it in the middle."""
 
 Record = tuple[int, dict[str, Any]]
 """(line in a text file, else number of the row, from 1; its fields). A plain tuple: there are millions of them."""
-
-
-class Damaged(Exception):
-    """The file breaks off or turns into nonsense here; what came before is good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +58,42 @@ def json_of(data: bytes) -> Any:
 
     pydantic's parser is five times as fast as Python's. It accepts nothing that Python's refuses and gives the same
     values (NaN, integers of any size), so what it refuses is asked of Python's: that knows the reason, or finds it
-    legal after all (half a surrogate pair, deep nesting).
+    legal after all (half a surrogate pair, deep nesting). Both take the last of equal keys, which nobody meant.
     """
     if len(data) > MAX_RECORD:
         raise ValueError(TOO_LONG)
+    if len(data) > MAX_VALUES and data.count(b",") > MAX_VALUES:
+        raise ValueError(f"more than {MAX_VALUES} values")
     try:
-        return from_json(data)
+        value = from_json(data)
     except ValueError:
-        text = text_of(data)
+        value = _python_json(text_of(data))
+    if type(value) is dict and _may_repeat(data, value):
+        _python_json(text_of(data), object_pairs_hook=_each_once)
+    return value
+
+
+def _may_repeat(data: bytes, value: dict[str, Any]) -> bool:
+    """Whether a key may come twice, by quotes and colons; to look for sure costs ten times the reading."""
+    texts = len(value) + sum(type(item) is str for item in value.values())
+    return data.count(b'"') != 2 * texts and data.count(b'":') > len(value)
+
+
+def _python_json(text: str, **options: Any) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, **options)
+    except _Twice:
+        raise
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
+
+
+class _Twice(ValueError):
+    pass
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _Twice(f"key {excerpt(twice)!r} comes twice")

@@ -1,7 +1,8 @@
-"""Tars made by others: their members checked for damage, and their samples as the library webdataset groups them.
+"""Tars made by others: their members checked for damage, and their samples as WebDataset groups them.
 
 After: `whole.py` gives the samples as rows; `shards/adopt.py` takes tars over as they are. A tar is read once from
-begin to end, so that it may be packed or far away. Nothing is unpickled: JSON and text are decoded.
+begin to end, so that it may be packed or far away, and no member of it fills the memory. Nothing is unpickled: JSON and
+text are decoded.
 """
 
 from __future__ import annotations
@@ -9,64 +10,50 @@ from __future__ import annotations
 import io
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from jemb.core.errors import InputError
-from jemb.tables.places import is_pipe
-from jemb.tables.records import MAX_RECORD, TOO_LONG, Bad, Damaged, NotText, Record, excerpt, json_of, text_of
-from jemb.tables.streams import open_data
+from jemb.tables.records import MAX_RECORD, TOO_LONG, Bad, NotText, Record, excerpt, json_of, text_of
+from jemb.tables.streams import Damaged, open_data, refuse_foreign
 
-BLOCK = 1 << 14
-"""Bytes read at once: of a packed tar that breaks off, so many are lost."""
+# As in webdataset.tariterators: key = path up to the first dot of the last component; `__name__` is metadata.
+_KEY = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
 _META = re.compile(r"__[^/]*__($|/)")
+MAX_HEADER = 1 << 20
+"""Bytes of headers before a member, long names and attributes included."""
+MAX_MEMBERS = 10_000
+"""Members of one sample."""
+KEYS = 1 << 20
+"""Samples back to which a key is looked for that comes again."""
+SKIPPED = 1 << 20
+"""Bytes read at once of what is not looked at."""
+ADJACENT = (
+    "WebDataset wants the members of a sample next to each other: pack the files again in order of name "
+    "(tar --sort=name -cf NEW.tar FOLDER)"
+)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Member:
-    """A regular file of a tar. offset: byte of its payload. read: its payload, before the next member is asked for."""
+    """A regular file of a tar that belongs to a sample. name: key.extension; offset: byte of its payload."""
 
     name: str
+    key: str
+    extension: str
     offset: int
     size: int
     sparse: bool
-    read: Callable[[], bytes]
+    _stream: _Stream
 
-    @property
-    def extension(self) -> str:
-        """All after the first dot of its last component, as webdataset has it."""
-        return self.name.rpartition("/")[2].partition(".")[2].lower()
-
-
-class _Header(tarfile.TarInfo):
-    """Python's tarfile stops without a word at a damaged header and at a cut between two members; this does not."""
-
-    @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:  # type: ignore[override]
-        try:
-            return super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise
-        except (tarfile.HeaderError, ValueError, OverflowError, RecursionError) as error:
-            raise tarfile.ReadError(f"damaged or cut off after byte {archive.offset} ({error})") from None
-
-
-def iter_members(file: io.BufferedReader) -> Iterator[Member]:
-    """The members of a tar that belong to samples, in order. `file` is read forward.
-
-    Raises `tarfile.TarError` naming the byte when the tar is damaged or cut off, or another tar is joined on.
-    """
-    with tarfile.open(fileobj=file, mode="r|", bufsize=BLOCK, tarinfo=_Header, errorlevel=2) as archive:
-        while (info := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # it would keep every member in memory
-            if info.isreg() and not _META.match(info.name):
-                payload = cast(io.BufferedReader, archive.extractfile(info))
-                yield Member(info.name, info.offset_data, info.size, info.issparse(), payload.read)
-        end = archive.offset
-        while rest := archive.fileobj.read(BLOCK):
-            if any(rest):
-                raise tarfile.ReadError(f"another tar joined on, after byte {end}; wanted zeros to the end")
+    def read(self) -> bytes:
+        """Its payload; once, and before the next member is asked for. Raises `tarfile.TarError` where it breaks off."""
+        data = self._stream.file.read(self.size)
+        self._stream.at += len(data)
+        if len(data) < self.size:
+            raise tarfile.ReadError(f"cut off at byte {self._stream.at} in member {self.name!r}")
+        return data
 
 
 def read_tar(place: str) -> Iterator[Record | Bad]:
@@ -74,39 +61,153 @@ def read_tar(place: str) -> Iterator[Record | Bad]:
 
     `KEY.json`: its object's fields. `KEY.NAME.json`: field NAME with that JSON value. Others: a field named by the
     extension, less a final `.txt` (`KEY.query.txt` gives "query"), with the text in it, or `NotText`.
-    Raises `InputError` when a member of a sample comes twice.
+    Raises `InputError` when a sample's members do not lie together, or come twice.
     """
-    from webdataset.gopen import gopen
-    from webdataset.tariterators import group_by_keys
-
     number = 0
     try:
-        with gopen(place) if is_pipe(place) else open_data(place) as file:
-            members = (
-                {"fname": member.name, "data": member.read() if member.size <= MAX_RECORD else None, "__url__": place}
-                for member in iter_members(file)
-            )
-            for number, sample in enumerate(group_by_keys(members), 1):
-                yield _row(number, sample)
+        with open_data(place) as file:
+            refuse_foreign(place, file)
+            for number, (sample, reason, text) in enumerate(_samples(file), 1):
+                yield Bad(number, reason, text) if reason else (number, sample)
+    except _Order as error:
+        raise InputError(f"{place}: {error}") from None
     except (Damaged, tarfile.TarError) as error:
         yield Bad(number + 1, str(error), rest_lost=True)
-    except ValueError as error:
-        raise InputError(f"{place}: {error.args[0]}") from None
 
 
-def _row(number: int, sample: dict[str, Any]) -> Record | Bad:
+def iter_members(file: io.BufferedReader) -> Iterator[Member]:
+    """The members of a tar that belong to samples, in order. `file` is read forward.
+
+    Raises `tarfile.TarError` naming the byte when the tar is damaged or cut off. Python's tarfile stops without a word
+    at a damaged header and at a cut between two members, so the end mark is looked for.
+    """
+    stream = _Stream(file)
+    position = 0
+    try:
+        with tarfile.open(fileobj=stream, mode="r:", errorlevel=2) as archive:  # type: ignore[call-overload]
+            while (info := archive.next()) is not None:
+                archive.members.clear()  # it would keep every member in memory
+                position = archive.offset
+                if info.size < 0:
+                    raise tarfile.ReadError(f"member {info.name!r} has {info.size} bytes")
+                found = _KEY.fullmatch(info.name)
+                if info.isreg() and found and not _META.match(info.name):
+                    key, extension = found.groups()
+                    yield Member(
+                        info.name, key, extension.lower(), info.offset_data, info.size, info.issparse(), stream
+                    )
+                stream.go_on(position)
+            position = archive.offset
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
+        raise tarfile.ReadError(f"damaged or cut off after byte {position} ({error})") from None
+    _check_end(stream, position)
+
+
+class _Stream:
+    """A file as tarfile reads headers from it: forward only, and never much at once."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self.file = file
+        self.at = 0
+        self.last = b""
+        self._left = MAX_HEADER
+
+    def tell(self) -> int:
+        return self.at
+
+    def read(self, size: int) -> bytes:
+        self._left -= size
+        if self._left < 0:
+            raise tarfile.ReadError(f"a header of more than {MAX_HEADER >> 20} MiB")
+        self.last = self.file.read(size)
+        self.at += len(self.last)
+        return self.last
+
+    def seek(self, position: int) -> None:
+        self.go_on(position)
+
+    def go_on(self, position: int) -> None:
+        """To the next header, at `position`."""
+        self._left = MAX_HEADER
+        if self.file.seekable() and position - self.at > SKIPPED:
+            self.file.seek(position - 1)
+            self.at = position - 1
+        while self.at < position:
+            passed = len(self.file.read(min(position - self.at, SKIPPED)))
+            if not passed:
+                raise tarfile.ReadError("unexpected end of data")
+            self.at += passed
+
+
+def _check_end(stream: _Stream, position: int) -> None:
+    """Two zero blocks end a tar, and zeros only follow; anything else means lost samples."""
+    rest = stream.last if stream.at > position else b""
+    zeros = 0
+    while True:
+        if any(rest):
+            raise tarfile.ReadError(
+                f"damaged header, or another tar joined on, near byte {position + zeros}; wanted zeros to the end"
+            )
+        zeros += len(rest)
+        rest = stream.file.read(SKIPPED)
+        if not rest:
+            break
+    if zeros < 2 * tarfile.BLOCKSIZE:
+        raise tarfile.ReadError(f"cut off at byte {position + zeros}: the end mark of a tar is missing")
+
+
+class _Order(Exception):
+    """The tar is whole, but its members do not make samples."""
+
+
+def _samples(file: io.BufferedReader) -> Iterator[tuple[dict[str, Any], str, str]]:
+    """(fields, why it cannot be read if so, text to show) of each sample. Members are read as they come."""
+    seen: dict[str, str] = {}  # key -> its first member; the oldest go
+    key: str | None = None
     fields: dict[str, Any] = {}
-    for extension, data in sample.items():
-        if extension.startswith("__"):
+    extensions: set[str] = set()
+    fault = ("", "")
+    size = 0
+    for member in iter_members(file):
+        where = f"member {member.name!r}"
+        if member.key != key:
+            if key is not None:
+                yield fields, *fault
+            if member.key in seen:
+                raise _Order(
+                    f"{where} at byte {member.offset}: a sample of this key was there before, with "
+                    f"{seen[member.key]!r}, and others came between. {ADJACENT}"
+                )
+            seen[member.key] = member.name
+            if len(seen) > KEYS:
+                del seen[next(iter(seen))]
+            key, fields, extensions, fault, size = member.key, {}, set(), ("", ""), 0
+        if member.extension in extensions:
+            raise _Order(f"{where} comes twice, again at byte {member.offset}")
+        extensions.add(member.extension)
+        if len(extensions) > MAX_MEMBERS:
+            raise _Order(f"{where}: more than {MAX_MEMBERS} members of one sample")
+        if fault[0]:
             continue
+        data = b""
         try:
-            new = {extension: NotText(TOO_LONG)} if data is None else _fields(extension, data)
+            if member.sparse:
+                raise ValueError("is a sparse file; wanted plain members, pack it again")
+            if size + member.size <= MAX_RECORD:
+                data = member.read()
+                new = _fields(member.extension, data)
+                size += 0 if NotText in map(type, new.values()) else member.size
+            elif member.extension.rpartition(".")[2] in ("json", "txt"):
+                raise ValueError(f"of {member.size} bytes, which makes a sample of {TOO_LONG}")
+            else:
+                new = {member.extension: NotText(f"of {member.size} bytes; wanted at most {MAX_RECORD >> 20} MiB")}
             if twice := sorted(new.keys() & fields.keys()):
                 raise ValueError(f"field {twice[0]!r} comes twice")
+            fields |= new
         except ValueError as error:
-            return Bad(number, f"{sample['__key__']}.{extension}: {error}", excerpt(data))
-        fields |= new
-    return number, fields
+            fault = (f"{member.name}: {error}", excerpt(data))
+    if key is not None:
+        yield fields, *fault
 
 
 def _fields(extension: str, data: bytes) -> dict[str, Any]:

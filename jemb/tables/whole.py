@@ -8,7 +8,6 @@ from jemb.tables.columns import read_parquet
 from jemb.tables.delimited import read_delimited
 from jemb.tables.hub import hub_name, read_hub
 from jemb.tables.jsonl import Tally, read_json_lines
-from jemb.tables.places import naming
 from jemb.tables.records import Bad, Record
 from jemb.tables.tars import read_tar
 
@@ -36,14 +35,10 @@ def read_table(
     start, end: bytes of plain JSON lines, row groups of Parquet, rows of hf; other kinds are read whole. tally: counts
     the lines of JSON lines.
     """
-    with naming(place):
-        if kind == "jsonl":
-            yield from read_json_lines(place, start, end, tally)
-        elif kind == "parquet":
-            yield from read_parquet(place, start, end)
-        elif kind == "hf":
-            yield from read_hub(hub_name(place), start, end)
-        elif kind == "tar":
-            yield from read_tar(place)
-        else:
-            yield from read_delimited(place, kind)
+    if kind == "jsonl":
+        return read_json_lines(place, start, end, tally)
+    if kind == "parquet":
+        return read_parquet(place, start, end)
+    if kind == "hf":
+        return read_hub(hub_name(place), start, end)
+    return read_tar(place) if kind == "tar" else read_delimited(place, kind)

@@ -99,10 +99,10 @@ def test_an_unreadable_line_is_named(tmp_path: Path, line: bytes, wanted: list[s
     [
         ("text\tscore\na\t1\nb\n", ["line 3", "1 fields", "header has 2"]),
         ("text\tscore\na\t1\nb\t2\t3\n", ["line 3", "3 fields", "header has 2"]),
-        ('text,score\na,1\n"b" c,2\n', ["line 3", "quoting"]),
-        ('text,score\n"a,1\nb,2\n', ["quoting"]),  # a quote that never ends would swallow the file
+        ('text,score\na,1\n"b" c,2\n', ["after line 2", "quote"]),
+        ('text,score\n"a,1\nb,2\n', ["quote"]),  # a quote that never ends would swallow the file
         ("text;score\na;1\n", ["line 2", "no field 'text'", "it has ';' between its names", "a tab in .tsv"]),
-        ("\0t\0e", ["no rows"]),
+        ("\0t\0e", ["is UTF-16; wanted UTF-8"]),
         ("", ["no rows"]),
         ("text\tscore\n", ["no rows"]),
     ],

@@ -141,7 +141,7 @@ def shards(tmp_path) -> Path:
             writer.write(Sample(f"{number:09d}", f"q{number}", f"p{number}"))
         writer.close()
     write_files(folder, "nli/dropped/shard-000000.tar", "nli/old.tar", "nli/dropped.jsonl.gz", "nli/unreadable.jsonl")
-    return write_files(folder, "report.html", ".work/x.jsonl")
+    return write_files(folder, "b.unreadable.jsonl", "b.dropped/shard-000000.tar", "report.html", ".work/x.jsonl")
 
 
 def test_a_data_set_of_jemb_is_its_shards_and_nothing_else(shards, tmp_path):
@@ -304,8 +304,8 @@ def test_options_of_one_source_and_of_all(tmp_path, write_jsonl):
         ({"news": SourceConfig(limit=1)}, r"sources.news: no data set 'news'.*did you mean 'new'.*there: new, old"),
         ({"x": SourceConfig(limit=1)}, r"Give sources.x.path=… for one that is elsewhere"),
         ({"new": SourceConfig(path="{raw}/old.jsonl")}, r"sources.new.path: .*new.jsonl is a data set 'new' too"),
-        ({"a/b": SourceConfig(path="{raw}/old.jsonl")}, r"sources.a/b: becomes the name of a folder"),
-        ({".a": SourceConfig(path="{raw}/old.jsonl")}, r"sources..a: becomes the name of a folder"),
+        ({"a/b": SourceConfig(path="{raw}/old.jsonl")}, r"sources.a/b: 'a/b' becomes the name of a folder"),
+        ({".a": SourceConfig(path="{raw}/old.jsonl")}, r"sources..a: '.a' becomes the name of a folder"),
         ({"a": SourceConfig(path="{raw}/no.jsonl")}, r"raw/no.jsonl: no such file or folder"),
         ({"a": SourceConfig(path="{raw}/..")}, r"raw/..: not one data set"),
         ({"a": SourceConfig(path="{raw}/notes.txt")}, r"notes.txt: unknown kind of file"),
@@ -380,7 +380,8 @@ def test_tables_without_rows(tmp_path):
         ("a.csv", b"query;positive\na;b\n", "it has ';' between its names: wanted ',' in .csv"),
         ("a.csv", b"query\tpositive\na\tb\n", r"it has '\t' between its names: wanted ',' in .csv, a tab in .tsv"),
         ("a.tsv", b"query,positive\na,b\n", "it has ',' between its names"),
-        ("a.csv", "query,positive\na,b\n".encode("utf-16"), "a.csv: line 1: the header is not UTF-8"),
+        ("a.csv", "query,positive\na,b\n".encode("utf-16"), "a.csv: is UTF-16; wanted UTF-8"),
+        ("a.jsonl", LINE.decode().encode("utf-16"), "a.jsonl: is UTF-16; wanted UTF-8"),
         ("a.csv", b"query,query\na,b\n", "a.csv: line 1: column 'query' comes twice"),
         ("a.csv", b"query,positve\na,b\n", "no column 'positive' (fields.positive) (did you mean 'positve'?)"),
         ("many/2.csv", b"a,b\nc,d\n", "2.csv: there is no column 'query'"),
@@ -506,14 +507,14 @@ def test_folders_of_save_to_disk(tmp_path):
     datasets = pytest.importorskip("datasets")
     one = datasets.Dataset.from_dict({"query": ["a"], "positive": ["b"]})
     one.save_to_disk(str(tmp_path / "raw" / "one"))
-    datasets.DatasetDict(train=one, test=one).save_to_disk(str(tmp_path / "raw" / "two parts"))
+    datasets.DatasetDict(train=one, test=one).save_to_disk(str(tmp_path / "raw" / "two:parts"))
     for place in (tmp_path / "raw", tmp_path / "raw" / "one"):
         found = find(place)
         check(list(found.values()))
         assert {name: [row.query for row in rows(source)] for name, source in found.items()} == {
             name: ["a"] for name in found
         }
-    assert list(find(tmp_path / "raw")) == ["one", "two parts"]
+    assert list(find(tmp_path / "raw")) == ["one", "two:parts"]
 
 
 def test_a_manifest_nested_deeply_is_somebody_elses(tmp_path):
@@ -535,11 +536,22 @@ def test_many_files_in_one_name(tmp_path):
         find(tmp_path / "train-{002..003}.jsonl")
 
 
-def test_other_kinds_are_named(tmp_path, caplog):
-    write_files(tmp_path, "a.xlsx")
-    for place in (tmp_path / "a.xlsx", tmp_path):
-        with pytest.raises(InputError, match=r"a\.xlsx.*wanted NAME\.jsonl"):
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("a.json", "JSON lines are named .jsonl"),
+        ("a.xlsx", "save a sheet as CSV"),
+        ("a.tar.bz2", "unpack archives first"),
+        ("a.pkl", "pickles are code and never read"),
+    ],
+)
+def test_advice_for_other_kinds(tmp_path, caplog, name, wanted):
+    write_files(tmp_path, name)
+    for place in (tmp_path / name, tmp_path):
+        with pytest.raises(InputError, match=wanted):
             find(place)
     write_files(tmp_path, "b.jsonl")
     find(tmp_path)
-    assert "ignored a.xlsx" in caplog.text
+    assert wanted in caplog.text
+    with pytest.raises(InputError, match="pipe:cat x: would run a command"):
+        find("pipe:cat x")

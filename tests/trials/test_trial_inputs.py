@@ -136,11 +136,11 @@ DEEP = b'{"query": "a", "positive": "b", "more": ' + b"[" * 100_000 + b"]" * 100
 FAULTS = [
     refused("jsonl empty", PREPARE, given("pairs.jsonl", ""), "pairs.jsonl", "no rows"),
     refused("jsonl of blank lines", PREPARE, given("pairs.jsonl", "\n \n\t\n"), "pairs.jsonl", "no rows"),
-    refused("jsonl in UTF-16", PREPARE, given("pairs.jsonl", GOOD.decode().encode("utf-16")), "pairs.jsonl", "UTF-8"),
+    refused("jsonl in UTF-16", PREPARE, given("pairs.jsonl", GOOD.decode().encode("utf-16")), "pairs.jsonl", "UTF-16"),
     refused("jsonl of random bytes", PREPARE, given("pairs.jsonl", random.Random(0).randbytes(9000)), "pairs.jsonl"),
     refused("jsonl of NULs", PREPARE, given("pairs.jsonl", b"\0" * 9000), "pairs.jsonl"),
     refused("jsonl cut in its last line", PREPARE, given("pairs.jsonl", GOOD[:-9]), "pairs.jsonl", "line 56"),
-    refused("jsonl that is one JSON array", PREPARE, given("pairs.jsonl", json.dumps(ROWS)), "pairs.jsonl"),
+    refused("jsonl that is one JSON array", PREPARE, given("pairs.jsonl", json.dumps(ROWS)), "pairs.jsonl", "array"),
     refused(
         "jsonl with other field names", PREPARE, given("pairs.jsonl", GOOD.replace(b'"query"', b'"Query"')),
         "pairs.jsonl", "fields.query", "Query",
@@ -167,7 +167,7 @@ FAULTS = [
     refused("zst that is none", PREPARE, given("pairs.jsonl.zst", GOOD), "pairs.jsonl.zst"),
     refused("csv empty", PREPARE, given("pairs.csv", ""), "pairs.csv", "no rows"),
     refused("csv with a header alone", PREPARE, given("pairs.csv", "query,positive\n"), "pairs.csv", "no rows"),
-    refused("csv in UTF-16", PREPARE, given("pairs.csv", CSV.encode("utf-16")), "pairs.csv", "UTF-8"),
+    refused("csv in UTF-16", PREPARE, given("pairs.csv", CSV.encode("utf-16")), "pairs.csv", "UTF-16"),
     refused("csv in Latin-1", PREPARE, given("pairs.csv", CSV.replace("e", "é").encode("latin-1")), "pairs.csv"),
     refused("csv with semicolons", PREPARE, given("pairs.csv", CSV.replace(",", ";")), "pairs.csv", ";"),
     refused("csv with an unclosed quote", PREPARE, given("pairs.csv", CSV + '"open,b\n' + "c,d\n" * 5), "pairs.csv"),

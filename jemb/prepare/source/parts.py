@@ -21,9 +21,9 @@ from jemb.prepare.source.sources import Source
 from jemb.tables.columns import group_rows
 from jemb.tables.hub import hub_name, hub_state, load_hub
 from jemb.tables.jsonl import Tally
-from jemb.tables.places import each, is_web, look
-from jemb.tables.records import Bad, Damaged, Record, excerpt
-from jemb.tables.streams import packing
+from jemb.tables.places import each, is_web, look, open_bytes
+from jemb.tables.records import BOM, Bad, Record, excerpt
+from jemb.tables.streams import Damaged, Lines, packing
 from jemb.tables.whole import read_table
 
 PART_BYTES = 64 << 20
@@ -69,7 +69,7 @@ class Summary(Tally):
 
 def parts(source: Source, part_bytes: int = PART_BYTES, part_rows: int = PART_ROWS) -> list[Part]:
     """The parts of `source` in order: about `part_bytes` of a plain jsonl file, or `part_rows` rows of a Parquet file
-    or hf data set; other files are one part each, and so is a jsonl file of a source that has a limit.
+    or hf data set; other files are one part each. Where `source.limit` is reached, they end.
 
     Raises `InputError` when a file cannot be seen.
     """
@@ -137,11 +137,15 @@ def _check_unchanged(part: Part) -> None:
 
 
 def _by_bytes(part: Part, part_bytes: int) -> list[Part]:
-    size = part.whole_size
-    if packing(part.path) is not None or is_web(part.path) or not size or part.limit is not None:
+    size = part.whole_size if part.end is None else part.end
+    if not _has_ranges(part.path) or not size:
         return [part]
     ends = [*range(part_bytes, size, part_bytes), size]
     return [replace(part, start=start, end=end, size=end - start) for start, end in pairwise([0, *ends])]
+
+
+def _has_ranges(path: str) -> bool:
+    return packing(path) is None and not is_web(path)
 
 
 def _by_row_groups(part: Part, part_rows: int) -> list[Part]:
@@ -178,6 +182,28 @@ def _limited(found: Sequence[Part], limit: int) -> Iterator[Part]:
     for number, part in enumerate(found, 1):
         if limit <= 0:
             return
-        yield replace(part, limit=limit if part.limit is None else min(part.limit, limit))
-        if number < len(found):
-            limit -= sum(1 for _ in part.records()) if part.limit is None else part.limit
+        if part.format == "parquet" and part.limit is not None:
+            rows = part.limit
+            part = replace(part, limit=min(rows, limit))
+            limit -= rows
+        elif part.format == "jsonl" and _has_ranges(part.path):
+            end, records = _reach(part, limit)
+            part = replace(part, end=end, size=end)
+            limit -= records
+        else:
+            part = replace(part, limit=limit)
+            limit -= sum(1 for _ in part.records()) if number < len(found) else 0
+        yield part
+
+
+def _reach(part: Part, records: int) -> tuple[int, int]:
+    """(bytes of the lines up to that many records, how many there are)."""
+    position = found = 0
+    with open_bytes(part.path) as file:
+        lines = Lines(file)
+        for line in lines:
+            position += len(line) + 1
+            found += bool(line.removeprefix(BOM).strip())
+            if found == records:
+                break
+    return min(position + lines.left_out, part.whole_size or 0), found

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from jemb.prepare.options import FieldsConfig, PrepareConfig
 from jemb.prepare.source.record_fields import OWN_FIELDS
 from jemb.shards import Manifest
 from jemb.tables.hub import HubName, is_saved
-from jemb.tables.places import Found, base_name, is_pipe, is_url, join, list_folder, look, open_bytes, to_local
+from jemb.tables.places import Found, base_name, is_url, join, list_folder, look, open_bytes, to_local
 from jemb.tables.whole import TABLE_ENDINGS, TAR_ENDINGS, kind_of
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,16 @@ WANTED = (
     "wanted NAME.jsonl, .csv, .tsv (also .gz, .zst) or .parquet files, folders of such files, "
     "or folders of WebDataset tars"
 )
+ADVICE = {
+    "JSON lines are named .jsonl": ("json", "ndjson", "json.gz", "ndjson.gz"),
+    "save a sheet as CSV UTF-8": ("xls", "xlsx", "xlsm", "ods"),
+    "unpack archives first": ("zip", "7z", "rar", "bz2", "xz"),
+    "pickles are code and never read; write JSON lines": ("pkl", "pickle", "pt", "pth", "npy", "npz", "joblib"),
+    "give the folder that save_to_disk wrote, or write Parquet": ("arrow", "feather"),
+}
+"""What to do with files of other kinds: endings."""
+LEFT_BY_PREPARE = (".unreadable.jsonl", ".dropped", ".dropped.jsonl.gz")
+"""What `jemb prepare` leaves beside its data sets; the output of one preparation may be the input of the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +81,7 @@ def find_sources(config: PrepareConfig) -> list[Source]:
             raise InputError(f"{source.where!a}: {name!a} cannot be shown as the name of a data set; rename it")
     for name, options in config.sources.items():
         if options.path is not None:
-            if "/" in name or name.startswith("."):
-                raise InputError(f"sources.{name}: becomes the name of a folder; wanted no '/' and no '.' at its start")
+            _check_name(name)
             if name in found:
                 raise InputError(f"sources.{name}.path: {found[name].where} is a data set {name!r} too; rename one")
             found[name] = replace(_one(to_local(options.path)), name=name)
@@ -115,9 +125,9 @@ def _find_in(place: str, leave_out: Path) -> dict[str, Source]:
         if not is_url(place) and os.path.realpath(entry.place) == os.path.realpath(leave_out):
             continue
         source = None
-        if entry.is_folder:
+        if entry.is_folder and not entry.name.endswith(LEFT_BY_PREPARE):
             source = _folder(entry.place)
-        elif entry.regular:
+        elif entry.regular and not entry.name.endswith(LEFT_BY_PREPARE):
             kind = kind_of(entry.name, TABLE_ENDINGS)  # a tar is a part of a data set
             source = Source(kind[1], kind[0], (entry.place,)) if kind else None
         if source is None:
@@ -130,10 +140,10 @@ def _find_in(place: str, leave_out: Path) -> dict[str, Source]:
     if not found and (tars := _by_kind(entries).get("tar")):
         return {base_name(place): _parts(place, "tar", tars)}
     if ignored:
-        log.warning("%s: ignored %s; %s", place, ", ".join(ignored), WANTED)
+        log.warning("%s: ignored %s; %s%s", place, ", ".join(ignored), WANTED, _advice(ignored))
     if not found:
         there = f", only {', '.join(ignored)}" if ignored else ""
-        raise InputError(f"{place}: no data set in it{there}; {WANTED}")
+        raise InputError(f"{place}: no data set in it{there}; {WANTED}{_advice(ignored)}")
     return found
 
 
@@ -150,24 +160,25 @@ def _file(place: str) -> Source | None:
 
     Raises `InputError` for anything else.
     """
-    if is_pipe(place):
-        return Source("pipe", "tar", tuple(braceexpand(place)))
+    if place.startswith("pipe:"):
+        raise InputError(f"{place}: would run a command; wanted a path or URL (s3://, https://, hf:NAME, …)")
     if hub := HubName.parse(place):
         return Source(base_name(hub.name), "hf", (str(hub),))
     paths = tuple(braceexpand(place)) if "{" in place and not Path(place).exists() else (place,)
     found = [look(path) for path in paths]
     if found[0].is_folder and len(found) == 1:
         return None
-    kinds = _by_kind(found)
-    if "" in kinds or len(kinds) > 1:
-        wrong = next((files[0].place for kind, files in kinds.items() if not kind), place)
-        raise InputError(f"{wrong}: {'unknown kind' if '' in kinds else 'several kinds'} of file; {WANTED}")
-    (kind,) = kinds
-    if len(paths) == 1:
-        name = kind_of(found[0].name, ENDINGS)[1]  # type: ignore[index]
-    else:
-        name = base_name(place).partition("{")[0].rstrip("-_.") or base_name(place.rpartition("/")[0])
-    return Source(name, kind, paths)
+    kinds = [kind_of(file.name, ENDINGS) if file.regular and not file.is_folder else None for file in found]
+    for file, kind in zip(found, kinds, strict=True):
+        if kind is None or kinds[0] is None or kind[0] != kinds[0][0]:
+            wrong = "another kind of file than the first" if kind else "unknown kind of file"
+            raise InputError(f"{file.place}: {wrong}; {WANTED}{_advice([file.name])}")
+    assert kinds[0]
+    name = kinds[0][1]
+    if len(paths) > 1:
+        ending = kind_of(base_name(place), ENDINGS)
+        name = re.sub(r"[-_.]?\{.*\}", "", ending[1] if ending else name) or base_name(place.rpartition("/")[0])
+    return Source(name, kinds[0][0], paths)
 
 
 def _folder(place: str) -> Source | None:
@@ -181,7 +192,7 @@ def _folder(place: str) -> Source | None:
         names = " and ".join(files[0].name for files in kinds.values())
         raise InputError(f"{place}: holds {names}; wanted files of one kind, the parts of one data set")
     if kinds and ignored:
-        log.warning("%s: ignored %s", place, ", ".join(ignored))
+        log.warning("%s: ignored %s%s", place, ", ".join(ignored), _advice(ignored))
     return next((_parts(place, kind, files) for kind, files in kinds.items()), None)
 
 
@@ -197,6 +208,12 @@ def _by_kind(entries: Iterable[Found]) -> dict[str, list[Found]]:
 def _parts(folder: str, kind: str, files: Iterable[Found]) -> Source:
     """The data set whose parts these files are."""
     return Source(base_name(folder), kind, tuple(file.place for file in files))
+
+
+def _advice(names: Sequence[str]) -> str:
+    """What to do with files of these names, where that is known."""
+    endings = {name.lower().partition(".")[2] for name in names} | {name.lower().rpartition(".")[2] for name in names}
+    return "".join(f"; {advice}" for advice, known in ADVICE.items() if endings & set(known))
 
 
 def _written(place: str, entries: Sequence[Found]) -> Source | None:
@@ -219,3 +236,11 @@ def _written(place: str, entries: Sequence[Found]) -> Source | None:
     if not manifest.shards:
         raise InputError(f"{path}: names no shards; wanted a data set with samples")
     return Source(base_name(place), "tar", tuple(join(place, shard.file) for shard in manifest.shards))
+
+
+def _check_name(name: str) -> None:
+    """`InputError` for a name that no folder can have."""
+    if not name.strip() or name.startswith(".") or "/" in name or "\0" in name or len(name.encode()) > 200:
+        raise InputError(
+            f"sources.{name}: {name!r} becomes the name of a folder; wanted no '/' and no '.' at its start"
+        )
