@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from multiprocessing import parent_process
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jemb.evaluate.tasks import evaluation_texts
 from jemb.prepare import Encode, Score, Tools
+from jemb.run_folder import RunFolder, is_run
 
 log = logging.getLogger(__name__)
+
+MODEL_FILES = {".json", ".txt", ".model", ".safetensors", ".bin"}
+"""Ends of the names of files that a model is read from."""
 
 if TYPE_CHECKING:
     from jemb.model import Encoder
@@ -51,6 +57,10 @@ class _MakeScore:
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         return partial(model.score, batch_tokens=self.batch_tokens)
 
+    def files(self, name: str) -> str:
+        """Digest of the files in a model's folder; "" for a name."""
+        return _digest_folder(name)
+
 
 @dataclass(frozen=True, slots=True)
 class _MakeEncoder:
@@ -76,6 +86,27 @@ class _MakeEncoder:
         if any(found):
             log.info("%s: %r is put before queries, %r before passages", name, *found)
         return found
+
+    def files(self, name: str) -> str:
+        """Digest of the files in a model's folder, of a run in that of its model; "" for a name."""
+        return _digest_folder(name)
+
+
+def _digest_folder(name: str) -> str:
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        return ""
+    if is_run(path) and not (model := RunFolder(path).model).is_dir():
+        from jemb.model.load import find_folder
+
+        find_folder(name)  # says what to do
+    folder = model if is_run(path) else path
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.suffix in MODEL_FILES:
+            with file.open("rb") as opened:
+                digest.update(f"{file.relative_to(folder)}\0".encode() + hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
 
 
 class _TextEncoder:

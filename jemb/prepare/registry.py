@@ -50,6 +50,13 @@ class Tools:
     evaluation_texts: Callable[[str], Iterable[str]]
 
 
+def model_files(option: str, make: Callable[[str], Any], name: str) -> dict[str, Any]:
+    """As a setting of a stage: a digest of the model's files where `name` is a folder, which may come to hold another
+    model; {} for a name. make: what `Tools` gives; asked for its attribute `files`, where it has one."""
+    found = make.files(name) if hasattr(make, "files") else ""
+    return {f"{option}_files": found} if found else {}
+
+
 @dataclass(frozen=True, slots=True)
 class StageInputs:
     """What a stage works with besides rows and options.

@@ -17,6 +17,7 @@ from jemb.core.errors import Failure
 from jemb.prepare.engine.table import Rows, Verdict
 from jemb.prepare.stages import cross_encoder as module
 from jemb.prepare.stages.cross_encoder import CrossEncoderConfig, cross_encoder
+from jemb.prepare.vectors.relevance import load_scorer
 
 LOADED: list[str] = []
 
@@ -93,7 +94,7 @@ def test_sigmoid() -> None:
 
 def test_pairs_pass_and_load_no_model() -> None:
     LOADED.clear()
-    module._scorer.cache_clear()
+    load_scorer.cache_clear()
     verdict = run(table(("p 1",), ("p 2",)))
     assert (verdict.dropped, verdict.negatives, LOADED) == ({}, None, [])
     assert verdict.statistics["pairs"] == 2
@@ -124,7 +125,7 @@ def test_long_pieces_are_scored_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_process_loads_the_model_once() -> None:
     LOADED.clear()
-    module._scorer.cache_clear()
+    load_scorer.cache_clear()
     rows = table(("p 1", "n 0"))
     for _ in range(3):
         # As a worker gets it: a fresh copy with every task.
@@ -141,6 +142,6 @@ def test_a_process_loads_the_model_once() -> None:
     ],
 )
 def test_bad_scores_stop_the_work(scores: npt.NDArray[np.float32], message: str) -> None:
-    module._scorer.cache_clear()
+    load_scorer.cache_clear()
     with pytest.raises(Failure, match=message):
         cross_encoder(table(("p 1", "n 0")), CrossEncoderConfig(), inputs(make=lambda model: lambda pairs: scores))

@@ -17,7 +17,8 @@ from jemb.core.errors import Failure
 from jemb.prepare import equal
 from jemb.prepare.engine.table import write_drops
 from jemb.prepare.vectors import embeddings
-from jemb.prepare.vectors.embeddings import StoredVectors, embed
+from jemb.prepare.vectors.embeddings import embed
+from jemb.prepare.vectors.stored import StoredVectors
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,9 @@ from jemb.prepare.vectors.hard_negatives import (
     NONE,
     Found,
     answers,
-    choose_negatives,
+    candidates,
     contains,
+    draw_negatives,
     hashes,
     is_complete,
     pair_keys,
@@ -32,7 +33,13 @@ def found(draw: np.random.Generator, rows: int, k: int, pool: int) -> Found:
     return Found(scores, passages, draw.uniform(-0.1, 1, rows), draw.permutation(10_000)[:rows])
 
 
-def candidates(found: Found, allowed: np.ndarray, row: int, config: MineConfig) -> list[int]:
+def choose_negatives(
+    found: Found, allowed: np.ndarray, pool_ids: np.ndarray, config: MineConfig, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    return draw_negatives(found, candidates(found, allowed, config), pool_ids, config, seed)
+
+
+def may_be_drawn(found: Found, allowed: np.ndarray, row: int, config: MineConfig) -> list[int]:
     """What may be drawn for a row, by the words of the options."""
     own = float(found.positive[row])
     usable = [
@@ -70,7 +77,7 @@ def test_against_a_loop(draw: np.random.Generator, options: dict[str, Any]) -> N
     assert chosen.shape == scores.shape == (60, config.num_negatives)
     sizes = Counter()
     for row, passages in enumerate(chosen.tolist()):
-        may = candidates(given, allowed, row, config)
+        may = may_be_drawn(given, allowed, row, config)
         taken = [passage for passage in passages if passage != NONE]
         assert passages == taken + [NONE] * (config.num_negatives - len(taken))
         assert len(taken) == min(len(may), config.num_negatives)

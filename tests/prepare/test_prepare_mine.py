@@ -18,7 +18,7 @@ from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.table import Dropped, Table, write_dropped
 from jemb.prepare.stages import mine as module
 from jemb.prepare.stages.mine import MineConfig, mine
-from jemb.prepare.vectors import hard_negatives, scoring
+from jemb.prepare.vectors import hard_negatives, pool, scoring
 
 WORDS = [f"{a}{b}" for a in ("ba", "ki", "mo", "su") for b in ("lur", "tes", "dov", "an", "er")]
 Row = tuple[str, ...]
@@ -243,9 +243,10 @@ def test_a_killed_run_goes_on(table: Any, job: Any, monkeypatch: pytest.MonkeyPa
     rows, config = make_rows(), MineConfig(top=12, num_negatives=3)
     whole = run(table(rows, piece_rows=30), job("whole"), config)
     broken, given = job("broken"), table(rows, piece_rows=30)
-    for function in ("_hash_piece", "_draw_pool", "_write_texts", "_mine_piece", "add_up"):
+    steps = ((pool, "_hash_piece"), (pool.Pool, "_members"), (pool, "_write_texts"), (module, "_mine_piece"))
+    for where, function in (*steps, (module, "add_up")):
         with monkeypatch.context() as patch:
-            patch.setattr(module, function, raising)
+            patch.setattr(where, function, raising)
             with pytest.raises(KeyboardInterrupt):
                 mine(given, broken, config, inputs(0, make_encoder))
     again = run(given, broken, config)

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from jemb.prepare.vectors import scoring
-from jemb.prepare.vectors.embeddings import StoredVectors
 from jemb.prepare.vectors.scoring import (
     ScoringBackend,
     _Scorer,
@@ -16,6 +15,7 @@ from jemb.prepare.vectors.scoring import (
     exact_scores,
     top_candidates,
 )
+from jemb.prepare.vectors.stored import StoredVectors
 
 BACKENDS = [ScoringBackend(dtype, threads=threads, compiled=compiled) for dtype in ("bfloat16", "float32")
         for threads, compiled in ((1, True), (2, True), (1, False))]  # fmt: skip

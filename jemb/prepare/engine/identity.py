@@ -32,13 +32,14 @@ def origin(source: Source, config: PrepareConfig, stages: Settings) -> dict[str,
     """
     made_from = {
         "format": source.format,
-        "files": each(partial(_describe, source.format), source.paths),
+        "files": each(partial(describe, source.format), source.paths),
         "settings": settings(source, config, stages),
     }
     return made_from | ({"license": source.license} if source.license else {})
 
 
-def _describe(kind: str, path: str) -> dict[str, Any]:
+def describe(kind: str, path: str) -> dict[str, Any]:
+    """What a file, URL or Hugging Face data set of that kind holds, without its folder."""
     if kind == "hf":
         return hub_state(hub_name(path))
     if is_url(path):

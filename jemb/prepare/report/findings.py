@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = "examples"
 """Name of the statistic that holds rows; it is shown apart."""
+SHOWN = "shown"
+"""That of rows a stage shows itself: of each a list of (name, text), the first of which is its head."""
 TALLY_ROWS = 15
 """Lines shown of a tally; the rest is one more."""
 WIDTH, HEIGHT = 3.7, 2.7
@@ -52,7 +54,7 @@ def findings(statistics: Mapping[str, Any]) -> dict[str, Finding]:
     """The statistics of a stage by name; those inside another have both names."""
     found: dict[str, Finding] = {}
     for name, value in statistics.items():
-        if name != EXAMPLES:
+        if name not in (EXAMPLES, SHOWN):
             found |= _read(str(name), value)
     return found
 

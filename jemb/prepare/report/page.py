@@ -14,6 +14,7 @@ from typing import Any
 from jemb.prepare.registry import all_stages
 from jemb.prepare.report.findings import (
     EXAMPLES,
+    SHOWN,
     Finding,
     Histogram,
     about,
@@ -67,6 +68,10 @@ def _data_set(report: Report, manifest: Manifest, heading: Callable[[str], None]
     if any(found.values()):
         heading("What the stages found")
     _findings(report, found, settings)
+    for stage in manifest.stages:
+        if shown := stage.statistics.get(SHOWN):
+            heading(f"Examples of what {stage.name} gave rows")
+            _shown(report, stage.name, shown)
     if examples := list(_example_rows(manifest)):
         heading("Examples of dropped rows")
         _examples(report, manifest, examples)
@@ -179,6 +184,12 @@ def _examples(report: Report, manifest: Manifest, examples: Sequence[Example]) -
                 note = f" ({row['note']})" if row.get("note") else ""
                 head = f"Row {row.get('key', '?')}: {row.get('reason', reason)}{note}"
                 report.quote(head, [(side, str(row.get(side, ""))) for side in ("query", "positive")])
+
+
+def _shown(report: Report, stage: str, rows: Sequence[Sequence[Sequence[str]]]) -> None:
+    with report.details(stage, f"{len(rows)} rows drawn at random"):
+        for (head, _), *texts in rows:
+            report.quote(head, [(name, text) for name, text in texts])
 
 
 def _example_rows(manifest: Manifest) -> Iterator[Example]:

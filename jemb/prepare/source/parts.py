@@ -95,7 +95,7 @@ def read_part(part: Part, fields: FieldsConfig, constants: Mapping[str, str], su
     fields: names in the records; constants: extra fields that each row gets. Extra fields named like a sample's own are
     left out. Raises `InputError` when the file is gone or has changed since the parts were made, or does so meanwhile.
     """
-    _check_unchanged(part)
+    check_unchanged(part)
     convert = Converter(fields, constants)
     shapes: Counter[tuple[str, ...]] = Counter()
     for item in part.records(summary):
@@ -111,7 +111,7 @@ def read_part(part: Part, fields: FieldsConfig, constants: Mapping[str, str], su
             yield convert(summary.records - 1, record)
         except ValueError as error:
             yield Bad(line, reason(error), shown(record))
-    _check_unchanged(part)
+    check_unchanged(part)
     _count_names(summary.names, shapes, fields)
     summary.lines = summary.lines or summary.records
 
@@ -126,7 +126,7 @@ def _count_names(names: Counter[str], shapes: Counter[tuple[str, ...]], fields: 
     shapes.clear()
 
 
-def _check_unchanged(part: Part) -> None:
+def check_unchanged(part: Part) -> None:
     if part.format == "hf":
         if hub_state(hub_name(part.path))["fingerprint"] != part.tag:
             raise InputError(f"{part.path}: {UNCHANGED}")

@@ -75,7 +75,7 @@ def find_sources(config: PrepareConfig) -> list[Source]:
     """
     if config.input is None and not any(source.path for source in config.sources.values()):
         raise InputError("there is nothing to prepare: give input=… or sources.NAME.path=…")
-    found = {} if config.input is None else _find_in(to_local(config.input), Path(config.output))
+    found = {} if config.input is None else find_in(to_local(config.input), Path(config.output))
     for name, source in found.items():
         if not name.isprintable():  # line ends, and bytes that are not UTF-8
             raise InputError(f"{source.where!a}: {name!a} cannot be shown as the name of a data set; rename it")
@@ -112,7 +112,7 @@ def _with_options(source: Source, config: PrepareConfig) -> Source:
     return Source(source.name, source.format, source.paths, fields, options.constants, options.limit, options.license)
 
 
-def _find_in(place: str, leave_out: Path) -> dict[str, Source]:
+def find_in(place: str, leave_out: Path | None = None) -> dict[str, Source]:
     """The data sets at `place` by name. leave_out: the output, which may lie inside."""
     if single := _file(place):
         return {single.name: single}
@@ -122,7 +122,7 @@ def _find_in(place: str, leave_out: Path) -> dict[str, Source]:
     found: dict[str, Source] = {}
     ignored: list[str] = []
     for entry in entries:
-        if not is_url(place) and os.path.realpath(entry.place) == os.path.realpath(leave_out):
+        if leave_out and not is_url(place) and os.path.realpath(entry.place) == os.path.realpath(leave_out):
             continue
         source = None
         if entry.is_folder and not entry.name.endswith(LEFT_BY_PREPARE):

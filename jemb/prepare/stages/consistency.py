@@ -110,8 +110,8 @@ def consistency(table: Table, job: Job, options: ConsistencyConfig, inputs: Stag
 
 def _rank(embeddings: Embeddings, folder: Path, top_k: int, most: int, task: tuple[int, int]) -> dict[str, Any]:
     """Leave the number of better passages of each of some rows; statistics of them. task: first row, last + 1."""
-    from jemb.prepare.vectors.embeddings import StoredVectors
     from jemb.prepare.vectors.scoring import count_better, exact_scores
+    from jemb.prepare.vectors.stored import StoredVectors
 
     numbers, positives = embeddings.numbers(*task)
     queries = embeddings.take(numbers)

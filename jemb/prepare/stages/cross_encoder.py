@@ -7,8 +7,6 @@ answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
 from typing import Annotated, Literal
 
 import numpy as np
@@ -16,9 +14,9 @@ import numpy.typing as npt
 from pydantic import Field
 
 from jemb.config import Positive, options
-from jemb.core.errors import Failure
 from jemb.prepare.engine.table import Rows, Verdict, histogram
 from jemb.prepare.registry import Score, StageInputs, Statistic, stage
+from jemb.prepare.vectors.relevance import load_scorer, score_pairs
 
 Margins = npt.NDArray[np.float64]
 
@@ -71,7 +69,7 @@ def cross_encoder(rows: Rows, options: CrossEncoderConfig, inputs: StageInputs) 
     changed: list[tuple[str, ...]] = []
     largest = LARGEST[options.activation]
     found: list[Margins] = [np.empty(0)]
-    score = _scorer(inputs.tools.cross_encoder(options), options.model) if any(rows.negatives) else None
+    score = load_scorer(inputs.tools.cross_encoder(options), options.model) if any(rows.negatives) else None
     for start in range(0, len(rows), ROWS):
         negatives = rows.negatives[start : start + ROWS]
         for position, (texts, margins) in enumerate(
@@ -103,27 +101,10 @@ def _margins(rows: Rows, start: int, score: Score | None, config: CrossEncoderCo
             pairs += [(query, text) for text in (positive, *texts)]
     if not pairs or score is None:
         return [np.empty(0) for _ in negatives]
-    relevance = _relevance(score, pairs, config.activation)
+    relevance = score_pairs(score, pairs, config.activation)
     margins: list[Margins] = []
     at = 0
     for texts in negatives:
         margins.append(relevance[at] - relevance[at + 1 : at + 1 + len(texts)] if texts else np.empty(0))
         at += 1 + len(texts) if texts else 0
     return margins
-
-
-def _relevance(score: Score, pairs: list[tuple[str, str]], activation: str) -> Margins:
-    scores = np.asarray(score(pairs), np.float64)
-    if scores.shape != (len(pairs),):
-        raise Failure(f"the cross-encoder gave {scores.shape} for {len(pairs)} pairs; wanted a number for each")
-    if not np.isfinite(scores).all():
-        query, passage = pairs[int(np.flatnonzero(~np.isfinite(scores))[0])]
-        raise Failure(f"the cross-encoder gave no finite number for {query[:80]!r} with {passage[:80]!r}")
-    # exp overflows to infinity, and 1 / infinity is the right 0.
-    with np.errstate(over="ignore"):
-        return scores if activation == "logit" else 1 / (1 + np.exp(-scores))
-
-
-@lru_cache(maxsize=1)
-def _scorer(make_score: Callable[[str], Score], model: str) -> Score:
-    return make_score(model)

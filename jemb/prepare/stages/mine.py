@@ -1,56 +1,62 @@
-"""Hard negatives: for each query, passages of the data set that an encoder finds near it and that do not answer it.
+"""Hard negatives: for each query, passages that an encoder finds near it and that do not answer it: positives of other
+rows, and documents of a corpus of the user's.
 
 Before: `consistency.py` and `negation.py`. After: `cross_encoder.py` looks at each of them more closely. The bound of
 95 % of the positive's score is that of NV-Retriever (arXiv 2407.15831), the random draw of 7 among the first 20 that of
-nomic-embed.
+nomic-embed; that a cross-encoder looks for right answers among the candidates is RocketQA's (arXiv 2010.08191).
 
-    table -> hash    -> which passage says what a query says, or answers it
-          -> `embed` -> a vector for each distinct text
-          -> pool    -> ids, vectors and texts of the passages to choose from, each text once
-          -> search  -> nearest passages of each query -> `choose_negatives` -> their texts, beside the piece
+    corpus -> `read_corpus` -> files of documents
+    both   -> `embed`       -> a vector for each distinct text
+           -> `Pool`        -> ids, vectors and texts of the passages to choose from, each text once
+           -> search        -> nearest passages of each query -> the cross-encoder's word on them -> some are drawn
 """
 
 from __future__ import annotations
 
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 from pydantic import Field
 
 from jemb.config import Positive, options
 from jemb.core.files import write_array
 from jemb.prepare.engine.job import Job
-from jemb.prepare.engine.table import Dropped, Table, add_up, histogram, load_table, write_negatives, write_table
-from jemb.prepare.equal import Numbers, all_ids, draw, ends
-from jemb.prepare.registry import StageInputs, Statistic, stage
-from jemb.prepare.vectors.hard_negatives import NONE, Hashes, Passages, Queries, find_negatives, hashes, pair_keys
+from jemb.prepare.engine.order import scrambled
+from jemb.prepare.engine.table import Dropped, Rows, Table, add_up, histogram, key_of, write_negatives
+from jemb.prepare.registry import StageInputs, Statistic, Tools, model_files, stage
+from jemb.prepare.source.corpus import Corpus, find_corpus, read_corpus
+from jemb.prepare.stages.cross_encoder import BINS as LEAD_BINS
+from jemb.prepare.stages.cross_encoder import LARGEST, CrossEncoderConfig
+from jemb.prepare.vectors.hard_negatives import NONE, Mined, Queries, find_negatives
+from jemb.prepare.vectors.pool import Pool
+from jemb.prepare.vectors.relevance import Reranker
 
 if TYPE_CHECKING:
     from jemb.prepare.vectors.embeddings import Embeddings
+    from jemb.prepare.vectors.scoring import Exact
 
 BINS = 40
-MEMBER = np.dtype([("id", "<i8"), ("row", "<i8"), ("number", "<i8"), ("hash", "<u8")])
-
-Members = npt.NDArray[np.void]
-"""The pool, [P] in order of id. Of the row whose positive a passage is: id, and place among all live rows; of the text:
-its number among the embeddings, and its hash."""
-
-MEMBERS, KNOWN, POOL = "members.npy", "known.npy", "pool.npy"
+SHOWN, LENGTH = 5, 300
+"""Rows that the report shows with their negatives, and characters of a text."""
 
 
 @options
 class MineConfig:
-    """Hard negatives: passages of the data set that an encoder finds near the query, other than its positives."""
+    """Hard negatives: passages that an encoder finds near the query, other than its positives."""
 
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
-    """Encoder that ranks the passages: a folder or a Hugging Face name."""
-    pool_size: Positive = 1_000_000
-    """Passages drawn from the same data set's positives to choose from; a smaller data set is its own pool."""
+    """Encoder that ranks the passages: a folder, also that of a finished run of `jemb train`, or a Hugging Face name.
+    Its prompts are put before queries and passages. Other data are asked for once the folder holds another model."""
+    corpus: str | None = None
+    """Documents of yours to choose from beside the data set's positives: a file, folder, URL or `hf:NAME[:CONFIG
+    [:SPLIT]]`, as `input` has them; each record is a document. null: none."""
+    corpus_field: str = "text"
+    """Field of the corpus with the text of a document."""
+    pool_size: Annotated[int, Field(ge=0)] = 1_000_000
+    """Passages drawn from the same data set's positives to choose from; a smaller data set is its own pool. 0: none,
+    only documents of `corpus`, which are always all looked at."""
     skip: Annotated[int, Field(ge=0)] = 0
     """Passages passed over at the top of the ranking, as the likeliest to be right answers after all."""
     top: Positive = 20
@@ -63,6 +69,11 @@ class MineConfig:
     """And at most the positive's less this; 0 to 2, null: no such bound."""
     min_score: Annotated[float, Field(ge=-1, le=1)] | None = None
     """Least cosine of a negative; -1 to 1, null: no such bound."""
+    rerank: str | None = None
+    """Cross-encoder that looks at the `top` passages that keep the bounds, a folder or a Hugging Face name with one
+    output: what it finds to answer the query as well becomes no negative. null: none."""
+    rerank_margin: Annotated[float, Field(allow_inf_nan=False)] = 0.2
+    """What the positive must score more than a negative by `rerank`, in its raw output."""
     replace: bool = False
     """Put mined negatives in the place of those a row has; else they follow them."""
     max_length: Annotated[int, Field(ge=2)] | None = None
@@ -78,6 +89,23 @@ class MineConfig:
     def __post_init__(self) -> None:
         if self.num_negatives > self.top:
             raise ValueError(f"mine.num_negatives={self.num_negatives} is more than mine.top={self.top} passages")
+        if not self.pool_size and self.corpus is None:
+            raise ValueError("mine.pool_size=0 leaves nothing to choose from; wanted a number, or mine.corpus=…")
+
+
+def _look(options: MineConfig, tools: Tools) -> tuple[Corpus | None, dict[str, Any]]:
+    """The corpus, and what the result depends on beside the options: what is in it, and in folders of models."""
+    settings = model_files("encoder", tools.encoder(options), options.encoder)
+    if options.rerank is not None:
+        settings |= model_files("rerank", tools.cross_encoder(_reranking(options.rerank)), options.rerank)
+    if options.corpus is None:
+        return None, settings
+    corpus = find_corpus(options.corpus, options.corpus_field)
+    return corpus, settings | corpus.settings()
+
+
+def _reranking(model: str) -> CrossEncoderConfig:
+    return CrossEncoderConfig(model=model)
 
 
 @stage(
@@ -88,127 +116,114 @@ class MineConfig:
         "positive": Statistic("Similarity of query and positive", axis="cosine"),
         "negative": Statistic("Similarity of query and mined negatives", "negatives", "cosine"),
         "rows": Statistic("Rows by number of mined negatives"),
+        "source": Statistic("Where mined negatives come from", "negatives"),
+        "corpus": Statistic("Records of the corpus", "records"),
+        "reranked": Statistic("What the cross-encoder says of candidates", "candidates"),
+        "lead": Statistic("Lead of the positive over a candidate", "candidates", "r(q, p) − r(q, n)", "rerank_margin"),
     },
+    before=_look,
     after="negation",
     whole=True,
     adds_negatives=True,
     speed_only=("batch_tokens", "cache"),
-    advice="the bounds leave no passage: raise mine.max_share or mine.top",
+    advice="the bounds leave no passage: raise mine.max_share or mine.top, or give a mine.corpus",
 )
 def mine(table: Table, job: Job, options: MineConfig, inputs: StageInputs) -> Dropped:
     """Give each row up to `num_negatives` hard negatives; a row that has none after that is dropped as `no_negative`.
 
     They are left beside the pieces, in the job's folder (`table.changes_file`), for all live rows. No negative equals
     the query, a positive of any row with an equal query, or a negative the row has already, white space and case apart.
-    The result is a function of rows, vectors, options and seed. Statistics: histograms of the cosine of each query with
-    its `positive` and with its mined `negative` passages; `rows` by the number of negatives mined.
-    Memory: that of `embed`, and 60 bytes a row; of a worker, the texts that a piece is given.
+    The result is a function of rows, documents, vectors, options and seed. Statistics: histograms of the cosine of each
+    query with its `positive` and with its mined `negative` passages; `rows` by the number of negatives mined; their
+    `source`; records of the `corpus`; candidates `reranked`, and the `lead` of the positive over them; some rows to be
+    shown.
+    Memory: that of `embed`, and 60 bytes a row, 40 a document; of a worker, the texts that a piece is given.
     Disk: 4 * D bytes for each text and passage, and the pool's texts.
     """
     counts = table.counts()
     if not sum(counts):
         return Dropped(np.empty(0, np.int64), np.empty(0, np.int64), "no_negative")
-    offsets = ends(np.array(counts, np.int64))
-    pieces = range(table.num_pieces)
     from jemb.prepare.vectors.embeddings import embed
 
-    embeddings = embed(table, job, options.encoder, inputs.tools.encoder(options), options.cache)
-    job.map("hash", partial(_hash_piece, table, job.folder), pieces, sizes=counts)
-    if not (job.folder / POOL).exists():
-        texts = np.concatenate([np.load(_hash_file(job.folder, piece)) for piece in pieces], axis=1)
-        write_array(job.folder / KNOWN, np.unique(pair_keys(*texts)))
-        members = _draw_pool(all_ids(table), embeddings.numbers()[1], texts[1], options.pool_size, inputs.seed)
-        write_array(job.folder / MEMBERS, members)
-        embeddings.write(members["number"], job.folder / POOL)
-    job.map("texts", partial(_write_texts, table, job.folder, offsets), pieces, sizes=counts)
-    search = partial(_mine_piece, table, job.folder, offsets, embeddings, options, inputs.seed)
+    documents = read_corpus(inputs.prepared, job) if inputs.prepared else None
+    texts = documents.texts if documents else None
+    embeddings = embed(table, job, options.encoder, inputs.tools.encoder(options), options.cache, texts)
+    pool = Pool(table, job.folder, tuple(counts), documents)
+    pool.make(job, embeddings, options.pool_size, inputs.seed)
+    pieces = range(table.num_pieces)
+    reranker = None
+    if options.rerank is not None:
+        reranker = Reranker(inputs.tools.cross_encoder(_reranking(options.rerank)), options.rerank)
+    search = partial(_mine_piece, pool, embeddings, options, inputs.seed, reranker)
     results = job.map("search", search, pieces, sizes=counts, gpu=True)
     ids = np.concatenate([np.load(_without_file(job.folder, piece)) for piece in pieces])
-    return Dropped(ids, np.zeros_like(ids), "no_negative", statistics=add_up(results))
-
-
-def _hash_piece(table: Table, folder: Path, piece: int) -> dict[str, Any]:
-    rows = table.read(piece, ("query", "positive"))
-    write_array(_hash_file(folder, piece), np.stack([hashes(rows.query), hashes(rows.positive)]))
-    return {}
-
-
-def _draw_pool(ids: Numbers, positives: Numbers, texts: Hashes, pool_size: int, seed: int) -> Members:
-    """The positives of `pool_size` rows; of equal texts among them the one with the lowest id.
-
-    All [N], of the live rows: ids, numbers of the positives among the embeddings, hashes of these.
-    """
-    rows = draw(ids, pool_size, seed, "mine pool")
-    _, first = np.unique(texts[rows], return_index=True)
-    rows = rows[np.sort(first)]
-    members = np.empty(len(rows), MEMBER)
-    members["id"], members["row"], members["number"], members["hash"] = ids[rows], rows, positives[rows], texts[rows]
-    return members
-
-
-def _write_texts(table: Table, folder: Path, offsets: Numbers, piece: int) -> dict[str, Any]:
-    """The texts of the pool that come from a piece, in the order of the pool."""
-    rows = np.load(folder / MEMBERS, mmap_mode="r")["row"]
-    first, last = np.searchsorted(rows, offsets[piece : piece + 2])
-    texts = table.read(piece, ("positive",)).positive if first < last else []
-    chosen = [texts[row] for row in (rows[first:last] - offsets[piece]).tolist()]
-    write_table(_text_file(folder, piece), pa.table({"text": pa.array(chosen, pa.large_string())}))
-    return {}
-
-
-def _read_texts(folder: Path, offsets: Numbers, passages: Numbers) -> dict[int, str]:
-    """The texts of these rows of the pool, which ascend."""
-    rows = np.load(folder / MEMBERS, mmap_mode="r")["row"]
-    firsts = np.searchsorted(rows, offsets)
-    texts: dict[int, str] = {}
-    for piece, (first, last) in enumerate(pairwise(firsts)):
-        low, high = np.searchsorted(passages, [first, last])
-        if low < high:
-            stored = load_table(_text_file(folder, piece), ["text"])["text"]
-            found = stored.take(pa.array(passages[low:high] - first)).to_pylist()
-            texts.update(zip(passages[low:high].tolist(), found, strict=True))
-    return texts
+    shown = sorted((row for result in results for row in result.pop("shown")), key=lambda row: int(row["order"]))
+    statistics = add_up(results) | {"shown": [row["texts"] for row in shown[:SHOWN]]}
+    if documents:
+        statistics["corpus"] = documents.statistics
+    return Dropped(ids, np.zeros_like(ids), "no_negative", statistics=statistics)
 
 
 def _mine_piece(
-    table: Table, folder: Path, offsets: Numbers, embeddings: Embeddings, config: MineConfig, seed: int, piece: int
+    pool: Pool, embeddings: Embeddings, config: MineConfig, seed: int, reranker: Reranker | None, piece: int
 ) -> dict[str, Any]:
     """Leave the negatives of the rows of a piece, and the ids of those that have none; statistics of them."""
-    from jemb.prepare.vectors.embeddings import StoredVectors
     from jemb.prepare.vectors.scoring import exact_scores
 
-    rows = table.read(piece, ("negatives",))
+    rows = pool.table.read(piece)
     if not len(rows):
-        write_array(_without_file(folder, piece), rows.ids)
-        return {}
+        write_array(_without_file(pool.folder, piece), rows.ids)
+        return {"shown": []}
     kept = [()] * len(rows) if config.replace else rows.negatives
-    numbers, positives = embeddings.numbers(*offsets[piece : piece + 2].tolist())
+    numbers, positives = embeddings.numbers(*pool.offsets[piece : piece + 2].tolist())
     own = exact_scores(embeddings.take(numbers), embeddings.take(positives))
-    queries = Queries(rows.ids, numbers, np.load(_hash_file(folder, piece))[0], own, kept)
-    members, known = np.load(folder / MEMBERS), np.load(folder / KNOWN, mmap_mode="r")
-    pool = Passages(StoredVectors.open(folder / POOL), members["id"], members["hash"])
-    chosen, scores = find_negatives(queries, embeddings.take, pool, known, config, seed)
-    texts = _read_texts(folder, offsets, np.unique(chosen[chosen != NONE]))
+    queries = Queries(rows.ids, numbers, np.load(pool.hash_file(piece))[0], own, kept)
+    judge = partial(reranker.leads, rows, pool.read_texts) if reranker else None
+    mined = find_negatives(queries, embeddings.take, pool.passages(), pool.known(), config, seed, judge)
+    is_negative = mined.passages != NONE
+    texts = pool.read_texts(np.unique(mined.passages[is_negative]))
     negatives = [
         (*had, *(texts[passage] for passage in passages if passage != NONE))
-        for had, passages in zip(kept, chosen.tolist(), strict=True)
+        for had, passages in zip(kept, mined.passages.tolist(), strict=True)
     ]
-    write_negatives(folder, piece, rows.ids, negatives)
-    write_array(_without_file(folder, piece), rows.ids[[not found for found in negatives]])
-    mined, times = np.unique(np.count_nonzero(chosen != NONE, axis=1), return_counts=True)
-    return {
+    write_negatives(pool.folder, piece, rows.ids, negatives)
+    write_array(_without_file(pool.folder, piece), rows.ids[[not found for found in negatives]])
+    numbers_mined, times = np.unique(np.count_nonzero(is_negative, axis=1), return_counts=True)
+    from_corpus = int(np.count_nonzero(pool.are_documents(mined.passages[is_negative])))
+    statistics = {
         "positive": histogram(own, BINS, -1.0, 1.0),
-        "negative": histogram(scores[chosen != NONE], BINS, -1.0, 1.0),
-        "rows": dict(zip(map(str, mined.tolist()), times.tolist(), strict=True)),
+        "negative": histogram(mined.scores[is_negative], BINS, -1.0, 1.0),
+        "rows": dict(zip(map(str, numbers_mined.tolist()), times.tolist(), strict=True)),
+        "shown": _some_rows(rows, own, mined, texts, seed),
     }
+    if pool.documents:
+        positives_used = int(np.count_nonzero(is_negative)) - from_corpus
+        statistics["source"] = {"corpus": from_corpus, "positives of the data set": positives_used}
+    if reranker:
+        statistics["reranked"] = {
+            "negative": len(mined.lead) - len(mined.false),
+            "answers the query": len(mined.false),
+        }
+        statistics["lead"] = histogram(mined.lead, LEAD_BINS, -LARGEST["logit"], LARGEST["logit"])
+    return statistics
 
 
-def _hash_file(folder: Path, piece: int) -> Path:
-    return folder / f"hashes-{piece:06d}.npy"
-
-
-def _text_file(folder: Path, piece: int) -> Path:
-    return folder / f"texts-{piece:06d}.arrow"
+def _some_rows(rows: Rows, own: Exact, mined: Mined, texts: dict[int, str], seed: int) -> list[dict[str, Any]]:
+    """A few rows with what was mined for them, for a reader of the report; in the order of a draw."""
+    with_some = np.flatnonzero((mined.passages != NONE).any(axis=1))
+    orders = scrambled(rows.ids[with_some], seed, "mine shown")
+    found = []
+    for place in np.argsort(orders)[:SHOWN].tolist():
+        row = int(with_some[place])
+        lines = [["query", rows.query[row]], [f"positive, cosine {own[row]:.3f}", rows.positive[row]]]
+        lines += [
+            [f"negative, cosine {score:.3f}", texts[passage]]
+            for passage, score in zip(mined.passages[row].tolist(), mined.scores[row].tolist(), strict=True)
+            if passage != NONE
+        ]
+        shown = [[f"Row {key_of(int(rows.ids[row]))}", ""], *([name, text[:LENGTH]] for name, text in lines)]
+        found.append({"order": int(orders[place]), "texts": shown})
+    return found
 
 
 def _without_file(folder: Path, piece: int) -> Path:

@@ -1,8 +1,8 @@
-"""Vectors of the texts of a data set: each distinct query and positive is encoded once, and kept in files.
+"""Vectors of texts: each distinct one is encoded once, and kept in files.
 
 Before: any stage. After: `consistency.py` and `mine.py` take the vectors of the texts they compare.
 
-    table -> `number_texts` -> a number for each distinct text
+    texts -> `number_texts` -> a number for each distinct text
           -> embed          -> a file of vectors for each block of numbers; with a cache, found there if made before
 
 A block holds the same texts whatever runs beside it, and on the CPU is encoded by one thread. So the same bits come
@@ -15,7 +15,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,17 @@ from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.table import Table
 from jemb.prepare.equal import Numbers, digest
 from jemb.prepare.registry import Encode
-from jemb.prepare.vectors.numbering import NUMBERS, Prompts, number_texts, read_texts, whole_array
+from jemb.prepare.vectors.numbering import (
+    NUMBERS,
+    FileTexts,
+    JoinedTexts,
+    PairTexts,
+    Prompts,
+    Texts,
+    number_texts,
+    read_texts,
+)
+from jemb.prepare.vectors.stored import whole_array
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +60,11 @@ COPIED = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """The vectors of a table with N live rows and U distinct texts. Picklable; holds none of them.
+    """The vectors of T texts, U of them distinct: of M documents, then of query and positive of N rows, where a table
+    was given. Picklable; holds none of them.
 
-    folder: of `numbers.npy`, int64 [2, N]: numbers of the queries and of the positives, in the order of the rows; and
-    of the blocks, float32 [block, dim] each: unit vectors of texts 0, 1, … in order of first appearance.
+    folder: of `numbers.npy`, int64 [T]: numbers of the texts, in their order; and of the blocks, float32 [block, dim]
+    each: unit vectors of texts 0, 1, … in order of first appearance. rows: N. texts: U. documents: M.
     """
 
     folder: Path
@@ -61,11 +72,17 @@ class Embeddings:
     texts: int
     block: int
     dim: int
+    documents: int = 0
 
     def numbers(self, start: int = 0, stop: int | None = None) -> tuple[Numbers, Numbers]:
         """Numbers of the queries and of the positives of live rows start to stop."""
-        both = np.load(self.folder / NUMBERS, mmap_mode="r")[:, start:stop]
-        return np.array(both[0]), np.array(both[1])
+        stop = self.rows if stop is None else stop
+        first = np.load(self.folder / NUMBERS, mmap_mode="r")[self.documents + 2 * start : self.documents + 2 * stop]
+        return np.array(first[0::2]), np.array(first[1::2])
+
+    def document_numbers(self) -> Numbers:
+        """Numbers of the documents."""
+        return np.array(np.load(self.folder / NUMBERS, mmap_mode="r")[: self.documents])
 
     def take(self, numbers: Numbers) -> Vectors:
         """Vectors of the texts of these numbers, [len(numbers), dim]. Fastest where neighbours are near each other."""
@@ -84,73 +101,75 @@ class Embeddings:
                 vectors[start : start + COPIED] = self.take(numbers[start : start + COPIED])
 
 
-@dataclass(frozen=True, slots=True)
-class StoredVectors:
-    """The vectors in a `.npy` file, float32 [P, D], read slice by slice: unlike those of a memory map, pages that were
-    read do not count as memory of this process."""
-
-    path: Path
-    shape: tuple[int, ...]
-    offset: int
-
-    @classmethod
-    def open(cls, path: Path) -> StoredVectors:
-        stored = np.load(path, mmap_mode="r")
-        return cls(path, stored.shape, stored.offset)
-
-    def __getitem__(self, rows: slice) -> Vectors:
-        start, stop, _ = rows.indices(self.shape[0])
-        count = max(0, stop - start) * self.shape[1]
-        found = np.fromfile(self.path, np.float32, count, offset=self.offset + 4 * start * self.shape[1])
-        return found.reshape(-1, self.shape[1])
-
-
 def embed(
-    table: Table, job: Job, name: str, make_encoder: Callable[[str], Encode], cache: str | None = None
+    table: Table,
+    job: Job,
+    name: str,
+    make_encoder: Callable[[str], Encode],
+    cache: str | None = None,
+    corpus: FileTexts | None = None,
 ) -> Embeddings:
-    """Encode the queries and positives of the live rows of `table`, each distinct text once.
+    """Encode the documents of a corpus, if there is one, and the queries and positives of the live rows of `table`.
+
+    As `embed_texts`, with what belongs before queries and before passages: the encoder's own, by the attribute
+    `prompts` of `make_encoder`, a function of the name. The corpus comes first, so that a cache has the same blocks of
+    it whatever the table.
+    """
+    prompts = encoder_prompts(make_encoder, name)
+    pairs = PairTexts(table, prompts)
+    texts = JoinedTexts((replace(corpus, prompt=prompts[1]), pairs)) if corpus else pairs
+    made = embed_texts(texts, job, name, make_encoder, cache)
+    return replace(made, rows=sum(table.counts()), documents=sum(corpus.counts()) if corpus else 0)
+
+
+def encoder_prompts(make_encoder: Callable[[str], Encode], name: str) -> Prompts:
+    """What the encoder wants before queries and before passages."""
+    return make_encoder.prompts(name) if hasattr(make_encoder, "prompts") else ("", "")
+
+
+def embed_texts(
+    texts: Texts, job: Job, name: str, make_encoder: Callable[[str], Encode], cache: str | None = None
+) -> Embeddings:
+    """Encode each distinct text once.
 
     make_encoder: name of the encoder -> texts to unit vectors. Called once in each worker, so equal ones must be equal
     after pickling too (a function, a frozen dataclass). cache: folder in which vectors are kept for later jobs, under
     the digest of their texts and the `identity` that the encoder has as an attribute; without that they are not kept.
-    Its attribute `prompts`, a function of the name, says what belongs before queries and before positives.
     Memory of this process: that of `number_texts`. Disk: 4 * dim bytes a text, in the job's folder.
     Raises `Failure` when an encoder gives another shape or numbers that are not finite.
     """
-    prompts = make_encoder.prompts(name) if hasattr(make_encoder, "prompts") else ("", "")
-    texts = number_texts(table, job, prompts)
+    distinct = number_texts(texts, job)
     block = BLOCK
-    while block * MOST_BLOCKS < texts:
+    while block * MOST_BLOCKS < distinct:
         block *= 2
-    work = _Work(table, job.folder, block, name, make_encoder, cache, prompts)
-    sizes = [min(block, texts - start) for start in range(0, texts, block)]
+    work = _Work(texts, job.folder, block, name, make_encoder, cache)
+    sizes = [min(block, distinct - start) for start in range(0, distinct, block)]
     blocks = range(len(sizes))
-    if texts >= SERIAL_BELOW and isinstance(job.executor, LocalExecutor) and not job.is_done("embed", blocks[0]):
-        _say_estimate(work, texts, job)
+    if distinct >= SERIAL_BELOW and isinstance(job.executor, LocalExecutor) and not job.is_done("embed", blocks[0]):
+        _say_estimate(work, distinct, job)
     results = job.map(
         "embed", partial(_embed, work), blocks, sizes=sizes, unit="text", gpu=True, serial_below=SERIAL_BELOW
     )
     if found := sum(size for size, result in zip(sizes, results, strict=True) if result["found"]):
-        log.info("%s: %d of %d vectors were in the cache", job.label, found, texts)
-    return Embeddings(job.folder, sum(table.counts()), texts, block, results[0]["dim"] if results else 0)
+        log.info("%s: %d of %d vectors were in the cache", job.label, found, distinct)
+    return Embeddings(job.folder, 0, distinct, block, results[0]["dim"] if results else 0)
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
     """What every task of `embed` needs."""
 
-    table: Table
+    texts: Texts
     folder: Path
     block: int
     name: str
     make_encoder: Callable[[str], Encode]
     cache: str | None
-    prompts: Prompts
 
 
 def _say_estimate(work: _Work, texts: int, job: Job) -> None:
     """How long it will take, from the first texts, before hours may have begun."""
-    sample = read_texts(work.table, work.folder, 0, TRIED, work.prompts)
+    sample = read_texts(work.texts, work.folder, 0, TRIED)
     encode = _encoder(work.make_encoder, work.name)
     encode(sample[:2])  # what only the first call costs
     began = time.monotonic()
@@ -171,7 +190,7 @@ def _say_estimate(work: _Work, texts: int, job: Job) -> None:
 def _embed(work: _Work, block: int) -> dict[str, Any]:
     """Leave the vectors of a block; {"dim": their length, "found": whether the cache had them}."""
     path = _block_file(work.folder, block)
-    texts = read_texts(work.table, work.folder, block * work.block, (block + 1) * work.block, work.prompts)
+    texts = read_texts(work.texts, work.folder, block * work.block, (block + 1) * work.block)
     encode = _encoder(work.make_encoder, work.name)
     identity = getattr(encode, "identity", None)
     if work.cache is None or identity is None:

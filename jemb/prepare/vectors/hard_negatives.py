@@ -54,6 +54,25 @@ class Passages:
     hashes: Hashes
 
 
+@dataclass(frozen=True, slots=True)
+class Mined:
+    """What was found for B rows.
+
+    passages, scores: [B, num_negatives], rows of the pool, `NONE` where there are no more, and their cosines. lead:
+    [C], of each candidate that the cross-encoder looked at, by how much the positive leads. false: [F, 2], row and
+    passage of those that are no negatives by that.
+    """
+
+    passages: Numbers
+    scores: Scores
+    lead: Scores
+    false: Numbers
+
+
+Judge = Callable[[Numbers, Numbers, Flags], Scores]
+"""(rows [B], passages [B, K], which of them to look at [B, K]) -> r(q, p) - r(q, n) of a cross-encoder [B, K]."""
+
+
 def find_negatives(
     queries: Queries,
     take: Callable[[Numbers], Scores],
@@ -61,10 +80,12 @@ def find_negatives(
     known: Hashes,
     config: MineConfig,
     seed: int,
-) -> tuple[Numbers, Scores]:
-    """(rows of the pool, `NONE` where there are no more; their scores), both [B, num_negatives].
+    judge: Judge | None = None,
+) -> Mined:
+    """The hard negatives of each row.
 
-    take: numbers of texts to their vectors. known: `pair_keys` of every row of the data set, sorted.
+    take: numbers of texts to their vectors. known: `pair_keys` of every row of the data set, sorted. judge: a passage
+    of which it gives `rerank_margin` or less is no negative.
     """
     from jemb.prepare.vectors.scoring import top_candidates
 
@@ -72,6 +93,7 @@ def find_negatives(
     has = np.sort(pair_keys(places, hashes([text for texts in queries.negatives for text in texts])))
     chosen = np.full((len(queries.ids), config.num_negatives), NONE)
     scores = np.zeros(chosen.shape, np.float32)
+    leads, false = [np.empty(0, np.float32)], [np.empty((0, 2), np.int64)]
     rows = np.arange(len(queries.ids))
     count = config.skip + config.top + SPARE
     while len(rows):
@@ -83,10 +105,18 @@ def find_negatives(
         had = contains(has, pair_keys(rows.astype(np.uint64)[:, None], texts))
         allowed = ~(had | answers(queries.hashes[rows], texts, known))
         done = is_complete(found, allowed, len(pool.ids), config) | (count >= MOST)
-        best, best_scores = choose_negatives(found, allowed, pool.ids, config, seed)
-        chosen[rows[done]], scores[rows[done]] = best[done], best_scores[done]
+        found, ready = found.of(done), rows[done]
+        left = candidates(found, allowed[done], config)
+        if judge is not None:
+            lead = judge(ready, found.passages, left)
+            wrong = left & (lead <= config.rerank_margin)
+            row, column = np.nonzero(wrong)
+            false.append(np.stack([ready[row], found.passages[row, column]], axis=1))
+            leads.append(lead[left])
+            left &= ~wrong
+        chosen[ready], scores[ready] = draw_negatives(found, left, pool.ids, config, seed)
         rows, count = rows[~done], min(4 * count, MOST)
-    return chosen, scores
+    return Mined(chosen, scores, np.concatenate(leads), np.concatenate(false))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,20 +132,31 @@ class Found:
     positive: npt.NDArray[np.float64]
     ids: Numbers
 
+    def of(self, rows: Flags) -> Found:
+        """Some of the rows."""
+        return Found(self.scores[rows], self.passages[rows], self.positive[rows], self.ids[rows])
 
-def choose_negatives(
-    found: Found, allowed: Flags, pool_ids: Numbers, config: MineConfig, seed: int
+
+def candidates(found: Found, allowed: Flags, config: MineConfig) -> Flags:
+    """[B, K]: what may become a negative. Of the allowed passages of a row the first `skip` are passed over; of the
+    next `top` those are taken that keep the bounds on the cosine.
+
+    allowed: [B, K], False for what is no negative whatever its score.
+    """
+    allowed = allowed & (found.passages != NONE)
+    rank = np.cumsum(allowed, axis=1) - 1
+    return allowed & (rank >= config.skip) & (rank < config.skip + config.top) & _in_bounds(found, config)
+
+
+def draw_negatives(
+    found: Found, left: Flags, pool_ids: Numbers, config: MineConfig, seed: int
 ) -> tuple[Numbers, Scores]:
     """(rows of the pool to be negatives, their scores), both [B, num_negatives]: the nearest first, then `NONE` and 0
     where fewer are left.
 
-    allowed: [B, K], False for what is no negative whatever its score. Of the allowed passages of a row the first `skip`
-    are passed over and the next `top` looked at; of those that keep the bounds on the score, `num_negatives` are drawn.
-    pool_ids: [P], ids of the passages: the draw depends on (seed, id of the row, ids of the passages) alone.
+    left: [B, K], of which `num_negatives` are drawn. pool_ids: [P], ids of the passages: the draw depends on (seed, id
+    of the row, ids of the passages) alone.
     """
-    allowed = allowed & (found.passages != NONE)
-    rank = np.cumsum(allowed, axis=1) - 1
-    left = allowed & (rank >= config.skip) & (rank < config.skip + config.top) & _in_bounds(found, config)
     draw = _draw(found.ids, pool_ids[found.passages], seed)
     # What is not left comes after all that is; `draw` is below 2^63.
     order = np.argsort(np.where(left, draw, np.uint64(1) << np.uint64(63)), axis=1, kind="stable")

@@ -1,101 +1,140 @@
-"""Numbers for the texts of a data set: equal queries and positives have one, in order of first appearance.
+"""Numbers for texts: equal ones have one, in order of first appearance.
 
-Before: any stage. After: `embeddings.py` encodes each number's text once.
+Before: any stage, which says what its texts are. After: `embeddings.py` encodes each number's text once.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from jemb.core.files import sync_folder, write_array
+from jemb.core.files import write_array
 from jemb.prepare.engine.job import Job
-from jemb.prepare.engine.table import Table
+from jemb.prepare.engine.table import Table, load_table
 from jemb.prepare.equal import digest, ends, find_equal, write_digests
+from jemb.prepare.vectors.stored import whole_array
 
 NUMBERS, STARTS, OFFSETS = "numbers.npy", "starts.npy", "offsets.npy"
 
 Prompts = tuple[str, str]
-"""Put before a query and before a positive."""
+"""Put before a query and before a passage."""
 
 
-def number_texts(table: Table, job: Job, prompts: Prompts = ("", "")) -> int:
-    """Number the queries and positives, with their prompts, of the live rows of `table`; how many distinct there are.
+class Texts(Protocol):
+    """Texts in an order, piece by piece. Picklable and hashable; holds none of them."""
 
-    Leaves in the job's folder `numbers.npy`, int64 [2, N]: numbers of the queries and of the positives, in the order of
-    the rows; and `starts.npy`, int64 [U], for `read_texts`. Memory: about 64 bytes a row at its peak.
+    def __hash__(self) -> int: ...
+
+    def counts(self) -> list[int]:
+        """How many there are in each piece."""
+
+    def read(self, piece: int) -> list[str]:
+        """Those of a piece, with prompts, as they are encoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairTexts:
+    """Query and positive of each live row of a table: two texts a row."""
+
+    table: Table
+    prompts: Prompts = ("", "")
+
+    def counts(self) -> list[int]:
+        return [2 * count for count in self.table.counts()]
+
+    def read(self, piece: int) -> list[str]:
+        rows = self.table.read(piece, ("query", "positive"))
+        before_query, before_positive = self.prompts
+        return [
+            text
+            for query, positive in zip(rows.query, rows.positive, strict=True)
+            for text in (before_query + query, before_positive + positive)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class FileTexts:
+    """The column `text` of Arrow files, one a piece. sizes: rows of each."""
+
+    paths: tuple[Path, ...]
+    sizes: tuple[int, ...]
+    prompt: str = ""
+
+    def counts(self) -> list[int]:
+        return list(self.sizes)
+
+    def read(self, piece: int) -> list[str]:
+        return [self.prompt + text for text in load_table(self.paths[piece], ["text"])["text"].to_pylist()]
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedTexts:
+    """Some texts, and after them others."""
+
+    parts: tuple[Texts, ...]
+
+    def counts(self) -> list[int]:
+        return [count for part in self.parts for count in part.counts()]
+
+    def read(self, piece: int) -> list[str]:
+        for part in self.parts:
+            pieces = len(part.counts())
+            if piece < pieces:
+                return part.read(piece)
+            piece -= pieces
+        raise IndexError(piece)
+
+
+def number_texts(texts: Texts, job: Job) -> int:
+    """Number `texts`; how many distinct there are.
+
+    Leaves in the job's folder `numbers.npy`, int64 [T]: the number of each text, in their order; and `starts.npy`,
+    int64 [U]: where each number comes first, for `read_texts`. Memory: about 32 bytes a text at its peak.
     """
-    counts = table.counts()
-    job.map("digest texts", partial(_digest_piece, table, job.folder, prompts), range(table.num_pieces), sizes=counts)
+    counts = texts.counts()
+    job.map("digest texts", partial(_digest_piece, texts, job.folder), range(len(counts)), sizes=counts, unit="text")
     if not (job.folder / OFFSETS).exists():
-        paths = [_digest_file(job.folder, piece) for piece in range(table.num_pieces)]
-        # For each place (2 * row for a query, one more for its positive) the first place of an equal text.
-        first = np.arange(2 * sum(counts))
+        paths = [_digest_file(job.folder, piece) for piece in range(len(counts))]
+        # For each text the place of the first one that is equal.
+        first = np.arange(sum(counts))
         is_first = np.ones(len(first), np.bool_)
-        pairs = find_equal(job, paths, [2 * count for count in counts])
+        pairs = find_equal(job, paths, counts)
         first[pairs[:, 0]], is_first[pairs[:, 0]] = pairs[:, 1], False
         del pairs
         write_array(job.folder / STARTS, np.flatnonzero(is_first))
         rank = np.cumsum(is_first, dtype=np.int64)
         rank -= 1  # in place, as what follows: three of these arrays would be the peak of memory
         np.take(rank, first, out=first, mode="clip")
-        with whole_array(job.folder / NUMBERS, np.dtype(np.int64), (2, sum(counts))) as numbers:
-            numbers[:] = first.reshape(-1, 2).T
+        with whole_array(job.folder / NUMBERS, np.dtype(np.int64), first.shape) as numbers:
+            numbers[:] = first
         write_array(job.folder / OFFSETS, ends(np.array(counts, np.int64)))
     return len(np.load(job.folder / STARTS, mmap_mode="r"))
 
 
-def read_texts(table: Table, folder: Path, start: int, stop: int, prompts: Prompts = ("", "")) -> list[str]:
+def read_texts(texts: Texts, folder: Path, start: int, stop: int) -> list[str]:
     """The texts of numbers start to stop. folder: where `number_texts` left its files."""
-    rows, sides = np.divmod(np.load(folder / STARTS, mmap_mode="r")[start:stop], 2)
+    places = np.load(folder / STARTS, mmap_mode="r")[start:stop]
     offsets = np.load(folder / OFFSETS)
-    pieces = np.searchsorted(offsets, rows, side="right") - 1
-    texts: list[str] = []
+    pieces = np.searchsorted(offsets, places, side="right") - 1
+    found: list[str] = []
     for piece in np.unique(pieces).tolist():
-        columns = _columns(table, piece)
-        inside = pieces == piece
-        for row, side in zip((rows[inside] - offsets[piece]).tolist(), sides[inside].tolist(), strict=True):
-            texts.append(prompts[side] + columns[side][row])
-    return texts
+        of_piece = _read(texts, piece)
+        found += [of_piece[place] for place in (places[pieces == piece] - offsets[piece]).tolist()]
+    return found
 
 
 @lru_cache(maxsize=2)
-def _columns(table: Table, piece: int) -> tuple[list[str], list[str]]:
-    """Queries and positives of a piece: the blocks that a worker is given one after the other often come from one."""
-    rows = table.read(piece, ("query", "positive"))
-    return rows.query, rows.positive
+def _read(texts: Texts, piece: int) -> list[str]:
+    """The blocks that a worker is given one after the other often come from one piece."""
+    return texts.read(piece)
 
 
-def _digest_piece(table: Table, folder: Path, prompts: Prompts, piece: int) -> dict[str, Any]:
-    rows = table.read(piece, ("query", "positive"))
-    texts = chain.from_iterable(zip(rows.query, rows.positive, strict=True))
-    digests = (digest((prompts[place % 2] + text,)) for place, text in enumerate(texts))
-    return write_digests(_digest_file(folder, piece), digests)
-
-
-@contextmanager
-def whole_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """A `.npy` file to be filled place by place, whole or absent."""
-    if 0 in shape:  # nothing can be mapped
-        yield (nothing := np.empty(shape, dtype))
-        write_array(path, nothing)
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        array = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
-        yield array
-        array.flush()
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+def _digest_piece(texts: Texts, folder: Path, piece: int) -> dict[str, Any]:
+    return write_digests(_digest_file(folder, piece), (digest((text,)) for text in texts.read(piece)))
 
 
 def _digest_file(folder: Path, piece: int) -> Path:
