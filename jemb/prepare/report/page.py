@@ -69,9 +69,9 @@ def _data_set(report: Report, manifest: Manifest, heading: Callable[[str], None]
         heading("What the stages found")
     _findings(report, found, settings)
     for stage in manifest.stages:
-        if shown := stage.statistics.get(SHOWN):
+        if examples_of := stage.statistics.get(SHOWN):
             heading(f"Examples of what {stage.name} gave rows")
-            _shown(report, stage.name, shown)
+            _shown(report, stage.name, examples_of)
     if examples := list(_example_rows(manifest)):
         heading("Examples of dropped rows")
         _examples(report, manifest, examples)
