@@ -202,9 +202,7 @@ def _whole(stages: tuple[Stage, ...]) -> type[PrepareConfig]:
     """`PrepareConfig` with fields for the stages."""
     names = [stage.name for stage in stages]
     of_function = {
-        f"{function.__module__}:{function.__name__}": stage.name
-        for stage in stages
-        if (function := stage.whole or stage.each)
+        f"{function.__module__}:{function.__name__}": stage.name for stage in stages if (function := stage.function)
     }
 
     def by_name(value: Any) -> Any:

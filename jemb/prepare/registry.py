@@ -4,9 +4,9 @@
     def drop_short(rows, options, inputs):
         ...
 
-A stage is a function of the live rows of one piece (`Verdict`), or with `whole=True` one of the table, which does its
-work through a `Job` (`Dropped`). From outside the package it is found by an entry point of the group `jemb.stages`, or
-by `plugins=[module]`.
+A stage is a function of the live rows of one piece (`Verdict`), with `whole=True` one of the table, which does its work
+through a `Job` (`Dropped`), or with `source=True` one that makes the rows of a source (`MadeRows`). From outside the
+package it is found by an entry point of the group `jemb.stages`, or by `plugins=[module]`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from jemb.core.records import Kind
 if TYPE_CHECKING:
     from jemb.prepare.engine.job import Job
     from jemb.prepare.engine.table import Dropped, Table, Verdict
+    from jemb.prepare.source.sources import Source
 
 Encode = Callable[[Sequence[str]], npt.NDArray[np.float32]]
 """N texts to unit vectors [N, D]. An `identity`, where the function has one, names all its vectors depend on."""
@@ -73,6 +74,18 @@ class StageInputs:
 
 
 @dataclass(frozen=True, slots=True)
+class MadeRows:
+    """What a stage made of a source before it was read. source: to be read in its place. dropped, statistics: as of
+    every stage. unreadable: records it could not use: file, line, reason, text, and whether the file breaks off there
+    (`rest_lost`)."""
+
+    source: Source
+    dropped: Mapping[str, int]
+    statistics: Mapping[str, Any]
+    unreadable: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class Statistic:
     """Words for a statistic in the report. title: what it shows. unit: of the counts. axis: what a histogram is over.
     setting: the option that draws a line in it. aside: the name in a tally that would dwarf the others."""
@@ -91,6 +104,8 @@ class Stage:
 
     each: (rows, options, inputs) -> Verdict; looks at one piece at a time, as a pure, picklable function of `columns`.
     whole: (table, job, options, inputs) -> Dropped or several, in the main process; runs after `each`.
+    source: (source, job, options, inputs) -> MadeRows, in the main process, before the rows are read, which may have no
+    query; of a data set at most one stage is of this kind.
     before: (options, tools) -> (what the functions get as `prepared`, settings to be recorded in the place of options);
     called before any work, to raise `InputError`. after: the stage it follows, if that runs. default: runs unless
     `stages` says otherwise. adds_negatives: gives rows negatives. gpu: wants one. speed_only: options that do not
@@ -105,6 +120,7 @@ class Stage:
     statistics: Mapping[str, Statistic] = field(default_factory=dict)
     each: Callable[..., Verdict] | None = None
     whole: Callable[[Table, Job, Any, StageInputs], Dropped | Sequence[Dropped]] | None = None
+    source: Callable[[Source, Job, Any, StageInputs], MadeRows] | None = None
     before: Callable[[Any, Tools], tuple[Any, dict[str, Any]]] | None = None
     after: str | None = "language"
     columns: tuple[str, ...] = ("query", "positive", "negatives")
@@ -117,6 +133,11 @@ class Stage:
     advice: str = ""
     version: int = 1
 
+    @property
+    def function(self) -> Callable[..., Any] | None:
+        """The one that it was declared with."""
+        return self.whole or self.each or self.source
+
     def settings(self, options: Any) -> dict[str, Any]:
         """The options that decide what it keeps."""
         values = {} if options is None else asdict(options)
@@ -128,16 +149,16 @@ _REGISTERED: dict[str, Stage] = {}
 
 
 def stage(
-    name: str, *, reasons: Mapping[str, str], whole: bool = False, **about: Any
+    name: str, *, reasons: Mapping[str, str], whole: bool = False, source: bool = False, **about: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: register a function as a stage, see `Stage`; it stays what it was. Raises ValueError where another
     file has registered the name."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        functions: dict[str, Any] = {"whole" if whole else "each": function}
+        functions: dict[str, Any] = {"whole" if whole else "source" if source else "each": function}
         made = Stage(name, reasons, **functions, **about)
         there = _REGISTERED.get(name)
-        old = there and (there.whole or there.each)
+        old = there and there.function
         if old and (old.__module__, old.__qualname__) != (function.__module__, function.__qualname__):
             raise ValueError(f"stage {name!r}: {old.__module__} has one of that name; wanted another name")
         if not name.isidentifier():
@@ -170,7 +191,7 @@ def _in_order(stages: list[Stage]) -> Iterator[Stage]:
 
 
 def _is_ours(one: Stage) -> bool:
-    function = one.whole or one.each
+    function = one.function
     return function is not None and (function.__module__ or "").startswith("jemb.prepare.stages.")
 
 

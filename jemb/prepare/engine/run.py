@@ -38,11 +38,11 @@ from jemb.prepare.engine.read import Reading, read
 from jemb.prepare.engine.table import Rows, Table, Verdict
 from jemb.prepare.engine.write import write_dropped, write_shards
 from jemb.prepare.options import PrepareConfig
-from jemb.prepare.registry import Tools
+from jemb.prepare.registry import MadeRows, Tools
 from jemb.prepare.report.page import write_report
 from jemb.prepare.report.summary import family, summary_table
 from jemb.prepare.source.check import check
-from jemb.prepare.source.sources import MANIFEST, find_sources
+from jemb.prepare.source.sources import MANIFEST, Source, find_sources
 from jemb.shards import Manifest, StageCount, write_manifest
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def _executor(config: PrepareConfig, output: Path) -> Executor:
 @dataclass
 class _Making:
     """One data set from its files to its folder. counts: what each stage kept and dropped; verdicts: stage -> folders
-    of its verdicts; chain: all that decides the content of the next work folder."""
+    of its verdicts; chain: all that decides the content of the next work folder; made: by a stage, of the source."""
 
     plan: Plan
     output: Path
@@ -111,12 +111,13 @@ class _Making:
     verdicts: dict[str, list[Path]] = field(default_factory=dict)
     chain: list[Any] = field(default_factory=list)
     kind: Kind = "pairs"
+    made: MadeRows | None = None
 
     def run(self) -> Manifest:
         source, config, made_from = self.plan.source, self.plan.config, self.plan.made_from
         settings = made_from["settings"]
         self.chain = [made_from["files"], {name: value for name, value in settings.items() if _decides_rows(name)}]
-        reading = read(source, self._job("read"))
+        reading = self._read(source)
         check_readable(source, reading, self._beside(UNREADABLE), config.max_unreadable)
         adds_negatives = any(step.stage.adds_negatives for step in self.plan.steps)
         self.kind = reading.kind
@@ -136,6 +137,29 @@ class _Making:
         elif kind == "pairs" and adds_negatives:
             kind = "triplets"
         return self._write(table, Manifest(source.name, kind, (), tuple(counts), made_from), reading)
+
+    def _read(self, source: Source) -> Reading:
+        """The source, or what a stage makes of it."""
+        for step in self.plan.steps:
+            if step.stage.source:
+                self._add_to_chain(step)
+                self.made = step.stage.source(source, self._job(step.stage.name), step.options, step.inputs)
+                reading = read(self.made.source, self._job("read"))
+                rest_lost = [row for row in self.made.unreadable if row["rest_lost"]]
+                return replace(
+                    reading,
+                    unreadable=[{k: v for k, v in row.items() if k != "rest_lost"} for row in self.made.unreadable]
+                    + reading.unreadable,
+                    broken=dict(rest_lost[0]) if rest_lost else reading.broken,
+                )
+        return read(source, self._job("read"))
+
+    def _add_to_chain(self, step: Step) -> None:
+        name = step.stage.name
+        settings = self.plan.made_from["settings"].items()
+        self.chain.append(
+            {setting: value for setting, value in settings if setting.startswith(f"{name}.")} | {"": name}
+        )
 
     def _with_negatives(self, reading: Reading, adds_negatives: bool) -> Table:
         """Once a data set has negatives, a row without one cannot stay, unless a later stage finds it some."""
@@ -168,11 +192,11 @@ class _Making:
         return table
 
     def _run_step(self, step: Step, table: Table) -> Table:
-        name, settings = step.stage.name, self.plan.made_from["settings"]
-        own = {setting: value for setting, value in settings.items() if setting.startswith(f"{name}.")}
-        self.chain.append(own | {"": name})
-        reasons: dict[str, int] = {}
-        statistics: dict[str, Any] = {}
+        name = step.stage.name
+        self._add_to_chain(step)
+        made = self.made if step.stage.source else None
+        reasons: dict[str, int] = dict(made.dropped) if made else {}
+        statistics: dict[str, Any] = dict(made.statistics) if made else {}
         self.verdicts[name] = []
         steps = passes(step.stage, step.options, replace(step.inputs, kind=self.kind))
         for number, run in enumerate(steps):

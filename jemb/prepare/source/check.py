@@ -51,7 +51,7 @@ def check_names(source: Source, names: Counter[str]) -> None:
 
 
 def _check_wanted(source: Source, where: str, names: Counter[str], complaint: str) -> None:
-    for option in ("query", "positive"):
+    for option in ("positive",) if source.documents else ("query", "positive"):
         name = getattr(source.fields, option)
         others = {source.fields.positives, source.fields.label} if option == "positive" else set()
         if names and name not in names and others.isdisjoint(names):

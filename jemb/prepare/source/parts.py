@@ -89,14 +89,17 @@ def parts(source: Source, part_bytes: int = PART_BYTES, part_rows: int = PART_RO
     return [replace(part, number=number) for number, part in enumerate(found)]
 
 
-def read_part(part: Part, fields: FieldsConfig, constants: Mapping[str, str], summary: Summary) -> Iterator[Row | Bad]:
+def read_part(
+    part: Part, fields: FieldsConfig, constants: Mapping[str, str], summary: Summary, *, documents: bool = False
+) -> Iterator[Row | Bad]:
     """Every record of a part in order, as a row or as one that cannot be used, with its line counted in the part.
 
     fields: names in the records; constants: extra fields that each row gets. Extra fields named like a sample's own are
-    left out. Raises `InputError` when the file is gone or has changed since the parts were made, or does so meanwhile.
+    left out. documents: the query of a record that has none is "". Raises `InputError` when the file is gone or has
+    changed since the parts were made, or does so meanwhile.
     """
     check_unchanged(part)
-    convert = Converter(fields, constants)
+    convert = Converter(fields, constants, documents=documents)
     shapes: Counter[tuple[str, ...]] = Counter()
     for item in part.records(summary):
         summary.records += 1

@@ -40,7 +40,8 @@ class Row(NamedTuple):
 class Converter:
     """From the fields of a record to a row; raises `ValueError` saying what is wrong with it."""
 
-    def __init__(self, fields: FieldsConfig, constants: Mapping[str, str]) -> None:
+    def __init__(self, fields: FieldsConfig, constants: Mapping[str, str], *, documents: bool = False) -> None:
+        self.missing_query = "" if documents else None
         self.query, self.positive = fields.query, fields.positive
         self.negative, self.negatives = fields.negative, fields.negatives
         self.fields, self.constants = fields, dict(constants)
@@ -50,7 +51,9 @@ class Converter:
         self.more = {getattr(fields, option) for option in SUPERVISION} - {None}
 
     def __call__(self, number: int, record: dict[str, Any]) -> Row:
-        query, positive = record.get(self.query), record.get(self.positive)
+        query, positive = record.get(self.query, self.missing_query), record.get(self.positive)
+        if query is None:
+            query = self.missing_query
         one, many = record.get(self.negative), record.get(self.negatives)
         negatives = () if one is None and many is None else self._negatives(one, many)
         more: dict[str, Any] = {}

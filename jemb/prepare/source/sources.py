@@ -18,6 +18,7 @@ from braceexpand import braceexpand
 from jemb.config import suggest
 from jemb.core.errors import InputError
 from jemb.prepare.options import FieldsConfig, PrepareConfig
+from jemb.prepare.registry import all_stages
 from jemb.prepare.source.record_fields import OWN_FIELDS
 from jemb.shards import Manifest
 from jemb.tables.hub import HubName, is_saved
@@ -50,7 +51,8 @@ class Source:
     """One data set to be. Picklable.
 
     format: jsonl, csv, tsv, parquet, tar or hf. paths: its files (paths or URLs) in the order they are read; of hf the
-    one name. constants: field -> text that every sample gets. limit: rows to take; None: all.
+    one name. constants: field -> text that every sample gets. limit: rows to take; None: all. documents: a record may
+    lack the query, as a stage will make one.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Source:
     constants: Mapping[str, str] = field(default_factory=dict)
     limit: int | None = None
     license: str | None = None
+    documents: bool = False
 
     @property
     def where(self) -> str:
@@ -91,7 +94,9 @@ def find_sources(config: PrepareConfig) -> list[Source]:
                 f"sources.{name}: no data set {name!r} in input={config.input}{suggest(name, found)}; there: {known}. "
                 f"Give sources.{name}.path=… for one that is elsewhere"
             )
-    return [_with_options(found[name], config) for name in sorted(found)]
+    making = {name for name, stage in all_stages(config.plugins).items() if stage.source}
+    sources = [_with_options(found[name], config) for name in sorted(found)]
+    return [replace(one, documents=not making.isdisjoint(config.of(one.name).stages)) for one in sources]
 
 
 def _with_options(source: Source, config: PrepareConfig) -> Source:

@@ -69,7 +69,7 @@ def judge(rows: Rows, options: ExactConfig, inputs: StageInputs) -> Verdict:
         "duplicate_elsewhere": "equal to a row of another data set",
     },
     options=ExactConfig,
-    after=None,
+    after="generate",
     default=True,
     whole=True,
     each=judge,
