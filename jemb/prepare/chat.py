@@ -14,8 +14,8 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
+from email.message import Message
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -203,7 +203,7 @@ def read_key(variable: str | None) -> str | None:
     return key
 
 
-def _asked_to_wait(headers: Mapping[str, str]) -> float:
+def _asked_to_wait(headers: Message) -> float:
     """Seconds of `Retry-After`, at most `LONGEST_WAIT`; 0 where there are none."""
     try:
         return min(LONGEST_WAIT, max(0.0, float(headers.get("Retry-After") or 0)))
