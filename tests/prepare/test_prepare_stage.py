@@ -150,7 +150,7 @@ def test_a_stage_needs_a_name_of_its_own():
         PrepareConfig(input="i", output="o", nonsense=1)
     assert json.dumps(list(stages.all_stages())) == json.dumps(
         [
-            "exact", "near_duplicates", "decontaminate", "language", "overlap", "consistency", "negation", "mine",
-            "cross_encoder",
+            "generate", "exact", "near_duplicates", "decontaminate", "language", "overlap", "consistency", "negation",
+            "mine", "cross_encoder",
         ]
     )  # fmt: skip
