@@ -42,7 +42,7 @@ def make_samples(name: str, size: int, negatives: int = 0) -> list[Sample]:
 
 
 def write_shards(folder: Path, name: str, samples: list[Sample], shard_samples: int = 16) -> Path:
-    with ShardWriter(folder, name, "triplets" if samples[0].negatives else "pairs", shard_samples) as writer:
+    with ShardWriter(folder, name, samples[0].kind, shard_samples) as writer:
         for sample in samples:
             writer.write(sample)
         writer.close()

@@ -372,7 +372,8 @@ class TrainConfig:
         own = self.objective in OBJECTIVES.own or self.several_objectives
         if own and (given := [name for name in self.objective_options if name in LOSS_OPTIONS]):
             raise ValueError(f"objective_options.{given[0]}: give {given[0]}=… in its place, an option of the run")
-        if strangers := [name for name in self.objective_options if name not in taken]:
+        strangers = [name for name in self.objective_options if name not in taken]
+        if strangers and self.several_objectives:
             names = ", ".join(self._possible())
             raise ValueError(f"objective_options.{strangers[0]}: none of the objectives takes it ({names})")
         for name, item in type(self).__dataclass_fields__.items():

@@ -31,7 +31,8 @@ PROJECT = "jemb"
 """W&B project and MLflow experiment, unless the environment names another."""
 COLUMNS = [
     "step", "time", "dataset", "loss", "learning_rate", "grad_norm", "negatives_per_query", "hidden_candidates",
-    "negatives_short", "tokens", "tokens_per_second", "padding_share", "loader_wait_seconds", "seconds", "loss_terms",
+    "negatives_short", "positives_short", "tokens", "tokens_per_second", "padding_share", "loader_wait_seconds",
+    "seconds", "loss_terms",
 ]  # fmt: skip
 """Of metrics.csv; `loss_terms` is JSON."""
 
