@@ -4,13 +4,14 @@ from jemb.loss.choice import Objectives
 from jemb.loss.contrastive import info_nce, margin_loss
 from jemb.loss.masks import EqualTexts, equal_texts
 from jemb.loss.objectives import Pairs, Triplets, contrastive_loss
-from jemb.loss.protocol import Loss, Objective, Rows, Texts, make_objective, objective
+from jemb.loss.protocol import Loss, NamedObjective, Objective, Rows, Texts, make_objective, objective
 from jemb.loss.tiles import LogSumExp, log_sum_exp
 
 __all__ = [
     "EqualTexts",
     "LogSumExp",
     "Loss",
+    "NamedObjective",
     "Objective",
     "Objectives",
     "Pairs",

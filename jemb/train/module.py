@@ -28,7 +28,7 @@ from jemb.data.module import PairData
 from jemb.data.permutation import mix
 from jemb.distributed import gather_rows, gather_values, mean_over_ranks, rank, world_size
 from jemb.launch import find_ranks
-from jemb.loss import Loss, Objective, Objectives, Rows, Texts
+from jemb.loss import Loss, NamedObjective, Objective, Objectives, Rows, Texts
 from jemb.model import Encoder, encode_together, load_encoder
 from jemb.train.deepspeed import last_norm
 from jemb.train.fsdp import shard
@@ -107,6 +107,11 @@ class EmbeddingModule(lightning.LightningModule):
         self.loss_terms: Mapping[str, float] = {}
         self.grad_norm = math.nan
         self.skipped = 0
+
+    @property
+    def objective(self) -> NamedObjective:
+        """That of all data sets; where they have several, of the latest step."""
+        return self.objectives[self.learned_by]
 
     @property
     def step(self) -> int:
@@ -217,7 +222,7 @@ class EmbeddingModule(lightning.LightningModule):
         facts = self.facts
         assert facts is not None
         shown = ", ".join(facts.keys[:8]) + (", …" if len(facts.keys) > 8 else "")
-        temperature = getattr(self.objectives[self.learned_by].objective, "temperature", None)
+        temperature = getattr(self.objective.objective, "temperature", None)
         return Failure(
             f"the {what} of step {facts.step} is {value} (data set {facts.dataset}, samples {shown}); the weights of "
             f"the last checkpoint are kept. Often the cause: a learning_rate too high ({self.schedule.peak:g})"
