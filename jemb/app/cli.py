@@ -264,7 +264,7 @@ def _show(default: Any) -> str:
         return str(default).lower()
     if isinstance(default, list):
         return "[" + ",".join(map(str, default)) + "]"
-    return str(default)
+    return str(default).replace("\n", "\\n")
 
 
 if __name__ == "__main__":

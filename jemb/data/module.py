@@ -142,6 +142,13 @@ class PairData(lightning.LightningDataModule):
             if found[name].unused not in self.told:
                 log.warning("%s", found[name].unused)
                 self.told.add(found[name].unused)
+        if lacking := [name for name, wanted in found.items() if wanted.lacks_negatives]:
+            objective = found[lacking[0]].objective
+            raise InputError(
+                f"{f'objective={objective}' if objective else 'the objective'} needs hard negatives, but "
+                f"{', '.join(lacking)} in {self.place} has pairs only: use objective=pairs, or prepare these data sets "
+                "from rows with `negatives`"
+            )
         return found
 
     @cached_property

@@ -20,7 +20,7 @@ PLAIN = ("pairs", "triplets")
 class Wanted:
     """objective: its name, "" where the module has but one. num_negatives, num_positives: of each sample. alone: the
     query is all there is. fields: those of the manifest, which say what else the batches carry. unused: in words, what
-    the data set has and the objective does not take."""
+    the data set has and the objective does not take. lacks_negatives: it has none of those wanted."""
 
     objective: str = ""
     num_negatives: int = 0
@@ -28,6 +28,7 @@ class Wanted:
     alone: bool = False
     fields: tuple[str, ...] = ()
     unused: str = ""
+    lacks_negatives: bool = False
 
 
 def wanted_of(
@@ -52,14 +53,10 @@ def wanted_of(
             f"objectives.{manifest.name}={kind}{more}"
         )
     number = num_negatives if takes_negatives or objective is None else 0
-    if number and kind == "pairs" and name != "distill":
-        raise InputError(
-            f"{f'objective={name}' if name else 'the objective'} needs hard negatives, but {manifest.name} in {place} "
-            "has pairs only: use objective=pairs, or prepare these data sets from rows with `negatives`"
-        )
     unused = ""
     if objective is not None and not takes_negatives and kind in ("triplets", "distill") and not needs:
         unused = f"objective={name}: the hard negatives of {manifest.name} are not used; triplets uses them"
     elif objective is not None and kind == "distill" and not needs:
         unused = f"objective={name}: the teacher's scores of {manifest.name} are not used; distill uses them"
-    return Wanted(name, number, num_positives if "positives" in fields else 1, alone, fields, unused)
+    lacks = bool(number) and kind == "pairs" and name != "distill"
+    return Wanted(name, number, num_positives if "positives" in fields else 1, alone, fields, unused, lacks)

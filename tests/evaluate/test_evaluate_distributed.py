@@ -99,7 +99,7 @@ def assert_same(output: Path, expected: Any) -> None:
     found = json.loads(output.read_text())
     assert shape(found) == shape(expected)
     assert len(numbers(found)) > 10
-    assert numbers(found) == pytest.approx(numbers(expected), abs=1e-6)
+    assert numbers(found) == pytest.approx(numbers(expected), abs=1e-5)  # percent, from fp32
 
 
 def test_scores_are_those_of_one_process(tmp_path: Path, tasks: list[str], models: list[str], alone: Any) -> None:
