@@ -163,12 +163,14 @@ def run_stage(folder: Path, num_pieces: int) -> None:
 
 def _write_pieces(count: int, folder: Path) -> int:
     from jemb.prepare.engine.table import PIECE_SCHEMA, write_table
+    from jemb.prepare.source.record_fields import Row
 
     rows, number = pairs(count), 0
     while part := list(islice(rows, PIECE_ROWS)):
-        texts = [[row[side] for row in part] for side in ("query", "positive")]
-        columns = [list(range(len(part))), *texts, [[]] * len(part), [""] * len(part)]
-        write_table(folder / f"{number}.arrow", pa.table(columns, schema=PIECE_SCHEMA))
+        records = [Row(place, row["query"], row["positive"], (), "") for place, row in enumerate(part)]
+        write_table(
+            folder / f"{number}.arrow", pa.table(list(map(list, zip(*records, strict=True))), schema=PIECE_SCHEMA)
+        )
         number += 1
     return number
 

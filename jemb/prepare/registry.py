@@ -69,8 +69,8 @@ class StageInputs:
     seed: int
     tools: Tools
     prepared: Any = None
-    kind: Kind = "pairs"
     others: Sequence[Path] = ()
+    kind: Kind = "pairs"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from prepare_tools import bag_of_words
 from jemb.prepare.engine.executor import LocalExecutor
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.table import PIECE_SCHEMA, Piece, Rows, Table, write_table
+from jemb.prepare.source.record_fields import Row
 
 
 @pytest.fixture
@@ -47,9 +48,8 @@ def table(tmp_path: Path) -> Callable[..., Table]:
         for start in range(0, len(texts), piece_rows):
             part = texts[start : start + piece_rows]
             path = tmp_path / f"pieces-{len(list(tmp_path.glob('pieces-*')))}" / f"piece-{start:06d}.arrow"
-            sides = [[text[0] for text in part], [text[1] for text in part], [list(text[2:]) for text in part]]
-            columns = [list(range(len(part))), *sides, [""] * len(part)]
-            write_table(path, pa.table(columns, schema=PIECE_SCHEMA))
+            rows = [Row(number, text[0], text[1], text[2:], "") for number, text in enumerate(part)]
+            write_table(path, pa.table(list(map(list, zip(*rows, strict=True))), schema=PIECE_SCHEMA))
             pieces.append(Piece(path, start, len(part), len(part)))
         return Table(tuple(pieces))
 

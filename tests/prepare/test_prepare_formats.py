@@ -77,8 +77,8 @@ def texts(rows):
 # ---- formats give the same rows ------------------------------------------------------------------------------------
 
 PAIRS = [
-    {"query": 'say "hi", twice', "positive": "hi,hi", "score": 0.5},
-    {"query": "Grüße ", "positive": "挨拶 🙂", "score": None},
+    {"query": 'say "hi", twice', "positive": "hi,hi", "votes": 0.5},
+    {"query": "Grüße ", "positive": "挨拶 🙂", "votes": None},
 ]
 
 
@@ -123,7 +123,7 @@ def test_all_formats_give_the_same_rows(tmp_path, write_jsonl):
         ], path
         assert not unreadable
         table = ".csv" in path.name or ".tsv" in path.name
-        assert [extra(row) for row in rows] == [{"score": "0.5" if table else 0.5}, {"score": "" if table else None}]
+        assert [extra(row) for row in rows] == [{"votes": "0.5" if table else 0.5}, {"votes": "" if table else None}]
 
 
 def test_byte_order_mark_blank_lines_and_carriage_returns(tmp_path):

@@ -40,7 +40,8 @@ def judge(rows: Rows, options: ExactConfig, inputs: StageInputs) -> Verdict:
     verdict = Verdict()
     cleaned: list[tuple[str, ...]] = []
     more: list[tuple[str, ...]] = []
-    columns = zip(rows.query, rows.positive, rows.negatives, rows.more_positives, strict=True)
+    given = rows.more_positives or [()] * len(rows)
+    columns = zip(rows.query, rows.positive, rows.negatives, given, strict=True)
     for position, (query, positive, negatives, further) in enumerate(columns):
         query, positive = normalise(query), normalise(positive)
         more.append(_useful(further, query, positive) if further else ())
@@ -54,7 +55,7 @@ def judge(rows: Rows, options: ExactConfig, inputs: StageInputs) -> Verdict:
             verdict.dropped[position] = ("no_negative", "")
     if cleaned != rows.negatives:
         verdict.negatives = cleaned
-    if more != rows.more_positives:
+    if more != given:
         verdict.more_positives = more
     return verdict
 
