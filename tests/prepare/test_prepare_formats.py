@@ -105,7 +105,7 @@ def write_tar(path, records, mode="w"):
 def test_all_formats_give_the_same_rows(tmp_path, write_jsonl):
     write_jsonl(tmp_path / "a.jsonl", PAIRS)
     write_table(tmp_path / "c.csv", PAIRS, ",")
-    (tmp_path / "d.tsv").write_text("query\tpositive\tscore\n" + "".join(map(tsv_line, PAIRS)))
+    (tmp_path / "d.tsv").write_text("query\tpositive\tvotes\n" + "".join(map(tsv_line, PAIRS)))
     for name in ("a.jsonl", "c.csv", "d.tsv"):
         data = (tmp_path / name).read_bytes()
         (tmp_path / f"{name}.gz").write_bytes(gzip.compress(data))

@@ -166,3 +166,12 @@ def test_a_text_of_the_evaluation_among_further_positives(tmp_path: Path) -> Non
         tmp_path, rows, ("decontaminate",), decontaminate={"against": [str(tmp_path / "test.jsonl")]}
     )
     assert list(samples) == ["question 0"]
+
+
+def test_an_empty_cell_is_no_score(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "d.csv").write_text("query,positive,score,label\na,b,0.5,\nc,d,1,\n")
+    jemb.prepare(jemb.PrepareConfig(input=str(tmp_path / "raw"), output=str(tmp_path / "out"), stages=[], workers=1))
+    reader = ShardReader(tmp_path / "out" / "d")
+    assert reader.manifest.kind == "scored"
+    assert {sample.score for sample in reader} == {0.5, 1.0}

@@ -78,6 +78,8 @@ class Converter:
         """(the first positive, what else the row has)."""
         names = self.fields
         given = {option: record.get(name) for option in SUPERVISION if (name := getattr(names, option))}
+        # As a table has an empty cell.
+        given = {option: None if value == "" else value for option, value in given.items()}
         positives = self._texts(names.positives, given.get("positives"))
         positives = tuple(dict.fromkeys((*((positive,) if isinstance(positive, str) else ()), *positives)))
         label = given.get("label")
