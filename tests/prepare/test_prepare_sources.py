@@ -290,7 +290,7 @@ def test_options_of_one_source_and_of_all(tmp_path, write_jsonl):
         },
     )
     assert {name: len(rows(source)) for name, source in found.items()} == {"a": 3, "b": 2, "c": 4, "d": 3}
-    assert {name: rows(source)[0][1:] for name, source in found.items()} == {
+    assert {name: rows(source)[0][1:5] for name, source in found.items()} == {
         "a": ("t", "b", (), '{"text":"x","id":1}'),
         "b": ("t", "x", (), '{"body":"b","id":1,"domain":"news"}'),
         "c": ("t", "b", (), '{"text":"x","id":1}'),
