@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -201,7 +200,7 @@ def test_a_process_that_dies_while_its_batch_is_taken_over_is_one_message(pair_s
     """What it has sent already are handles, for which the reader has to ask it."""
     batches = iter(steps_of(dataset(pair_shards), range(4), workers=1))
     next(batches)
-    (worker,) = multiprocessing.active_children()
+    (worker,) = batches._workers  # type: ignore[attr-defined]
     while batches._worker_result_queue.empty():  # type: ignore[attr-defined]
         time.sleep(0.01)
     os.kill(worker.pid or 0, signal.SIGKILL)
