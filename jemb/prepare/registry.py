@@ -108,10 +108,11 @@ class Stage:
     query; of a data set at most one stage is of this kind.
     before: (options, tools) -> (what the functions get as `prepared`, settings to be recorded in the place of options);
     called before any work, to raise `InputError`. after: the stage it follows, if that runs. default: runs unless
-    `stages` says otherwise. adds_negatives: gives rows negatives. gpu: wants one. speed_only: options that do not
-    change what it keeps. wanted_with: options that mean nothing unless it runs. across: the option that makes it look
-    at the data sets finished before (`inputs.others`). advice: the likely cause where it drops much of a data set.
-    version: raised when it comes to keep other rows for the same options.
+    `stages` says otherwise. adds_negatives: gives rows negatives. of_answers: takes the positive for a right
+    answer, so it does not run on rows that have scores or labels. gpu: wants one. speed_only: options that do not
+    change what it keeps. wanted_with: options that mean nothing unless it runs. across: the option that makes it
+    look at the data sets finished before (`inputs.others`). advice: the likely cause where it drops much of a data
+    set. version: raised when it comes to keep other rows for the same options.
     """
 
     name: str
@@ -126,6 +127,7 @@ class Stage:
     columns: tuple[str, ...] = ("query", "positive", "negatives")
     default: bool = False
     adds_negatives: bool = False
+    of_answers: bool = False
     gpu: bool = False
     speed_only: tuple[str, ...] = ()
     wanted_with: tuple[str, ...] = ()

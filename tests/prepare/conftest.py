@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,19 @@ def rows() -> Callable[..., Rows]:
 def table(tmp_path: Path) -> Callable[..., Table]:
     """table([("q", "p"), ("q", "p", "n1"), …], piece_rows=2): on disk, with ids 0, 1, …"""
 
-    def make(texts: Sequence[tuple[str, ...]], piece_rows: int = 1000) -> Table:
+    def make(
+        texts: Sequence[tuple[str, ...]], piece_rows: int = 1000, more: Mapping[int, tuple[str, ...]] | None = None
+    ) -> Table:
+        """more: further positives of some rows."""
+        further = more or {}
         pieces = []
         for start in range(0, len(texts), piece_rows):
             part = texts[start : start + piece_rows]
             path = tmp_path / f"pieces-{len(list(tmp_path.glob('pieces-*')))}" / f"piece-{start:06d}.arrow"
-            rows = [Row(number, text[0], text[1], text[2:], "") for number, text in enumerate(part)]
+            rows = [
+                Row(number, text[0], text[1], text[2:], "", further.get(start + number, ()))
+                for number, text in enumerate(part)
+            ]
             write_table(path, pa.table(list(map(list, zip(*rows, strict=True))), schema=PIECE_SCHEMA))
             pieces.append(Piece(path, start, len(part), len(part)))
         return Table(tuple(pieces))

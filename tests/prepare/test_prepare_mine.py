@@ -216,6 +216,17 @@ def test_nothing_to_mine(table: Any, job: Any) -> None:
     assert write_dropped(job("write").folder, judged, [dropped])["dropped"] == {"no_negative": 2}
 
 
+def test_no_right_answer_becomes_a_negative(table: Any, job: Any) -> None:
+    """The second's positive answers the first's query as well, and so does it for any row with that query."""
+    rows = [("a b", "c d"), ("e f", "g h"), ("A  b", "i j")]
+    _, plain = run(table(rows), job("plain"), MineConfig(max_share=None))
+    assert "g h" in plain[0]
+    assert "g h" in plain[2]
+    _, negatives = run(table(rows, more={0: ("G h", "k")}), job("more"), MineConfig(max_share=None))
+    assert negatives[0] == negatives[2] == ()
+    assert negatives[1] == plain[1]
+
+
 def test_no_rows_at_all(table: Any, job: Any, tmp_path: Path) -> None:
     given = table([("a", "b")])
     write_dropped(tmp_path / "gone", given, [Dropped(np.array([0]), np.array([0]), "test")])

@@ -14,7 +14,7 @@ import jemb
 from jemb.config import InspectConfig
 from jemb.core.records import Sample
 from jemb.inspect import inspect
-from jemb.prepare.engine.table import Piece, Rows, Table, Verdict, write_table, write_verdict
+from jemb.prepare.engine.table import Piece, Table, Verdict, write_table, write_verdict
 from jemb.shards import ShardReader, adopt
 
 ANSWERS = ("amber", "birch", "cedar")
@@ -74,7 +74,6 @@ def test_scores_stay_with_their_texts(tmp_path: Path) -> None:
 
 def test_a_stage_that_scores_and_one_that_adds_negatives_after_it(tmp_path: Path) -> None:
     """Texts of which the teacher knows nothing have no score; rows that are dropped in between shift no score."""
-    import numpy as np
     import pyarrow as pa
 
     from jemb.prepare.engine.table import PIECE_SCHEMA
@@ -104,8 +103,6 @@ def test_a_stage_that_scores_and_one_that_adds_negatives_after_it(tmp_path: Path
     assert rows.more_positives == [("bb",), ("cc",)]
     assert rows.scores == [(3.0, 4.0, None, 5.0), (6.0, None, 7.0)]
     assert table.read(0, ("scores",)).scores == rows.scores
-    assert isinstance(np.asarray(rows.ids), np.ndarray)
-    assert isinstance(rows, Rows)
 
 
 @pytest.mark.parametrize(
@@ -175,3 +172,19 @@ def test_an_empty_cell_is_no_score(tmp_path: Path) -> None:
     reader = ShardReader(tmp_path / "out" / "d")
     assert reader.manifest.kind == "scored"
     assert {sample.score for sample in reader} == {0.5, 1.0}
+
+
+def test_graded_pairs_are_not_filtered_as_answers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An overlap of all words would drop each of them, were they pairs."""
+    rows = [{"query": f"one two three {n}", "positive": f"three two one {n}", "score": n} for n in range(4)]
+    assert (
+        prepared(
+            tmp_path, [{**row, "score": None} for row in rows] + [{"query": "a b c", "positive": "d e f"}], ("overlap",)
+        )[0].num_samples
+        == 1
+    )
+    manifest, _, _ = prepared(tmp_path, rows, ("overlap",))
+    assert manifest.num_samples == 4
+    assert (
+        "d: overlap is not run, because it takes positives for right answers, and these rows are scored" in caplog.text
+    )

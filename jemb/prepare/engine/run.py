@@ -199,6 +199,12 @@ class _Making:
         statistics: dict[str, Any] = dict(made.statistics) if made else {}
         self.verdicts[name] = []
         steps = passes(step.stage, step.options, replace(step.inputs, kind=self.kind))
+        if step.stage.of_answers and self.kind in ("scored", "labelled"):
+            steps = []
+            log.warning(
+                "%s: %s is not run, because it takes positives for right answers, and these rows are %s",
+                self.plan.source.name, name, self.kind,
+            )  # fmt: skip
         for number, run in enumerate(steps):
             job = self._job(f"{name}-{number}" if len(steps) > 1 else name)
             result = run(table, job)

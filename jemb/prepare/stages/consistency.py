@@ -64,6 +64,7 @@ class ConsistencyConfig:
     "consistency",
     reasons={"consistency": "the encoder finds other passages first for this query"},
     options=ConsistencyConfig,
+    of_answers=True,
     statistics={
         "cosine": Statistic("Similarity of query and positive", axis="cosine"),
         "rank": Statistic("Rank of the positive among the passages of the pool"),

@@ -47,6 +47,7 @@ class CrossEncoderConfig:
     "cross_encoder",
     reasons={"cross_encoder": "no negative scores far enough below the positive"},
     options=CrossEncoderConfig,
+    of_answers=True,
     statistics={
         "margin": Statistic("Lead of the positive over a negative", "negatives", "r(q, p) − r(q, n)", "kappa"),
         "negatives": Statistic("Negatives", "negatives"),

@@ -112,6 +112,7 @@ def _reranking(model: str) -> CrossEncoderConfig:
     "mine",
     reasons={"no_negative": "no negative is left, in data that have negatives"},
     options=MineConfig,
+    of_answers=True,
     statistics={
         "positive": Statistic("Similarity of query and positive", axis="cosine"),
         "negative": Statistic("Similarity of query and mined negatives", "negatives", "cosine"),

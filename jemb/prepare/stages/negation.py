@@ -27,6 +27,7 @@ class NegationConfig:
     "negation",
     reasons={"not_negatable": "no rule negates the positive soundly"},
     options=NegationConfig,
+    of_answers=True,
     statistics={
         "negated": Statistic("Rows given a negation"),
         "had_negatives": Statistic("Rows that had negatives"),

@@ -32,6 +32,7 @@ class OverlapConfig:
     "overlap",
     reasons={"overlap": "query and positive have nearly the same words"},
     options=OverlapConfig,
+    of_answers=True,
     statistics={
         "share": Statistic("Words of the shorter text found in the longer", axis="share of its words", setting="share")
     },

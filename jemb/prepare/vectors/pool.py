@@ -57,7 +57,8 @@ class Pool:
         job.map("hash", partial(_hash_piece, self), pieces, sizes=self.counts)
         if not (self.folder / VECTORS).exists():
             texts = np.concatenate([np.load(self.hash_file(piece)) for piece in pieces], axis=1)
-            write_array(self.folder / KNOWN, np.unique(pair_keys(*texts)))
+            further = [np.load(self.further_file(piece)) for piece in pieces]
+            write_array(self.folder / KNOWN, np.unique(np.concatenate([pair_keys(*texts), *further])))
             members = self._members(embeddings, texts[1], pool_size, seed)
             write_array(self.folder / MEMBERS, members)
             write_array(self.folder / FIRSTS, np.searchsorted(members["row"], self.offsets))
@@ -97,6 +98,10 @@ class Pool:
         """Hashes of the queries and of the positives of a piece, [2, N]."""
         return self.folder / f"hashes-{piece:06d}.npy"
 
+    def further_file(self, piece: int) -> Path:
+        """`pair_keys` of the queries of a piece with the right answers beyond the first."""
+        return self.folder / f"further-{piece:06d}.npy"
+
     def text_file(self, piece: int) -> Path:
         """The positives of a piece that are in the pool, in its order."""
         return self.folder / f"texts-{piece:06d}.arrow"
@@ -126,8 +131,12 @@ class Pool:
 
 
 def _hash_piece(pool: Pool, piece: int) -> dict[str, Any]:
-    rows = pool.table.read(piece, ("query", "positive"))
-    write_array(pool.hash_file(piece), np.stack([hashes(rows.query), hashes(rows.positive)]))
+    rows = pool.table.read(piece, ("query", "positive", "more_positives"))
+    queries = hashes(rows.query)
+    each = [len(texts) for texts in rows.more_positives]
+    further = hashes([text for texts in rows.more_positives for text in texts])
+    write_array(pool.further_file(piece), pair_keys(np.repeat(queries, each), further))
+    write_array(pool.hash_file(piece), np.stack([queries, hashes(rows.positive)]))
     return {}
 
 
