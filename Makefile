@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 
 help:
 	@echo "make demo    the whole journey on this machine, about 5 minutes"
-	@echo "make test    the tests (RUN='-m slow' for the slow ones)"
+	@echo "make test    the tests (RUN='-m slow' for those that take longest)"
 	@echo "make check   format, lint, types, import contract, tests"
 	@echo "make format  rewrite the code in the project's format"
 	@echo "make trials  everything that can be broken, broken once, with figures"

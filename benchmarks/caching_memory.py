@@ -49,6 +49,7 @@ def run(name: str, device: str) -> int:
 
 def measure(name: str, device: str) -> int:
     """Peak bytes."""
+    import numpy as np
     import torch
 
     from jemb.config import ModelConfig
@@ -62,7 +63,7 @@ def measure(name: str, device: str) -> int:
     if name != "nothing":
         size, way = WAYS[name]
         ids = torch.randint(5, len(encoder.embeddings), (size, TOKENS), device=device)
-        vectors, _ = encode_together(encoder, [Tokens(ids, torch.ones_like(ids))], **way)
+        vectors, _ = encode_together(encoder, [Tokens(ids, np.full(size, TOKENS))], **way)
         (vectors[0] @ vectors[0].T).logsumexp(1).mean().backward()
     if device == "cuda":
         return torch.cuda.max_memory_allocated()

@@ -136,14 +136,11 @@ WAYS = {"jemb": jemb, "sampler of sentence-transformers": sampler, "mosaicml-str
 def write_jemb(folder: Path, samples: int) -> None:
     from benchmarks.texts import pairs
     from jemb.core.records import Sample
-    from jemb.shards import ShardWriter
-    from jemb.shards.manifest import read_manifest, write_manifest
+    from jemb.shards import write_dataset
+    from jemb.shards.manifest import write_manifest
 
-    with ShardWriter(folder, "pairs", "pairs", shard_samples=SHARD) as writer:
-        for number, row in enumerate(pairs(SHARD)):
-            writer.write(Sample(key=f"{number:08d}", **row))
-        writer.close()
-    manifest = read_manifest(folder)
+    rows = (Sample(key=f"{number:08d}", **row) for number, row in enumerate(pairs(SHARD)))
+    manifest = write_dataset(folder, "pairs", rows, SHARD)
     (first,) = manifest.shards
     linked = [replace(first, file=f"shard-{number:06d}.tar") for number in range(samples // SHARD)]
     for info in linked[1:]:

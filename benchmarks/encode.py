@@ -45,7 +45,7 @@ def main() -> None:
     theirs, ours = SentenceTransformer(folder, device="cpu"), load_encoder(folder)
     found = read_texts(arguments.files) if arguments.files else documentation()
     texts = random.Random(0).sample(found, min(arguments.texts, len(found)))
-    tokens = ours.tokenize(texts).attention_mask.sum(1).numpy()
+    tokens = ours.tokenize(texts).lengths
     slots = sum(len(batch) * tokens[batch[0]] for batch in batches(tokens, BATCH_TOKENS["cpu"], len(texts)))
     print(
         f"{len(texts):,} texts, {tokens.sum():,} tokens, {np.percentile(tokens, 10):.0f} to "

@@ -79,15 +79,12 @@ def write_texts(folder: Path, count: int, length: int) -> None:
     """`count` pairs of different texts of `length` words each."""
     from benchmarks.texts import vocabulary
     from jemb.core.records import Sample
-    from jemb.shards import ShardWriter
+    from jemb.shards import write_dataset
 
     words = [word for word in vocabulary()[0][:4000] if len(word) < 12]
     drawn = np.random.default_rng(length).integers(len(words), size=(count, 2, length))
-    with ShardWriter(folder, "words", "pairs", shard_samples=25_000) as writer:
-        for number, sides in enumerate(drawn):
-            query, positive = (" ".join(words[i] for i in side) for side in sides)
-            writer.write(Sample(key=str(number), query=query, positive=positive))
-        writer.close()
+    texts = ([" ".join(words[i] for i in side) for side in sides] for sides in drawn)
+    write_dataset(folder, "words", (Sample(str(number), *sides) for number, sides in enumerate(texts)), 25_000)
 
 
 if __name__ == "__main__":

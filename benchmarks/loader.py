@@ -66,13 +66,11 @@ def table(title: str, ways: dict[str, Callable[[], int]], repeats: int, against:
 def write_data(folder: Path, count: int) -> list[dict[str, str]]:
     from benchmarks.texts import pairs
     from jemb.core.records import Sample
-    from jemb.shards import ShardWriter
+    from jemb.shards import write_dataset
 
     rows = list(pairs(count))
-    with ShardWriter(folder / "shards", "pairs", "pairs", shard_samples=25_000) as writer:
-        for number, row in enumerate(rows):
-            writer.write(Sample(key=f"{number:08d}", **row))
-        writer.close()
+    samples = (Sample(key=f"{number:08d}", **row) for number, row in enumerate(rows))
+    write_dataset(folder / "shards", "pairs", samples, 25_000)
     with (folder / "pairs.jsonl").open("w") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     return rows
@@ -148,7 +146,7 @@ def bare_tokenizer(rows: list[dict[str, str]]) -> Callable[[], int]:
 
 def our_batches(folder: Path, count: int, stored: bool = False) -> Callable[[], int]:
     from jemb.config import TokenizeConfig
-    from jemb.data import Collate, StepDataset
+    from jemb.data import Collate, GlobalBatchSampler, StepDataset
     from jemb.data.joined import open_tokens
     from jemb.model import find_folder, load_encoder
     from jemb.pretokenize import pretokenize
@@ -162,11 +160,13 @@ def our_batches(folder: Path, count: int, stored: bool = False) -> Callable[[], 
         shards, output = str(folder / "shards"), str(folder / "tokens")
         pretokenize(TokenizeConfig(shards=shards, model=model, output=output, max_length=256))
         tokens = open_tokens(output, readers, encoder)
-    dataset = StepDataset(plan, readers, collate, rank=0, world_size=1, global_keys=False, tokens=tokens)
+    dataset = StepDataset(plan, readers, collate, tokens=tokens)
+    lengths = {name: rows.sizes for name, rows in dataset.readers.items()}
+    sampler = GlobalBatchSampler(plan, lengths=lengths)
 
     def run() -> int:
         for step in range(count // BATCH):
-            dataset[step]
+            dataset.__getitems__(sampler.share(step, 0, 1))
         return count
 
     return run

@@ -144,14 +144,12 @@ def _child(command: str, arguments: Sequence[str], kill: bool) -> None:
 
 def write_shards(folder: Path) -> Path:
     from jemb.core.records import Sample
-    from jemb.shards import ShardWriter
+    from jemb.shards import write_dataset
 
     words = " ".join(zoo.TEXTS).split()
-    with ShardWriter(folder / "pairs", "pairs", "pairs", 32) as writer:
-        for n in range(64):
-            query = " ".join(words[(n * k) % len(words)] for k in range(1, 5))
-            writer.write(Sample(str(n), query, f"{query} {words[n % len(words)]} {n}"))
-        writer.close()
+    queries = [" ".join(words[(n * k) % len(words)] for k in range(1, 5)) for n in range(64)]
+    samples = (Sample(str(n), query, f"{query} {words[n % len(words)]} {n}") for n, query in enumerate(queries))
+    write_dataset(folder / "pairs", "pairs", samples, 32)
     return folder
 
 

@@ -115,12 +115,9 @@ def cold(root: Path, work: Way) -> float:
 def write(folder: Path, count: int) -> Path:
     from benchmarks.texts import pairs
     from jemb.core.records import Sample
-    from jemb.shards import ShardWriter
+    from jemb.shards import write_dataset
 
-    with ShardWriter(folder, "pairs", "pairs", shard_samples=SHARD) as writer:
-        for number, row in enumerate(pairs(count)):
-            writer.write(Sample(f"{number:08d}", **row))
-        writer.close()
+    write_dataset(folder, "pairs", (Sample(f"{number:08d}", **row) for number, row in enumerate(pairs(count))), SHARD)
     return folder
 
 
@@ -143,7 +140,7 @@ def load(place: str, window: int | None = None, limit: float | None = None) -> f
     import torch
 
     from jemb.config import ModelConfig
-    from jemb.data import BatchPlan, Collate, PlanSource, ReadAhead, StepDataset, make_loader
+    from jemb.data import BatchPlan, Collate, GlobalBatchSampler, PlanSource, ReadAhead, StepDataset, make_loader
     from jemb.model import make_tiny
     from jemb.shards import ShardCache, open_datasets
 
@@ -160,13 +157,10 @@ def load(place: str, window: int | None = None, limit: float | None = None) -> f
         plan,
         readers,
         Collate(encoder.tokenize, 0, seed=0),
-        rank=0,
-        world_size=1,
-        global_keys=False,
         ahead=ReadAhead(plan, readers, steps=1000, stop=stop, lag=3),
     )
     began = cpu()
-    count = sum(len(batch.keys) for batch in make_loader(data, 1, batch_size=None, sampler=range(stop)))
+    count = sum(len(batch.keys) for batch in make_loader(data, 1, batch_sampler=GlobalBatchSampler(plan, steps=stop)))
     return count / (cpu() - began)
 
 

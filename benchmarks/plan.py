@@ -42,12 +42,10 @@ def cost() -> None:
     plan = _plan(LARGE, BATCH)
     made = time.perf_counter() - began
     whole = _median(plan.batch)
-    share = _median(lambda step: plan.batch(step, slice(5 * BATCH // 64, 6 * BATCH // 64)))
     far = _median(lambda step: plan.batch(step * 7_919_993), count=40)
     print(f"plan over {plan.num_samples:,} samples in {len(LARGE)} data sets, global batches of {BATCH:,}")
     print(f"  made in                          {1e3 * made:8.2f} ms")
     print(f"  a global batch, median           {1e3 * whole:8.2f} ms   (promised:  2.0)")
-    print(f"  one rank of 64, median           {1e3 * share:8.2f} ms   (promised:  0.3)")
     print(f"  a global batch anywhere, median  {1e3 * far:8.2f} ms")
     print(f"  highest memory over that before  {(_resident() - before) / 2**20:8.1f} MiB  (promised: 50)")
 
@@ -107,7 +105,7 @@ def deal_real_lengths(folder: Path, batches: int = 4) -> None:
                 rows = plan.batch(step)[1]
                 samples = [reader.read(row) for row in rows.tolist()]
                 sides = [[sample.query for sample in samples], [sample.positive for sample in samples]]
-                lengths = sum(tokenize(side).attention_mask.sum(1).numpy() for side in sides)
+                lengths = sum(tokenize(side).lengths for side in sides)
                 every.append(_imbalance(lengths, PayloadSizes(reader)(rows)))
             _report(f"{name}, {size:,}", every[-batches:])
         _report(f"all, {size:,}", every)

@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def command(source: Path, output: Path, *options: str) -> list[str]:
-    return [sys.executable, "-m", "jemb.app.prepare", f"input={source}", f"output={output}", *options]
+    return [sys.executable, "-m", "jemb.app.cli", "prepare", f"input={source}", f"output={output}", *options]
 
 
 def prepare(source: Path, output: Path, *options: str) -> Cost:

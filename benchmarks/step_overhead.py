@@ -105,6 +105,7 @@ def work(result: Path) -> None:
 
 def batches(rank: int, world_size: int, vocab_size: int) -> list[Any]:
     """This rank's share of each global batch; no two texts are equal, so that no candidate is hidden."""
+    import numpy as np
     import torch
 
     from jemb.core.records import Batch, Tokens
@@ -116,7 +117,7 @@ def batches(rank: int, world_size: int, vocab_size: int) -> list[Any]:
         ids = torch.randint(5, vocab_size, (2, size, TOKENS), generator=draw)
         hashes = torch.randint(-(2**62), 2**62, (2, size), generator=draw)
         mine = slice(rank * SHARE, (rank + 1) * SHARE)
-        query, positive = (Tokens(side[mine], torch.ones_like(side[mine])) for side in ids)
+        query, positive = (Tokens(side[mine], np.full(SHARE, TOKENS)) for side in ids)
         keys = tuple(str(number) for number in range(SHARE))
         made.append(Batch(step, "drawn", keys, query, positive, None, hashes[0, mine], hashes[1, mine], None))
     return made
@@ -197,8 +198,8 @@ def bare_steps(
             self.encoder = encoder
 
         def encode(self, tokens: Tokens) -> torch.Tensor:
-            parts = zip(tokens.input_ids.split(ROWS), tokens.attention_mask.split(ROWS), strict=True)
-            return torch.cat([self.encoder(Tokens(ids, mask)) for ids, mask in parts])
+            starts = range(0, len(tokens.lengths), ROWS)
+            return torch.cat([self.encoder(tokens.rows(slice(start, start + ROWS))) for start in starts])
 
         def forward(self, batch: Any) -> torch.Tensor:
             q, p = self.encode(batch.query), self.encode(batch.positive)

@@ -60,12 +60,10 @@ def main() -> None:
 
 def write_shards(folder: Path) -> str:
     from jemb.core.records import Sample
-    from jemb.shards import ShardWriter
+    from jemb.shards import write_dataset
 
-    with ShardWriter(folder / "shards", "words", "pairs", 1000) as writer:
-        for number in range(64):
-            writer.write(Sample(str(number), f"word {number}", f"another word {number}"))
-        writer.close()
+    samples = [Sample(str(number), f"word {number}", f"another word {number}") for number in range(64)]
+    write_dataset(folder / "shards", "words", samples, 1000)
     return f"shards={folder / 'shards'}"
 
 

@@ -136,14 +136,12 @@ def docstring_pairs(folder: Path) -> Iterator[dict[str, str]]:
 
 def write_data(folder: Path, pairs: Sequence[dict[str, str]]) -> None:
     from jemb.core.records import Sample
-    from jemb.shards import ShardWriter
+    from jemb.shards import write_dataset
 
     with (folder / "pairs.jsonl").open("w") as file:
         file.writelines(json.dumps(pair) + "\n" for pair in pairs)
-    with ShardWriter(folder / "shards", "pairs", "pairs", shard_samples=25_000) as writer:
-        for number, pair in enumerate(pairs):
-            writer.write(Sample(key=f"{number:08d}", **pair))
-        writer.close()
+    samples = (Sample(key=f"{number:08d}", **pair) for number, pair in enumerate(pairs))
+    write_dataset(folder / "shards", "pairs", samples, 25_000)
 
 
 def make_model(shape: str, folder: Path) -> None:
@@ -271,7 +269,7 @@ def floor(model: Path, pairs: Sequence[dict[str, str]], max_length: int, device:
     encoder = load_encoder(str(model), max_length=max_length)
     chosen = random.Random(1).sample(list(pairs), min(2000, len(pairs)))
     texts = [text for pair in chosen for text in (pair["query"], pair["positive"])]
-    tokens = encoder.tokenize(texts).attention_mask.sum(1).numpy()
+    tokens = encoder.tokenize(texts).lengths
     per_pair = 3 * operations(encoder, tokens) / len(chosen)  # backward is twice forward
     return per_pair, float(np.sum(tokens)) / len(chosen), matrix_rate(device)
 

@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from jemb.app.api import evaluate_in_loop as evaluate_in_loop
     from jemb.app.api import merge as merge
     from jemb.app.api import tokenize as tokenize
+    from jemb.app.api import weigh as weigh
     from jemb.config import EvaluateConfig as EvaluateConfig
     from jemb.config import ExportConfig as ExportConfig
     from jemb.config import MergeConfig as MergeConfig
     from jemb.config import ModelConfig as ModelConfig
     from jemb.config import TokenizeConfig as TokenizeConfig
     from jemb.config import TrainConfig as TrainConfig
+    from jemb.config import WeighConfig as WeighConfig
     from jemb.core.errors import Failure as Failure
     from jemb.core.errors import InputError as InputError
     from jemb.data import GlobalBatchSampler as GlobalBatchSampler
@@ -44,11 +45,12 @@ if TYPE_CHECKING:
     from jemb.train import EmbeddingModule as EmbeddingModule
     from jemb.train import RunLog as RunLog
     from jemb.train import StopOnSignal as StopOnSignal
+    from jemb.train import evaluate_in_loop as evaluate_in_loop
 
 COMMANDS = ("prepare", "train", "evaluate", "export")
 """Packages of which each is a function as well: `jemb.train(config)`."""
 HOMES = {
-    "jemb.app.api": ("evaluate_in_loop", "merge", "tokenize"),
+    "jemb.app.api": ("merge", "tokenize", "weigh"),
     "jemb.config": (
         "EvaluateConfig",
         "ExportConfig",
@@ -56,6 +58,7 @@ HOMES = {
         "ModelConfig",
         "TokenizeConfig",
         "TrainConfig",
+        "WeighConfig",
     ),
     "jemb.data": ("GlobalBatchSampler", "for_sentence_transformers"),
     "jemb.data.module": ("PairData",),
@@ -63,7 +66,7 @@ HOMES = {
     "jemb.loss": ("Loss", "Objective", "Texts", "objective"),
     "jemb.model": ("Encoder", "encode", "load_encoder"),
     "jemb.prepare.options": ("PrepareConfig",),
-    "jemb.train": ("Checkpoints", "CopyToStorage", "EmbeddingModule", "RunLog", "StopOnSignal"),
+    "jemb.train": ("Checkpoints", "CopyToStorage", "EmbeddingModule", "RunLog", "StopOnSignal", "evaluate_in_loop"),
 }
 """Where each further name of `jemb` stands."""
 

@@ -66,6 +66,7 @@ def describe_dataset(reader: ShardReader, num_samples: int, *, tokens: Lengths |
     for stage in manifest.stages:
         drops = ", ".join(f"{reason} {count:,}" for reason, count in stage.dropped.items() if count) or "nothing"
         lines.append(f"  {stage.name:<16} kept {stage.kept:>12,}   dropped {drops}")
+    lines += [f"  {file.file:<20} {file.bytes / 1e6:,.1f} MB" for file in manifest.files]
     rows = np.linspace(0, len(reader) - 1, min(len(reader), LENGTH_SAMPLES)).astype(int)
     lines += _lengths([reader.read(int(row)) for row in rows], tokens)
     for row in range(min(num_samples, len(reader))):
@@ -129,7 +130,7 @@ def _token_lengths(name: str) -> Lengths:
     folder = RunFolder(path).start if is_run(path) else find_folder(name)
     with quiet():
         tokenize = Tokenize(load_tokenizer(check_folder(folder, trust_remote_code=False)), max_length=10**6)
-    return lambda texts: np.asarray(tokenize(texts).attention_mask.sum(1).numpy())
+    return lambda texts: tokenize(texts).lengths
 
 
 def _lengths(samples: Sequence[Sample], tokens: Lengths | None) -> list[str]:

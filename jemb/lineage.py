@@ -9,7 +9,6 @@ model it `started_from`, the `settings` and the `seconds` it took.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -59,18 +58,10 @@ def public_name(model: str | None) -> str | None:
 def training_seconds(run: RunFolder) -> float | None:
     """Wall time of all starts, each from its beginning to the end of its last logged step; None where it is not known.
 
-    Steps that a killed start had done after its last checkpoint are not in the log, and not counted. Where a line does
-    not have its own `seconds`, as older logs, the clock of the machine counts, unless it has been set back meanwhile.
+    Steps that a killed start had done after its last checkpoint are not in the log, and not counted.
     """
-    lines = run.read_metrics()
-    if lines and all("seconds" in line for line in lines):
-        return sum(float(line["seconds"]) for line in lines)
-    begins = [float(start["time"]) for start in run.read_record().get("starts", [])]
-    ends = [float(line["time"]) for line in lines]
-    if not ends or begins != sorted(begins) or ends != sorted(ends) or not begins or ends[0] < begins[0]:
-        return None
-    spans = ([end for end in ends if begin <= end < after] for begin, after in pairwise([*begins, float("inf")]))
-    return sum(max(span) - begin for begin, span in zip(begins, spans, strict=True) if span)
+    seconds: list[Any] = [line.get("seconds") for line in run.read_metrics()]
+    return float(sum(seconds)) if seconds and None not in seconds else None
 
 
 def _stage_of(run: RunFolder) -> Stage:

@@ -25,6 +25,7 @@ import torch.distributed as dist
 import jemb
 from jemb.config import TrainConfig
 from jemb.core.errors import Failure, InputError
+from jemb.distributed.agree import differences
 from jemb.launch import NodeInfo
 from jemb.shards import ShardCache, ShardReader, cache_home, open_datasets
 from jemb.tables.places import is_url, to_local
@@ -188,11 +189,10 @@ def _leave(store: Any, node: NodeInfo) -> None:
 
 def _differences(first: str, facts: Mapping[str, str], report: Mapping[str, Any]) -> list[str]:
     """In what a node's report is unlike the facts of the node called `first`."""
-    theirs = report["facts"]
     found = [
-        f"{name} is {theirs.get(name, 'not there')}, on {first} it is {facts.get(name, 'not there')}"
-        for name in [*facts, *(name for name in theirs if name not in facts)]
-        if theirs.get(name) != facts.get(name) and not (name.startswith("data set") and report["wrong"])
+        f"{name} is {theirs}, on {first} it is {ours}"
+        for name, ours, theirs in differences(facts, report["facts"])
+        if not (name.startswith("data set") and report["wrong"])
     ]
     if abs(report["ahead"]) > CLOCK:
         way = "ahead of" if report["ahead"] > 0 else "behind"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from jemb.core.errors import InputError
@@ -85,16 +86,21 @@ class Registry:
 
     def _import(self, place: str) -> Any:
         module, _, name = place.partition(":")
-        if str(Path.cwd()) not in sys.path and "" not in sys.path:
-            sys.path.append(str(Path.cwd()))  # a command's path does not have it
         try:
-            found = importlib.import_module(module)
+            found = import_module(module)
         except ImportError as error:
             raise InputError(f"{self.kind}={place}: {module} cannot be imported ({error})") from error
         if not hasattr(found, name):
             near = [key for key in vars(found) if key[0] != "_"]
             raise InputError(f"{self.kind}={place}: {module} has no {name}{suggest(name, near)}")
         return getattr(found, name)
+
+
+def import_module(name: str) -> ModuleType:
+    """A module that is installed, or lies in this folder, as for `python -m`: a command's path does not have it."""
+    if str(Path.cwd()) not in sys.path and "" not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    return importlib.import_module(name)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -124,5 +130,6 @@ OBJECTIVES = Registry(
         "labelled": "jemb.loss.supervised:Labelled",
         "distill": "jemb.loss.supervised:Distill",
         "distill_margin": "jemb.loss.supervised:DistillMargin",
+        "teach": "jemb.loss.teach:Teach",
     },
 )

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,10 @@ log = logging.getLogger(__name__)
 HELD_HERE: set[Path] = set()
 """Run folders whose lock this process holds: to open and close the file once more would give it up."""
 CHECKPOINT = re.compile(r"step-(\d{8})")
-WEIGHTS, OPTIMIZER, POSITION = "weights.safetensors", "optimizer.safetensors", "position.json"
-"""The files of a checkpoint: the encoder's state dict and AdamW's moments, both whole and in fp32 whatever the strategy
-was; the step, the plan's fingerprint, and size and checksum of the two."""
+WEIGHTS, OPTIMIZER, HEADS = "weights.safetensors", "optimizer.safetensors", "objectives.safetensors"
+POSITION = "position.json"
+"""The files of a checkpoint: the encoder's state dict, AdamW's moments, and the weights of objectives that have some,
+all whole and in fp32 whatever the strategy was; the step, the plan's fingerprint, and sizes and checksums of those."""
 
 STAGE = {
     "name?": str, "objective?": str, "steps?": (int, None), "seconds?": (float, None), "started_from?": (str, None),
@@ -60,78 +60,38 @@ EVALUATION = {"step": int, "time?": float, "value?": (float, None), "scores?": {
 SCORES = {"model": {"sha256?": str}, "scores": {str: {str: float}}}
 
 
-@dataclass(frozen=True, slots=True)
 class RunFolder:
     """Paths and records of a run; see docs/architecture.md for the fields of each file."""
 
-    path: Path
-
-    @property
-    def config(self) -> Path:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
         """The resolved configuration of the latest start."""
-        return self.path / "config.yaml"
-
-    @property
-    def record(self) -> Path:
-        """run.json: versions, git commit, data lineage, plan fingerprint, history of starts, status."""
-        return self.path / "run.json"
-
-    @property
-    def metrics(self) -> Path:
+        self.record = path / "run.json"
+        """Versions, git commit, data lineage, plan fingerprint, history of starts, status."""
+        self.metrics = path / "metrics.jsonl"
         """One JSON line for each optimiser step."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def metrics_csv(self) -> Path:
+        self.metrics_csv = path / "metrics.csv"
         """The same as a table."""
-        return self.path / "metrics.csv"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.path / "tensorboard"
-
-    @property
-    def samples(self) -> Path:
+        self.tensorboard = path / "tensorboard"
+        self.samples = path / "samples.jsonl"
         """With `log_samples`: the keys of each global batch."""
-        return self.path / "samples.jsonl"
-
-    @property
-    def evaluations(self) -> Path:
+        self.evaluations = path / "evaluations.jsonl"
         """With `evaluation.tasks`: one JSON line for each evaluation while training."""
-        return self.path / "evaluations.jsonl"
-
-    @property
-    def scores(self) -> Path:
+        self.scores = path / "scores.json"
         """What `jemb evaluate model=RUN` found, and of which model: `read_scores` and `keep_scores`."""
-        return self.path / "scores.json"
-
-    @property
-    def start(self) -> Path:
+        self.start = path / "start"
         """The model before the first step, as a sentence-transformers folder: tokenizer and shapes for every rank."""
-        return self.path / "start"
-
-    @property
-    def model(self) -> Path:
+        self.model = path / "model"
         """The trained model, as a sentence-transformers folder; there once the run has finished."""
-        return self.path / "model"
-
-    @property
-    def logs(self) -> Path:
+        self.logs = path / "logs"
         """What each process of each start wrote, where launch/slurm_train.sh started them."""
-        return self.path / "logs"
+        self.checkpoint_folder = path / "checkpoints"
 
     @property
     def names(self) -> set[str]:
         """All names that a run may have in its folder, hidden ones apart."""
-        known = (
-            self.config, self.record, self.metrics, self.metrics_csv, self.tensorboard, self.samples, self.evaluations,
-            self.scores, self.start, self.model, self.logs, self.checkpoint_folder,
-        )  # fmt: skip
-        return {path.name for path in known}
-
-    @property
-    def checkpoint_folder(self) -> Path:
-        return self.path / "checkpoints"
+        return {path.name for path in vars(self).values() if path is not self.path}
 
     def checkpoints(self) -> list[tuple[int, Path]]:
         """(step, folder) of every whole checkpoint, oldest first. Unfinished ones have other names."""
@@ -256,7 +216,7 @@ def read_position(checkpoint: Path) -> dict[str, Any]:
         or (named and int(named[1]) != position.get("step"))
     ):
         raise InputError(f"{checkpoint / POSITION}: not a readable checkpoint (no record of its files and batch plan)")
-    for name in (WEIGHTS, OPTIMIZER):
+    for name in (WEIGHTS, OPTIMIZER, *(HEADS,) * (HEADS in files)):
         try:
             found = describe_file(checkpoint / name)
         except OSError as error:

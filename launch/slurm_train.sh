@@ -206,7 +206,8 @@ train() {
 
 # Whether the processes say that they were asked to stop by this signal, which the shell may not have got.
 told() { # USR1 or TERM
-    [[ $1 == USR1 && $code == 138 ]] || grep -qs "asked by SIG$1" "$logs"/*.log # 138: killed by it before it listened
+    # 138, 143: before it listened it was killed by SIGUSR1, or by srun's SIGTERM after another task had been
+    [[ $1 == USR1 && $code =~ ^(138|143)$ ]] || grep -qs "asked by SIG$1" "$logs"/*.log
 }
 
 preempted() {

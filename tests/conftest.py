@@ -11,16 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Before torch is imported, here and in every process a test starts: small sums gain nothing from threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["JEMB_TESTS"] = str(os.getpid())  # by which all processes that tests start are known, orphans too
 
-from made_shards import WORDS, make_samples, write_shards
+from tests.helpers.made_shards import WORDS, make_samples, write_shards
 
 if TYPE_CHECKING:
-    from object_store import FaultyProxy
+    from tests.helpers.object_store import FaultyProxy
+
+QUIET = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("busy", deadline=None, suppress_health_check=QUIET)
+settings.load_profile("busy")  # no time decides a test: the machine may do other things
 
 HELPERS = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
 """In the command lines of Python's own processes, of which this one has one each for all tests."""
@@ -31,8 +36,8 @@ PATIENCE = 20
 
 
 def pytest_collection_finish() -> None:
-    if "ranks" in sys.modules:
-        sys.modules["ranks"].start_server()
+    if "tests.helpers.ranks" in sys.modules:
+        sys.modules["tests.helpers.ranks"].start_server()
 
 
 def processes_of_tests() -> dict[tuple[int, str], str]:
@@ -118,7 +123,7 @@ def s3_port() -> Iterator[int]:
     """Port of an S3 server on loopback with an empty bucket."""
     pytest.importorskip("moto")
     pytest.importorskip("s3fs")
-    from object_store import s3_server
+    from tests.helpers.object_store import s3_server
 
     with s3_server() as port:
         yield port
@@ -128,7 +133,8 @@ def s3_port() -> Iterator[int]:
 def proxy(s3_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultyProxy]:
     """A proxy before it, to which s3:// leads from here on, also for processes that are started; and a new cache."""
     import fsspec
-    from object_store import CREDENTIALS, FaultyProxy
+
+    from tests.helpers.object_store import CREDENTIALS, FaultyProxy
 
     fsspec.get_filesystem_class("s3").clear_instance_cache()  # it would know the address of another test's
     faulty = FaultyProxy(s3_port)

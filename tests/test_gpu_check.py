@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from ranks import run_ranks, write_to
+
+from tests.helpers.ranks import run_ranks, write_to
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is no part of what is installed
 
@@ -24,8 +25,9 @@ def run_stage(rank: int, name: str, folder: Path) -> None:
     check.STAGES[name].stage(Found(folder, name), "cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in check.STAGES]
+    "name", [pytest.param(name, marks=[pytest.mark.soak] if name in SLOW else []) for name in check.STAGES]
 )
 def test_a_stage_in_its_smallest_size(tmp_path: Path, name: str) -> None:
     codes = run_ranks(1, run_stage, name, tmp_path, seconds=500)

@@ -74,7 +74,7 @@ def test_runs(tmp_path: Path) -> None:
 
 def test_a_reader_who_has_seen_enough(pair_shards: Path) -> None:
     """A pipe that is closed before the report is written, as `| head` does with a longer one."""
-    command = [sys.executable, "-m", "jemb.app.inspect", str(pair_shards), "samples=50"]
+    command = [sys.executable, "-m", "jemb.app.cli", "inspect", str(pair_shards), "samples=50"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stderr is not None

@@ -7,7 +7,6 @@ import logging
 from pathlib import Path
 
 import pytest
-from object_store import BUCKET, FaultyProxy
 
 from jemb.app.cli import main
 from jemb.core.errors import Failure, InputError
@@ -15,6 +14,7 @@ from jemb.mirror import Mirror, local_copy, whole_files, written_file, written_t
 from jemb.run_folder import RunFolder
 from jemb.shards import cache_home, open_datasets
 from jemb.tables import transfer
+from tests.helpers.object_store import BUCKET, FaultyProxy
 
 URL = f"s3://{BUCKET}/mirror"
 

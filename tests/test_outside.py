@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_shards import WORDS, make_samples, write_shards
 
 import jemb
 from jemb.config import EvaluationConfig
 from jemb.model import make_tiny
 from jemb.prepare import registry
+from tests.helpers.made_shards import WORDS, make_samples, write_shards
 
 MINE = '''
 from dataclasses import dataclass

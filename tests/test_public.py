@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from made_shards import make_samples, write_shards
 
 from jemb.app.cli import main
 from jemb.public import csv_cell, for_terminal, last_name, markdown, without_places, without_secrets
 from jemb.run_folder import RunFolder
 from jemb.train.trackers import _as_csv
+from tests.helpers.made_shards import make_samples, write_shards
 
 
 @pytest.mark.parametrize(

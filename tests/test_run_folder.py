@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from ranks import context
 
 from jemb.core.errors import InputError
 from jemb.run_folder import OPTIMIZER, POSITION, WEIGHTS, RunFolder, describe_file, read_position
 from jemb.train.record import locked
+from tests.helpers.ranks import context
 
 
 def hold(folder: Path, says: object) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-NAMES = ["ablation", "sources", "negatives", "peer", "negation"]
+NAMES = ["ablation", "sources", "negatives", "peer", "negation", "supervision", "auxiliary", "negation_cost"]
+NAMES += ["adaptation", "with_mteb", "weigh", "whole"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description=__doc__)
-    parser.add_argument("experiments", nargs="+", choices=[*NAMES, "tables"])
+    parser.add_argument("experiments", nargs="+", choices=[*NAMES, "tables", "pictures"])
     parser.add_argument("--data", type=Path, help="folder with pairs/, noise/, …; without it docstrings are used")
     parser.add_argument(
         "--output", type=Path, default=Path("runs/experiments"), help="folder for everything that is made"
@@ -27,6 +28,12 @@ def main() -> None:
         from benchmarks.experiments.tables import print_tables
 
         print_tables(arguments.output)
+        return
+    if arguments.experiments == ["pictures"]:
+        from benchmarks.experiments.pictures import draw
+
+        here = Path(__file__).parent
+        draw(here / "results.jsonl", here.parents[1] / "docs" / "pictures")
         return
     from benchmarks.experiments.lab import Lab
     from benchmarks.experiments.material import Material, docstrings

@@ -23,7 +23,7 @@ from jemb.shards import open_datasets
 
 METRICS = {
     "sts": {"spearman": ""},
-    "retrieval": {"ndcg_at_10": ""},
+    "retrieval": {"ndcg_at_10": "", "recall_at_10": " recall", "mrr_at_10": " MRR"},
     "negation": {"easy_negation": " easy", "hard_negation": " hard"},
 }
 """What is kept of each kind of task, and what its name gets added."""
@@ -113,6 +113,9 @@ class Lab:
             code = main([command, *options])
         if code:
             raise SystemExit(f"jemb {' '.join(line)}: exit code {code}")
+        given = dict(option.split("=", 1) for option in options)
+        if command == "train" and not (Path(given["output"]) / "model").exists():
+            raise SystemExit(f"{given['output']}: was asked to stop; the same command goes on with it")
         self.done.add(line)
         append_line(self.folder / "commands.jsonl", {"command": line, "seconds": round(time.monotonic() - began, 1)})
 
@@ -143,7 +146,9 @@ class Lab:
         if (model / "metrics.jsonl").exists():
             steps = RunFolder(model).read_metrics()
             line["steps"] = len(steps)
-            line["negatives_per_query"] = round(sum(step["negatives_per_query"] for step in steps) / len(steps), 1)
+            counts = [step["negatives_per_query"] for step in steps]
+            if None not in counts:  # of a loss without negatives
+                line["negatives_per_query"] = round(sum(counts) / len(counts), 1)
         self.note(line)
 
     def note(self, line: dict[str, Any]) -> None:

@@ -48,7 +48,9 @@ class Material:
 
     def rows(self, name: str, limit: int | None = None) -> list[Row]:
         """The rows of a set in a random order that depends on its name alone; the first `limit` of them."""
-        (path,) = self.folder.glob(f"{name}.jsonl*")
+        path = next(self.folder.glob(f"{name}.jsonl*"), None)
+        if path is None:
+            raise InputError(f"--data {self.folder}: this experiment wants {name}.jsonl or .jsonl.gz in it")
         open_file = gzip.open if path.suffix == ".gz" else open
         with open_file(path, "rt", encoding="utf-8") as file:
             rows: list[Row] = [json.loads(line) for line in file]

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from benchmarks.experiments.material import Row
 from jemb.config import TrainConfig
 from jemb.core.files import whole_folder
 
 
 def train(
-    start: Path, datasets: Mapping[str, Sequence[Row]], config: TrainConfig, output: Path, *, no_duplicates: bool
+    start: Path,
+    datasets: Mapping[str, Sequence[Mapping[str, Any]]],
+    config: TrainConfig,
+    output: Path,
+    *,
+    no_duplicates: bool,
+    make_loss: Callable[[Any], Any] | None = None,
 ) -> None:
     """Write the trained model to `output`.
 
     start: sentence-transformers folder. config: whose steps, batch, rate, temperature, … to take.
     no_duplicates: no text twice in a batch, sentence-transformers' own remedy for false negatives. Several data sets
-    are drawn in proportion to their sizes, a batch from one, both its defaults.
+    are drawn in proportion to their sizes, a batch from one, both its defaults. make_loss: from the model, the loss
+    for rows with just these columns; None: the ranking loss of pairs.
     """
     from datasets import Dataset, DatasetDict
     from sentence_transformers import (
@@ -32,12 +39,15 @@ def train(
     no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model = SentenceTransformer(str(start), device="cpu", config_kwargs=no_dropout)
     model.max_seq_length = config.max_length
-    loss = losses.MultipleNegativesRankingLoss(
-        model,
-        scale=1 / config.temperature,
-        directions=("query_to_doc", "doc_to_query"),
-        partition_mode="per_direction",
-    )
+    if make_loss is None:
+        loss = losses.MultipleNegativesRankingLoss(
+            model,
+            scale=1 / config.temperature,
+            directions=("query_to_doc", "doc_to_query"),
+            partition_mode="per_direction",
+        )
+    else:
+        loss = make_loss(model)
     with tempfile.TemporaryDirectory() as folder:
         arguments = SentenceTransformerTrainingArguments(
             output_dir=folder,
@@ -59,12 +69,8 @@ def train(
             disable_tqdm=True,
             logging_steps=50,
         )
-        columns = {name: Dataset.from_list([_plain(row) for row in rows]) for name, rows in datasets.items()}
+        columns = {name: Dataset.from_list([dict(row) for row in rows]) for name, rows in datasets.items()}
         data = DatasetDict(columns) if len(columns) > 1 else next(iter(columns.values()))
         SentenceTransformerTrainer(model=model, args=arguments, train_dataset=data, loss=loss).train()
     with whole_folder(output) as new:
         model.save(str(new))
-
-
-def _plain(row: Row) -> Row:
-    return {"query": row["query"], "positive": row["positive"]}

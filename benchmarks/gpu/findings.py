@@ -54,17 +54,17 @@ def tiny(device: str) -> list[str]:
 
 def make_shards(folder: Path, device: str, num_negatives: int = 0) -> Path:
     from jemb.core.records import Sample
-    from jemb.shards import ShardWriter
+    from jemb.shards import write_dataset
 
     draw = random.Random(0)
     kind = "triplets" if num_negatives else "pairs"
-    with ShardWriter(folder / kind, "words", kind, 10_000) as writer:
-        for number in range(2000 if device == "cuda" else 64):
-            query = draw.choices(WORDS, k=draw.randint(2, 20))
-            positive = query[::2] + draw.choices(WORDS, k=draw.randint(2, 20))
-            wrong = tuple(" ".join(draw.choices(query + positive, k=6)) for _ in range(num_negatives))
-            writer.write(Sample(f"{number:08d}", " ".join(query), " ".join(positive), wrong))
-        writer.close()
+    samples = []
+    for number in range(2000 if device == "cuda" else 64):
+        query = draw.choices(WORDS, k=draw.randint(2, 20))
+        positive = query[::2] + draw.choices(WORDS, k=draw.randint(2, 20))
+        wrong = tuple(" ".join(draw.choices(query + positive, k=6)) for _ in range(num_negatives))
+        samples.append(Sample(f"{number:08d}", " ".join(query), " ".join(positive), wrong))
+    write_dataset(folder / kind, "words", samples, 10_000)
     return folder / kind
 
 

@@ -56,6 +56,7 @@ def _parity(found: Found, device: str, folder: Path, objective: str, more: list[
         ("fp32", ["micro_batch_tokens=512"]),
         ("bf16", []),
         ("bf16", ["micro_batch_size=1"]),
+        ("bf16", ["model.packing=on"]),
     ]
     for precision, own in only_first(cases, device) + ([cases[1]] if device == "cpu" else []):
         title = f"{what} {precision} {' '.join(own)}".strip()

@@ -6,20 +6,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from jemb.config import EvaluateConfig, EvaluationConfig, ExportConfig, MergeConfig, TokenizeConfig, TrainConfig
+from jemb.config import EvaluateConfig, ExportConfig, MergeConfig, TokenizeConfig, TrainConfig, WeighConfig
 from jemb.core.errors import InputError
 from jemb.launch import find_ranks
 from jemb.mirror import local_copy, written_file, written_to
 from jemb.prepare.options import PrepareConfig, SourceConfig
-from jemb.tables.places import is_url, to_local
+from jemb.tables.places import base_name, is_url, to_local
 
 if TYPE_CHECKING:
     from lightning import Callback
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from jemb.evaluate import Comparison
     from jemb.run_folder import RunFolder
     from jemb.shards import Manifest
-    from jemb.train import EvaluateInLoop, EvaluationTools
+    from jemb.weighing import Weighed
 
 PATIENCE_MINUTES = 24 * 60
 """How long the other processes wait while the first searches and scores; that one has died is noticed at once."""
@@ -45,6 +44,22 @@ def prepare(config: PrepareConfig, data: Any = None) -> list[Manifest]:
 
     with written_to(config.output) as output, _as_files(config, data, Path(output)) as files:
         return prepare_files(replace(files, output=output), make_tools())
+
+
+def weigh(config: WeighConfig) -> list[Weighed]:
+    """Weigh data sets by how far their gradients go with those of the dev files; the data sets, the most aligned first.
+    Writes the weights as settings of `jemb train`."""
+    from jemb.weighing import weigh as weigh_here
+
+    sources = {base_name(path).partition(".")[0]: SourceConfig(path=path) for path in config.dev}
+    if len(sources) < len(config.dev) or not sources:
+        raise InputError(f"dev={config.dev}: wanted a file or several, each with a name of its own")
+    with written_file(config.output) as output, TemporaryDirectory() as dev:
+        try:
+            prepare(PrepareConfig(output=dev, sources=sources, stages=[], workers=1))
+        except InputError as error:
+            raise InputError(f"dev={config.dev}: {error}. Dev files have the fields query and positive") from None
+        return weigh_here(replace(config, model=local_copy(config.model), output=output), Path(dev))
 
 
 def tokenize(config: TokenizeConfig) -> str:
@@ -69,7 +84,7 @@ def train(
         raise InputError("dry_run=true starts nothing: `jemb.train.dry_run(config)` gives its text")
     if data is not None and find_ranks().rank == 0:
         prepare(PrepareConfig(output=config.shards, stages=[]), data)
-    return train_on_shards(config, evaluation_tools(config), callbacks=callbacks, loggers=loggers)
+    return train_on_shards(config, callbacks=callbacks, loggers=loggers)
 
 
 def evaluate(config: EvaluateConfig) -> Comparison | None:
@@ -95,14 +110,8 @@ def merge(config: MergeConfig) -> Path:
     """Average the weights of models as a folder for sentence-transformers, checked; the folder."""
     from jemb.export.merge import merge as merge_models
 
-    score = None
-    if config.tasks:
-        from jemb.evaluate import load_tasks
-        from jemb.evaluate.models import score_encoder
-
-        score = partial(score_encoder, tasks=load_tasks(config.tasks), device=config.device)
     with written_to(config.output, anew=True) as output:
-        return merge_models(replace(config, runs=[local_copy(run) for run in config.runs], output=output), score)
+        return merge_models(replace(config, runs=[local_copy(run) for run in config.runs], output=output))
 
 
 def export(config: ExportConfig) -> Path:
@@ -111,42 +120,6 @@ def export(config: ExportConfig) -> Path:
 
     with written_to(config.output, anew=True) as output:
         return export_run(replace(config, run=local_copy(config.run), output=output))
-
-
-def evaluation_tools(config: TrainConfig) -> EvaluationTools | None:
-    """What a run needs that evaluates while it trains."""
-    return _tools() if config.evaluation.tasks else None
-
-
-def evaluate_in_loop(
-    folder: str | os.PathLike[str],
-    tasks: Sequence[str],
-    *,
-    every: int = 500,
-    metric: str | None = None,
-    patience: int | None = None,
-) -> EvaluateInLoop:
-    """A callback for a Trainer of your own that evaluates before the first step, every so many, and after the last, and
-    writes evaluations.jsonl in `folder`. With `Checkpoints` before it, the best step's checkpoint is kept; with
-    patience, the fit ends after so many evaluations without a better one.
-
-        callbacks = [jemb.Checkpoints("mine"), jemb.evaluate_in_loop("mine", ["sts:sts.jsonl"], every=100)]
-
-    Options are those of `evaluation` of `jemb train`; `best_step()` of its `evaluations` is the best one's number.
-    """
-    from jemb.run_folder import RunFolder
-    from jemb.train.evaluation import EvaluateInLoop, Evaluations
-
-    options = EvaluationConfig(tasks=list(tasks), metric=metric, patience=patience)
-    return EvaluateInLoop(Evaluations(RunFolder(Path(folder)), options, _tools(), every=every, stop=0))
-
-
-def _tools() -> EvaluationTools:
-    from jemb.evaluate import load_tasks
-    from jemb.evaluate.vectors import Prompts
-    from jemb.train import EvaluationTools
-
-    return EvaluationTools(load_tasks, Prompts)
 
 
 @contextmanager

@@ -19,8 +19,9 @@ from typing import Any
 import yaml
 
 from jemb import __version__
+from jemb.app import commands
+from jemb.app.commands import show
 from jemb.app.compose import compose_config
-from jemb.app.show import show
 from jemb.config import (
     DemoConfig,
     EvaluateConfig,
@@ -30,6 +31,7 @@ from jemb.config import (
     NewConfig,
     TokenizeConfig,
     TrainConfig,
+    WeighConfig,
     describe,
     option_kinds,
     suggest,
@@ -70,6 +72,7 @@ class Command:
 COMMANDS = {
     "demo": Command(DemoConfig, "jemb demo"),
     "prepare": Command("jemb.prepare.options:PrepareConfig", "jemb prepare input=raw output=shards"),
+    "weigh": Command(WeighConfig, "jemb weigh shards=shards model=runs/pairs dev=dev.jsonl output=weights.yaml"),
     "train": Command(TrainConfig, "jemb train shards=shards output=runs/pairs model=t5_small max_steps=1000"),
     "tokenize": Command(TokenizeConfig, "jemb tokenize shards=shards model=google-t5/t5-small output=tokens"),
     "evaluate": Command(
@@ -140,9 +143,8 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         if shown:
             show(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
             return DONE
-        run: Any = importlib.import_module(f"jemb.app.{name}").run
-        code = run(config)
-        return code if isinstance(code, int) else DONE
+        getattr(commands, name)(config)
+        return DONE
     except (InputError, Failure, OSError) as error:
         if debug:
             print(for_terminal(traceback.format_exc()), file=sys.stderr)

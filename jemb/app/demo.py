@@ -1,18 +1,8 @@
-"""`jemb demo`."""
+"""`python -m jemb.app.demo`: `jemb demo`."""
 
 import sys
 
-from jemb.config import DemoConfig
-
-
-def run(config: DemoConfig) -> None:
-    from jemb.app.models import make_tools
-    from jemb.demo.journey import demo
-
-    demo(config, make_tools())
-
+from jemb.app.cli import run_command
 
 if __name__ == "__main__":
-    from jemb.app.cli import run_command
-
     sys.exit(run_command("demo", sys.argv[1:]))

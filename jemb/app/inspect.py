@@ -1,18 +1,8 @@
-"""`jemb inspect`."""
+"""`python -m jemb.app.inspect`: `jemb inspect`."""
 
 import sys
 
-from jemb.config import InspectConfig
-
-
-def run(config: InspectConfig) -> None:
-    from jemb.app.show import show
-    from jemb.inspect import inspect
-
-    show(inspect(config))
-
+from jemb.app.cli import run_command
 
 if __name__ == "__main__":
-    from jemb.app.cli import run_command
-
     sys.exit(run_command("inspect", sys.argv[1:]))

@@ -1,18 +1,8 @@
-"""`jemb prepare`."""
+"""`python -m jemb.app.prepare`: `jemb prepare`."""
 
 import sys
 
-from jemb.prepare.options import PrepareConfig
-
-
-def run(config: PrepareConfig) -> None:
-    from jemb.app.api import prepare
-    from jemb.prepare import summary_table
-
-    print(summary_table(prepare(config)))
-
+from jemb.app.cli import run_command
 
 if __name__ == "__main__":
-    from jemb.app.cli import run_command
-
     sys.exit(run_command("prepare", sys.argv[1:]))

@@ -1,17 +1,8 @@
-"""`jemb tokenize`."""
+"""`python -m jemb.app.tokenize`: `jemb tokenize`."""
 
 import sys
 
-from jemb.config import TokenizeConfig
-
-
-def run(config: TokenizeConfig) -> None:
-    from jemb.app.api import tokenize
-
-    print(tokenize(config))
-
+from jemb.app.cli import run_command
 
 if __name__ == "__main__":
-    from jemb.app.cli import run_command
-
     sys.exit(run_command("tokenize", sys.argv[1:]))

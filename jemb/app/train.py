@@ -1,22 +1,8 @@
-"""`jemb train`, also as `torchrun … -m jemb.app.train`."""
+"""`torchrun … -m jemb.app.train`: `jemb train` as one of several processes."""
 
 import sys
 
-from jemb.config import TrainConfig
-from jemb.launch import find_ranks
-
-
-def run(config: TrainConfig) -> None:
-    from jemb.app.api import evaluation_tools, train
-    from jemb.train import dry_run
-
-    if not config.dry_run:
-        train(config)
-    elif find_ranks().rank == 0:
-        print(dry_run(config, evaluation_tools(config)))
-
+from jemb.app.cli import run_command
 
 if __name__ == "__main__":
-    from jemb.app.cli import run_command
-
     sys.exit(run_command("train", sys.argv[1:]))

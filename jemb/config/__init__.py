@@ -13,6 +13,7 @@ from jemb.config.commands import (
     MergeConfig,
     NewConfig,
     TokenizeConfig,
+    WeighConfig,
 )
 from jemb.config.parse import describe, option_kinds, option_names, options
 from jemb.config.train import EvaluationConfig, LossWeights, ModelConfig, TrainConfig
@@ -37,6 +38,7 @@ __all__ = [
     "Strings",
     "TokenizeConfig",
     "TrainConfig",
+    "WeighConfig",
     "describe",
     "option_kinds",
     "option_names",

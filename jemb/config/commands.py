@@ -1,4 +1,4 @@
-"""Options of `jemb tokenize`, `evaluate`, `merge`, `export`, `inspect`, `new` and `demo`."""
+"""Options of `jemb weigh`, `tokenize`, `evaluate`, `merge`, `export`, `inspect`, `new` and `demo`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,38 @@ from pydantic import BeforeValidator, Field
 
 from jemb.config.parse import options
 from jemb.config.train import PromptsConfig, Widths
-from jemb.config.types import Positive, Quantization, Seed, Strings
+from jemb.config.types import Positive, PositiveReal, Quantization, Seed, Strings
+
+
+@options
+class WeighConfig:
+    """Find out which data sets help a model on held-out pairs, which harm, and with which weights to train."""
+
+    shards: str
+    """Output folder of `jemb prepare` (every data set in it), or the folder of one data set, or its URL."""
+    model: str
+    """The model to weigh at: a run folder of `jemb train`, an exported or sentence-transformers folder, or a Hugging
+    Face name. Best one that has learned a little of all data sets; one that knows the rows by heart shows nothing."""
+    dev: Strings
+    """Held-out rows like those the model is for, which are not trained on: a file with `query`, `positive` and perhaps
+    `negatives`, as for `jemb prepare`, or several as `dev=[a.jsonl,b.csv]`, which count alike."""
+    output: str
+    """YAML file with the weights: as DIR/experiment/NAME.yaml for `jemb train --config-dir=DIR experiment=NAME`."""
+    batches: Annotated[int, Field(ge=2)] = 8
+    """Batches of each data set and of each dev file, at least 2: fewer of a data set that has no more rows, and of the
+    dev files as many as the smallest has."""
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """Samples in a batch, which are contrasted with each other."""
+    temperature: PositiveReal = 0.05
+    """tau of the contrastive losses, as the run will have it."""
+    max_length: Annotated[int, Field(ge=2)] | None = None
+    """Tokens a text is cut at, as the run will have it; null: the model's own limit."""
+    seed: Seed = 0
+    """Seed of the batches."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Never asked for on the terminal: without this such a model is refused."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
 
 
 @options

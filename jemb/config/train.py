@@ -23,6 +23,8 @@ Trackers = Annotated[
     BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
 ]
 
+WIDTHS = ("student_width", "teacher_width")
+"""What an objective gets besides, if it takes it: of the vectors of the model, and of those of the teacher."""
 LOSS_OPTIONS = (
     "temperature",
     "margin",
@@ -33,23 +35,6 @@ LOSS_OPTIONS = (
     "matryoshka_widths",
 )
 """Options of a run that shape a loss: given to an objective that takes them."""
-DATA_OPTIONS = (
-    "global_batch_size",
-    "seed",
-    "weights",
-    "small_datasets",
-    "shuffle_shards",
-    "objective",
-    "objectives",
-    "num_positives",
-    "balance",
-    "workers",
-    "cache_dir",
-    "cache_gb",
-    "read_ahead",
-    "tokens",
-)
-"""Those that `PairData` has by the same names."""
 
 
 @options
@@ -131,6 +116,11 @@ class PromptsConfig:
         return {name: text for name, text in found.items() if text is not None}
 
 
+Packing = Annotated[
+    Literal["auto", "on", "off"],
+    BeforeValidator(lambda value: {True: "on", False: "off"}[value] if isinstance(value, bool) else value),
+]
+"""In YAML `on` and `off` are true and false."""
 PoolingMode = Literal["mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 
 
@@ -167,6 +157,10 @@ class ModelConfig:
     the architecture cannot do it."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Adapters instead of all weights."""
+    packing: Annotated[Packing, Role.COURSE] = "auto"
+    """Compute texts one after the other in a row, without padding, each attending to itself alone. `on` is checked at
+    the start and refused where the architecture cannot do it. `auto` is off: what it brings on a GPU is unmeasured.
+    Changes memory and time, not the result."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Never asked for on the terminal: without this such a model is refused."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = 0.0
@@ -201,8 +195,9 @@ class TrainConfig:
     objective: str = "pairs"
     """The loss: `pairs` or `triplets` (arXiv 2307.11224, section 3), of which the latter needs shards with hard
     negatives; of data with scores `scored` (CoSENT) or `scored_cosine`, with labels `labelled` (SupCon), with a
-    teacher's scores `distill` (KL) or `distill_margin` (MarginMSE); `auto`: for each data set the one called like its
-    kind; or one of your own, by its registered name or as PACKAGE.MODULE:NAME (jemb/loss/protocol.py)."""
+    teacher's scores `distill` (KL) or `distill_margin` (MarginMSE), with its vectors `teach`; `auto`: for each data set
+    the one called like its kind; or one of your own, by its registered name or as PACKAGE.MODULE:NAME
+    (jemb/loss/protocol.py)."""
     objectives: dict[str, str] = field(default_factory=dict)
     """Those of single data sets, `objectives.NAME=scored`, over `objective`."""
     objective_options: dict[str, Any] = field(default_factory=dict)
@@ -278,9 +273,9 @@ class TrainConfig:
     """Right answers of each sample in a step, where a data set has samples with several; drawn anew each time. With
     more than one the query stands in the loss once for each. Of a sample with fewer some come more than once
     (`positives_short` in the log)."""
-    weights: dict[str, PositiveReal] = field(default_factory=dict)
-    """Quality s_i of a data set, `weights.NAME=2.0`; 1 where not given. A batch comes from data set i with probability
-    |D_i| s_i / sum_j |D_j| s_j."""
+    weights: dict[str, Weight] = field(default_factory=dict)
+    """Quality s_i of a data set, `weights.NAME=2.0`; 1 where not given, 0 leaves it out. A batch comes from data set i
+    with probability |D_i| s_i / sum_j |D_j| s_j."""
     small_datasets: Literal["own_size", "join", "leave_out", "refuse"] = "own_size"
     """What to do with data sets that have fewer samples than a global batch. `own_size`: their batches are as large as
     they are, rounded down to a size that the processes can share; the loss is a mean over its rows. `join`: small ones
@@ -349,12 +344,6 @@ class TrainConfig:
         return any(getattr(OBJECTIVES.find(name), "negatives", False) for name in self._possible())
 
     @property
-    def data_options(self) -> dict[str, Any]:
-        """Those of `PairData`."""
-        number = self.num_negatives if self.takes_negatives else 0
-        return {name: getattr(self, name) for name in DATA_OPTIONS} | {"num_negatives": number}
-
-    @property
     def loss_options(self) -> dict[str, Any]:
         """The options that an objective gets, if it takes them."""
         return {name: getattr(self, name) for name in LOSS_OPTIONS} | {"loss_weights": asdict(self.loss_weights)}
@@ -368,7 +357,7 @@ class TrainConfig:
         taken: set[str] = set()
         for name in self._possible():
             needed = {} if self.several_objectives else self.objective_options
-            taken |= OBJECTIVES.check(name, needed, {*LOSS_OPTIONS, *self.objective_options})
+            taken |= OBJECTIVES.check(name, needed, {*LOSS_OPTIONS, *WIDTHS, *self.objective_options})
         own = self.objective in OBJECTIVES.own or self.several_objectives
         if own and (given := [name for name in self.objective_options if name in LOSS_OPTIONS]):
             raise ValueError(f"objective_options.{given[0]}: give {given[0]}=… in its place, an option of the run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import is_dataclass
 from enum import Enum
 from typing import Annotated, Literal, get_type_hints
 
@@ -18,12 +19,13 @@ class Role(Enum):
 
 
 def roles(cls: type) -> dict[str, Role]:
-    """The role of each option of a config class, by name."""
-    hints = get_type_hints(cls, include_extras=True)
-    return {
-        name: next((part for part in getattr(hint, "__metadata__", ()) if isinstance(part, Role)), Role.RESULT)
-        for name, hint in hints.items()
-    }
+    """The role of each option of a config class, by name; of those in a group without one, as GROUP.NAME, too."""
+    found = {}
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        found[name] = next((part for part in getattr(hint, "__metadata__", ()) if isinstance(part, Role)), Role.RESULT)
+        inner = roles(hint) if isinstance(hint, type) and is_dataclass(hint) else {}
+        found |= {f"{name}.{option}": role for option, role in inner.items()}
+    return found
 
 
 Positive = Annotated[int, Field(gt=0)]

@@ -124,6 +124,24 @@ def write_atomic(path: Path, data: bytes | memoryview | str) -> None:
     sync_folder(path.parent)
 
 
+def link_file(path: Path, name: Path) -> None:
+    """The same file under a second name; a copy on another disk, or where there are no links. Whole or absent."""
+    name.unlink(missing_ok=True)
+    try:
+        os.link(path, name)
+    except OSError:
+        temporary = name.with_name(f".{name.name}.{os.getpid()}.tmp")
+        try:
+            with naming(name), create(temporary) as file, path.open("rb") as source:
+                shutil.copyfileobj(source, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(name)
+        finally:
+            temporary.unlink(missing_ok=True)
+    sync_folder(name.parent)
+
+
 def write_array(path: Path, array: np.ndarray) -> None:
     """`write_atomic` of a `.npy` file."""
     buffer = io.BytesIO()
@@ -233,9 +251,30 @@ def replace_folder(new: Path, folder: Path) -> None:
 
 
 @contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Only one process or thread is in such a block of the same lock file; the others wait."""
+    with os.fdopen(open_lock(path), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def make_way(output: Path) -> None:
+    """Make the folder of a file that a job will write at its end; `InputError` where that cannot be."""
+    if output.is_dir():
+        raise InputError(f"output={output}: is a folder; wanted the name of a file")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output={output}: its folder cannot be made ({error.strerror})") from None
+
+
+@contextmanager
 def alone(folder: Path, command: str) -> Iterator[None]:
     """Keep a second run of `command` out of `folder`, which is made if need be. The lock ends with the process."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{folder}: there is a file where a folder is wanted") from None
     lock = open_lock(folder / ".lock")
     try:
         try:

@@ -65,14 +65,15 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Token ids and attention mask of N texts padded to L, both int64 [N, L]; mask 1 = real token, 0 = padding.
+    """Token ids of N texts padded on the right to L: int32 [N, L], on any device. All else stays on the host.
 
-    prompt_lengths: int64 [N], the first tokens of each text that pooling leaves out; None: it takes all.
+    lengths: int64 [N], how many tokens each text has. prompt_lengths: int64 [N], how many of its first tokens pooling
+    leaves out; None: it takes all.
     """
 
     input_ids: Tensor
-    attention_mask: Tensor
-    prompt_lengths: Tensor | None = None
+    lengths: NDArray[np.int64]
+    prompt_lengths: NDArray[np.int64] | None = None
 
     @classmethod
     def padded(cls, ids: NDArray[np.int64], lengths: NDArray[np.int64], pad_id: int) -> Tokens:
@@ -80,25 +81,40 @@ class Tokens:
         import numpy as np
         import torch
 
-        mask = np.arange(max(1, int(lengths.max(initial=1)))) < lengths[:, None]
-        padded = np.full(mask.shape, pad_id, dtype=np.int64)
+        mask = np.arange(int(lengths.max(initial=1))) < lengths[:, None]
+        padded = np.full(mask.shape, pad_id, dtype=np.int32)
         padded[mask] = ids
-        return cls(torch.from_numpy(padded), torch.from_numpy(mask.astype(np.int64)))
+        return cls(torch.from_numpy(padded), lengths)
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """int64 [N, L], made on the device of the ids: 1 = real token, 0 = padding."""
+        import torch
+
+        device = self.input_ids.device
+        length_N1 = to_device(torch.from_numpy(self.lengths), device)[:, None]
+        return (torch.arange(self.input_ids.shape[1], device=device) < length_N1).long()
 
     def without_prompt(self, lengths: Sequence[int]) -> Tokens:
         """The same with the prompt's tokens left out of pooling; lengths: of the prompt of each text, [N]."""
-        import torch
+        import numpy as np
 
-        return replace(self, prompt_lengths=torch.tensor(lengths, dtype=torch.int64))
+        return replace(self, prompt_lengths=np.array(lengths, dtype=np.int64))
 
     def rows(self, chosen: Any, width: int | None = None) -> Tokens:
         """Some of the texts, cut to their first `width` tokens."""
         prompts = None if self.prompt_lengths is None else self.prompt_lengths[chosen]
-        return Tokens(self.input_ids[chosen, :width], self.attention_mask[chosen, :width], prompts)
+        ids = self.input_ids[chosen, :width]
+        return Tokens(ids, self.lengths[chosen].clip(max=ids.shape[1]), prompts)
 
     def to(self, device: torch.device) -> Tokens:
-        prompts = None if self.prompt_lengths is None else self.prompt_lengths.to(device)
-        return Tokens(self.input_ids.to(device), self.attention_mask.to(device), prompts)
+        return replace(self, input_ids=to_device(self.input_ids, device))
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor there. The host does not wait for a copy to CUDA: it is made from pinned memory, in stream order."""
+    pinned = device.type == "cuda" and not tensor.is_cuda
+    return (tensor.pin_memory() if pinned else tensor).to(device, non_blocking=pinned)
 
 
 class Batch:
@@ -112,8 +128,9 @@ class Batch:
     all ranks modulo 2**32, give the latter, or the ranks do not share out the same batch.
     negatives_short, positives_short: of these samples those that have fewer than K or P, so that some stand here more
     than once. objective: by which of the module's the step is learned; "" for its only one. score: float64 [B]; label:
-    int64 [B], a hash; scores: float64 [B, P + K], NaN where there is none or the text stands here once more; each None
-    where the data set has none.
+    int64 [B], a hash; scores: float64 [B, P + K], NaN where there is none or the text stands here once more; teacher:
+    float32 [B, 1 + P + K, D], a teacher's vectors of the texts; each None where the data set has none, and teacher
+    where the objective does not want it.
     """
 
     def __init__(
@@ -135,13 +152,14 @@ class Batch:
         score: Tensor | None = None,
         label: Tensor | None = None,
         scores: Tensor | None = None,
+        teacher: Tensor | None = None,
     ) -> None:
         self.step, self.dataset, self.keys = step, dataset, keys
         self.query, self.positive, self.negatives = query, positive, negatives
         self.query_hash, self.positive_hash, self.negative_hash = query_hash, positive_hash, negative_hash
         self.share_sum, self.batch_sum = share_sum, batch_sum
         self.negatives_short, self.positives_short, self.objective = negatives_short, positives_short, objective
-        self.score, self.label, self.scores = score, label, scores
+        self.score, self.label, self.scores, self.teacher = score, label, scores, teacher
 
     @property
     def texts(self) -> list[Tokens]:
@@ -149,6 +167,10 @@ class Batch:
         return [texts for texts in (self.query, self.positive, self.negatives) if texts is not None]
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(
-            **{name: value.to(device) if hasattr(value, "to") else value for name, value in vars(self).items()}
-        )
+        """The same with its tensors there, except for the hashes, which the host compares."""
+        moved = {
+            name: value.to(device) if isinstance(value, Tokens) else to_device(value, device)
+            for name, value in vars(self).items()
+            if hasattr(value, "to") and not name.endswith("_hash")
+        }
+        return Batch(**vars(self) | moved)

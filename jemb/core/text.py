@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -88,3 +89,15 @@ def _one_of(ranges: Iterable[tuple[int, int]]) -> str:
     for first, last in ranges:
         planes[first > 0xFFFF] += f"{chr(first)}-{chr(last)}"
     return f"(?:[{planes[0]}]|(?=[\U00010000-\U0010ffff])[{planes[1]}])"
+
+
+def listed_texts(text: str) -> list[str]:
+    """The texts of a JSON list of texts, as a cell of a table holds it or a chat model answers; none where `text` is
+    something else."""
+    if text.lstrip()[:1] != "[":
+        return []
+    try:
+        items: list[str] = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    return items if all(isinstance(item, str) for item in items) else []

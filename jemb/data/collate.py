@@ -18,6 +18,7 @@ from jemb.core.text import content_hash
 from jemb.data.joined import StoredTokens
 from jemb.data.permutation import mix, shuffled
 from jemb.data.wanted import Wanted
+from jemb.shards.teacher import TeacherVectors, take_vectors
 
 Numbers = NDArray[np.int64]
 Part = tuple[Tokens, Tensor]
@@ -32,6 +33,7 @@ class Collate:
     query_prompt, passage_prompt: put before each query, and before each positive and negative; dataset_prompts: those
     of data sets that have others. The hashes are those of the texts alone, or a query could not be found equal to a
     passage. pad_id: what stored ids are padded with. wanted: data sets of which something else than K is wanted.
+    teachers: of data sets that are learned from vectors, those that may have them.
     Which of its positives and negatives a step has is a function of (seed, step, key), so it is the same however often
     and on whatever rank it is asked. Of a sample with fewer some come more than once, and one without negatives has its
     positive in their place, which the loss hides as equal; `Batch.negatives_short` and `positives_short` count such.
@@ -45,6 +47,7 @@ class Collate:
     pad_id: int = 0
     dataset_prompts: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     wanted: Mapping[str, Wanted] = field(default_factory=dict)
+    teachers: Mapping[str, Sequence[TeacherVectors]] = field(default_factory=dict)
 
     def __call__(self, step: int, dataset: str, samples: Sequence[Sample], keys: Sequence[str]) -> Batch:
         """keys: what `Batch.keys` shall hold."""
@@ -87,7 +90,7 @@ class Collate:
 
     def reads_samples(self, dataset: str) -> bool:
         """Whether stored ids do not suffice for a batch."""
-        return bool(self.of(dataset).fields)
+        return not {"teacher"}.issuperset(self.of(dataset).fields)
 
     def of(self, dataset: str) -> Wanted:
         """What is wanted of a data set."""
@@ -116,6 +119,15 @@ class Collate:
         if "scores" in wanted.fields:
             rows = [_scores_of(row, sample.scores) for row, sample in zip(places, samples, strict=True)]
             said["scores"] = torch.tensor(rows, dtype=torch.float64)
+        if "teacher" in wanted.fields:
+            vectors = [
+                take_vectors(self.teachers[dataset], part[1].numpy(), query=part is query)
+                for part in (query, positive, negatives)
+                if part
+            ]
+            said["teacher"] = torch.from_numpy(
+                np.concatenate([found.reshape(len(places), -1, found.shape[1]) for found in vectors], axis=1)
+            )
         return Batch(
             step=step,
             dataset=dataset,

@@ -18,7 +18,7 @@ from jemb.core.files import MAX_MAPPED, map_array
 from jemb.core.seeds import scramble
 from jemb.data.permutation import mix
 from jemb.shards import ShardReader
-from jemb.shards.index import INDEX_DTYPE
+from jemb.shards.index import INDEX_DTYPE, by_part
 
 Numbers = NDArray[np.int64]
 
@@ -51,13 +51,9 @@ class PayloadSizes:
 
     def __call__(self, rows: Numbers) -> Numbers:
         """rows: [N], 0 <= row < len(reader). Raises InputError for an index that cannot be mapped."""
-        shards = np.searchsorted(self.starts, rows, side="right") - 1
-        order = np.argsort(shards, kind="stable")
-        borders = np.flatnonzero(np.diff(shards[order])) + 1
         sizes = np.empty(len(rows), dtype=np.int64)
-        for part in np.split(order, borders):
-            number = int(shards[part[0]])
-            sizes[part] = _mapped(self, number)[rows[part] - self.starts[number]]
+        for number, chosen, local in by_part(self.starts, rows):
+            sizes[chosen] = _mapped(self, number)[local]
         return sizes
 
 

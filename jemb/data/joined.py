@@ -5,7 +5,7 @@ Before: `plan.py` names a source and rows of it. After: `sampler.py` reads them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -19,6 +19,7 @@ from jemb.core.records import Sample
 from jemb.data.deal import Numbers, PayloadSizes
 from jemb.data.small import PlanSource
 from jemb.shards import ShardReader, TokenReader
+from jemb.shards.index import by_part
 from jemb.shards.tokens import Recipe
 from jemb.tables.places import is_url, to_local
 
@@ -47,7 +48,7 @@ class SourceRows:
     def sizes(self, rows: Numbers) -> Numbers:
         """Bytes of these rows' samples [N]."""
         found = np.empty(len(rows), dtype=np.int64)
-        for number, chosen, local in by_member(self.starts, rows):
+        for number, chosen, local in by_part(self.starts, rows):
             found[chosen] = self._sizes[number](local)
         return found
 
@@ -73,14 +74,14 @@ class JoinedTokens:
 
     def count(self, rows: Numbers) -> Numbers:
         found = np.empty(len(rows), dtype=np.int64)
-        for number, chosen, local in by_member(self.starts, rows):
+        for number, chosen, local in by_part(self.starts, rows):
             found[chosen] = self.tokens[number].count(local)
         return found
 
     def take(self, rows: Numbers, places: Numbers) -> tuple[Numbers, Numbers, Numbers]:
         texts: list[Numbers] = [np.empty(0, dtype=np.int64)] * len(rows)
         lengths, hashes = np.empty(len(rows), dtype=np.int64), np.empty(len(rows), dtype=np.int64)
-        for number, chosen, local in by_member(self.starts, rows):
+        for number, chosen, local in by_part(self.starts, rows):
             ids, lengths[chosen], hashes[chosen] = self.tokens[number].take(local, places[chosen])
             for row, text in zip(chosen.tolist(), np.split(ids, np.cumsum(lengths[chosen])[:-1]), strict=True):
                 texts[row] = text
@@ -126,11 +127,3 @@ def token_folder(given: str, option: str) -> Path:
     if is_url(place):
         raise InputError(f"{option}={given}: wanted a folder; token ids are mapped into memory, not fetched")
     return Path(place)
-
-
-def by_member(starts: Sequence[int], rows: Numbers) -> Iterator[tuple[int, Numbers, Numbers]]:
-    """(number of a joined data set, which of `rows` are its, their numbers in it)."""
-    members = np.searchsorted(starts, rows, side="right") - 1
-    for number in np.unique(members).tolist():
-        chosen = np.flatnonzero(members == number)
-        yield number, chosen, rows[chosen] - starts[number]

@@ -9,12 +9,15 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from functools import cached_property
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning
 from torch.utils.data import DataLoader
 
+from jemb.config import TrainConfig
 from jemb.core.errors import InputError
 from jemb.data.ahead import ReadAhead
 from jemb.data.checks import needed_at_once
@@ -24,10 +27,12 @@ from jemb.data.loader import RowDataset, make_loader
 from jemb.data.plan import BatchPlan
 from jemb.data.sampler import GlobalBatchSampler, StepDataset
 from jemb.data.small import PlanSource, SmallDatasets
+from jemb.data.taught import open_teachers
 from jemb.data.verify import Verifier
 from jemb.data.wanted import Wanted, wanted_of
 from jemb.registry import OBJECTIVES, suggest
 from jemb.shards import ShardCache, ShardReader, TokenReader, open_datasets
+from jemb.shards.teacher import TeacherVectors
 from jemb.tables.places import is_url, to_local
 
 if TYPE_CHECKING:
@@ -87,12 +92,8 @@ class PairData(lightning.LightningDataModule):
             )
         self.place, self.global_batch_size, self.seed = os.fspath(shards), global_batch_size, seed
         self.weights, self.small_datasets, self.shuffle_shards = dict(weights or {}), small_datasets, shuffle_shards
-        self.num_negatives, self.num_positives, self.balance, self.workers = (
-            num_negatives,
-            num_positives,
-            balance,
-            workers,
-        )
+        self.num_negatives, self.num_positives = num_negatives, num_positives
+        self.balance, self.workers = balance, workers
         self.objective, self.objectives = objective, dict(objectives or {})
         self.cache_dir, self.cache_gb, self.read_ahead = cache_dir, cache_gb, read_ahead
         self.tokens, self.verify, self.log_samples = tokens, verify, False
@@ -100,28 +101,34 @@ class PairData(lightning.LightningDataModule):
         self.rank, self.world_size, self.steps = rank, world_size, steps
         self.ahead: ReadAhead | None = None
         self.told = {""}
+        self._teachers: dict[str, TeacherVectors] = {}
         self.verifier: Verifier | None = None
+
+    @classmethod
+    def of_run(cls, config: TrainConfig) -> PairData:
+        """With the options of `jemb train` that have the names of those here."""
+        shared = {item.name for item in fields(config)} & signature(cls).parameters.keys()
+        values: dict[str, Any] = {name: getattr(config, name) for name in shared}
+        return cls(**values | {"num_negatives": config.num_negatives if config.takes_negatives else 0})
 
     @cached_property
     def found(self) -> dict[str, ShardReader]:
-        """All data sets by name."""
+        """All data sets by name, but for those of weight 0."""
         cache = ShardCache(self.cache_dir, self.cache_gb) if is_url(to_local(self.place)) else None
         readers = open_datasets(self.place, cache)
         if cache:
             cache.check(*needed_at_once(readers, self.shuffle_shards, self.global_batch_size))
-        for name in self.weights:
-            if name not in readers:
-                raise InputError(
-                    f"weights.{name}: no such data set in {self.place}{suggest(name, readers)}; "
-                    f"there are: {', '.join(readers)}"
-                )
-        for name in self.objectives:
-            if name not in readers:
-                raise InputError(
-                    f"objectives.{name}: no such data set in {self.place}{suggest(name, readers)}; there are: "
-                    f"{', '.join(readers)}"
-                )
-        return readers
+        for option in ("weights", "objectives"):
+            for name in getattr(self, option):
+                if name not in readers:
+                    raise InputError(
+                        f"{option}.{name}: no such data set in {self.place}{suggest(name, readers)}; "
+                        f"there are: {', '.join(readers)}"
+                    )
+        chosen = {name: reader for name, reader in readers.items() if self.weights.get(name) != 0}
+        if not chosen:
+            raise InputError(f"weights: all data sets in {self.place} have weight 0; wanted one above 0")
+        return chosen
 
     def wanted(self, module: Any = None) -> dict[str, Wanted]:
         """What each data set that is found gives to a step. Raises InputError where one lacks what its objective needs.
@@ -149,7 +156,13 @@ class PairData(lightning.LightningDataModule):
                 f"{', '.join(lacking)} in {self.place} has pairs only: use objective=pairs, or prepare these data sets "
                 "from rows with `negatives`"
             )
+        self._teachers = open_teachers(self.found, found)
         return found
+
+    @property
+    def teacher_width(self) -> int | None:
+        """Numbers in the vectors that are learned from, once `wanted` was asked; None where none are."""
+        return next((teacher.width for teacher in self._teachers.values()), None)
 
     @cached_property
     def plan(self) -> BatchPlan:
@@ -236,17 +249,20 @@ class PairData(lightning.LightningDataModule):
         if encoder is None:
             raise InputError("PairData: give encoder=…, whose token ids the batches shall have, or collate_fn=…")
         stored = self.open_tokens(encoder)
+        collate = self._collate(encoder, module)
         place = (trainer.local_rank, trainer.num_devices) if trainer else (0, 1)
         start, stop = (self.next_step() if trainer else 0), self.last_step
         if self.read_ahead and not place[0]:  # one process of each machine, for all of them
             lag = 2 * self.workers + 1  # batches that wait for the trainer in each process
             self.ahead = ReadAhead(self.plan, self.readers, steps=self.read_ahead, stop=stop, lag=lag)
         if self.verify and trainer:
-            self.verifier = Verifier(self.plan, self.readers, stored, start=start, stop=stop, share=place)
+            self.verifier = Verifier(
+                self.plan, self.readers, stored, start=start, stop=stop, share=place, taught=self._teachers
+            )
         return StepDataset(
             self.plan,
             self.readers,
-            self._collate(encoder, module),
+            collate,
             global_keys=self.log_samples and (trainer is None or trainer.is_global_zero),
             ahead=self.ahead,
             tokens=stored,
@@ -254,7 +270,8 @@ class PairData(lightning.LightningDataModule):
 
     def _collate(self, encoder: Encoder, module: Any) -> Collate:
         wanted = self.wanted(module)
-        by_source = {source.name: wanted[(source.members or (source,))[0].name] for source in self.plan.sources}
+        members = {source.name: [member.name for member in source.members or (source,)] for source in self.plan.sources}
+        by_source = {name: wanted[names[0]] for name, names in members.items()}
         return Collate(
             tokenize=encoder.tokenize,
             num_negatives=self.num_negatives or 0,
@@ -266,4 +283,8 @@ class PairData(lightning.LightningDataModule):
                 name: (encoder.prompt("query", name), encoder.prompt("document", name)) for name in self.readers
             },
             wanted=by_source,
+            teachers={
+                name: [self._teachers[member] for member in names if member in self._teachers]
+                for name, names in members.items()
+            },
         )

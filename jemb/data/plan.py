@@ -28,9 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jemb.core.errors import InputError
-from jemb.data.permutation import mix, permute, shuffled
+from jemb.data.permutation import WindowedPass, mix, permute, shuffled
 from jemb.data.small import PlanSource, SmallDatasets, own_batch, settle_small
-from jemb.data.windows import WindowedPass
 
 PLAN_VERSION = 1
 BLOCK = 1024
@@ -162,20 +161,11 @@ class BatchPlan:
             s.name: count * size / s.num_samples for s, count, size in zip(self.sources, used, self._sizes, strict=True)
         }
 
-    def batch(self, step: int, part: slice = slice(None)) -> tuple[str, Rows]:
-        """(data set, its row numbers [`batch_sizes` of it], all different) of global batch `step` >= 0.
-
-        part: only these positions of it, in time O(their number).
-        """
+    def batch(self, step: int) -> tuple[str, Rows]:
+        """(data set, its row numbers [`batch_sizes` of it], all different) of global batch `step` >= 0."""
         source, occurrence = self._source_at(step)
         first = occurrence * self._sizes[source]
-        start, stop, _ = part.indices(self._sizes[source])
-        return self.sources[source].name, self._stream(source, first + start, first + stop)
-
-    def share(self, step: int, rank: int, num_ranks: int) -> tuple[str, Rows]:
-        """Of global batch `step` the slice that belongs to one of `num_ranks`, in time O(its size)."""
-        size = self._sizes[self._source_at(step)[0]] // num_ranks
-        return self.batch(step, slice(rank * size, (rank + 1) * size))
+        return self.sources[source].name, self._stream(source, first, first + self._sizes[source])
 
     def windows(self, step: int) -> tuple[str, list[Window]]:
         """(data set, windows that hold all rows of global batch `step`). Without `shuffle_shards`, (0, 0) is all."""

@@ -108,10 +108,10 @@ class GlobalBatchSampler(BatchSampler):
 
     def share(self, step: int, rank: int, world_size: int) -> StepRows:
         """What `rank` of `world_size` processes gets in `step`."""
-        if self.lengths is None or world_size == 1:
-            name, mine = self.plan.share(step, rank, world_size)
-            return StepRows(self.starts[name], mine, step, name)
         name, rows = self.plan.batch(step)
+        if self.lengths is None or world_size == 1:
+            size = len(rows) // world_size
+            return StepRows(self.starts[name], rows[rank * size : (rank + 1) * size], step, name)
         mine = rows[deal(self.lengths[name](rows), rank, world_size)]
         return StepRows(self.starts[name], mine, step, name, (check_sum(step, name, mine), check_sum(step, name, rows)))
 
@@ -125,9 +125,8 @@ class GlobalBatchSampler(BatchSampler):
 
 
 class StepDataset(Dataset[Batch]):
-    """Step number, or what a `GlobalBatchSampler` gives for it -> this rank's batch, its rows in plan order.
+    """What a `GlobalBatchSampler` gives for a step -> this rank's batch, its rows in plan order.
 
-    balance: the rows are dealt by length, so that all ranks get nearly as many tokens; else rank r gets slice r.
     global_keys: the batch carries the keys of the whole global batch.
     ahead: fetches the remote shards of the steps to come, told here which step it is.
     tokens: stored token ids of every data set, which take the place of reading texts; the batches are the same.
@@ -139,30 +138,18 @@ class StepDataset(Dataset[Batch]):
         readers: Mapping[str, ShardReader],
         collate: Collate,
         *,
-        rank: int = 0,
-        world_size: int = 1,
         global_keys: bool = False,
-        balance: bool = True,
         ahead: ReadAhead | None = None,
         tokens: Mapping[str, TokenReader] | None = None,
     ) -> None:
-        plan.check_processes(world_size)
         self.plan, self.collate = plan, collate
         self.readers = {source.name: rows_of(source, readers) for source in plan.sources}
-        self.sizes = {name: reader.sizes for name, reader in self.readers.items()}
-        self.sampler = GlobalBatchSampler(
-            plan, rank=rank, world_size=world_size, lengths=self.sizes if balance else None
-        )
-        self.rank, self.world_size = rank, world_size
         self.global_keys, self.ahead = global_keys, ahead
         self.tokens = {source.name: tokens_of(source, tokens) for source in plan.sources} if tokens else {}
 
     def __len__(self) -> int:
         """Samples of all data sets: what Lightning asks before it makes the sampler anew for several processes."""
         return self.plan.num_samples
-
-    def __getitem__(self, step: int) -> Batch:
-        return self.__getitems__(self.sampler.share(step, self.rank, self.world_size))
 
     def __getitems__(self, rows: StepRows) -> Batch:
         step, name, mine = rows.step, rows.dataset, rows.rows

@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,10 +48,25 @@ class _Part:
         return zlib.crc32(f"{self.number} {self.reader.manifest.shards[self.number].sha256}".encode())
 
 
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """What lies beside the shards of a data set: the vectors of its teacher."""
+
+    reader: ShardReader
+
+    def verify(self) -> int:
+        return self.reader.verify_files()
+
+    @property
+    def lot(self) -> int:
+        return zlib.crc32(self.reader.manifest.fingerprint.encode())
+
+
 class Verifier:
     """Verifies what the steps from `start` to `stop` read, once each.
 
     share: (number of this process on its machine, how many there are), each of which does its part of the shards.
+    taught: data sets whose files beside the shards are read, too.
     The thread starts with the first question, in the process that asks: ask after loader processes were forked.
     """
 
@@ -64,6 +79,7 @@ class Verifier:
         start: int,
         stop: int,
         share: tuple[int, int] = (0, 1),
+        taught: Collection[str] = (),
     ) -> None:
         self.plan, self.start, self.stop, self.share = plan, start, stop, share
         self.parts = {
@@ -72,6 +88,10 @@ class Verifier:
                 for member in source.members or (source,)
                 for number in range(len(readers[member.name].manifest.shards))
             ]
+            for source in plan.sources
+        }
+        self.files = {
+            source.name: [_Files(readers[m.name]) for m in source.members or (source,) if m.name in taught]
             for source in plan.sources
         }
         self.changed = threading.Condition()
@@ -135,7 +155,7 @@ class Verifier:
             self.upto = step
             self.changed.notify_all()
 
-    def _needed(self) -> Iterator[tuple[int, list[_Part]]]:
+    def _needed(self) -> Iterator[tuple[int, list[_Part | _Files]]]:
         """(step, shards that it is the first to read), until there are no others."""
         ends = {
             name: np.cumsum([part.reader.manifest.shards[part.number].num_samples for part in parts])
@@ -153,4 +173,4 @@ class Verifier:
                 found = set(np.searchsorted(ends[name], rows, side="right").tolist()) if left[name] else set()
             new = sorted(found & left[name])
             left[name] -= found
-            yield step, [self.parts[name][number] for number in new]
+            yield step, [*self.files.pop(name, ()), *(self.parts[name][number] for number in new)]

@@ -41,6 +41,11 @@ def wanted_of(
     at = f"data set {manifest.name} in {place} is of kind {kind}"
     alone = kind == "labelled" and "positive" not in fields
     needs, takes_negatives = getattr(objective, "needs", None), getattr(objective, "negatives", False)
+    if needs == "teacher" and needs not in fields:
+        raise InputError(
+            f"objective={name} needs the vectors of a teacher, but data set {manifest.name} in {place} has none: "
+            "prepare it with the stage teacher (teacher.model=…)"
+        )
     if needs and needs not in fields:
         raise InputError(
             f"objective={name} needs a {needs!r} of each sample, but {at}: prepare it from rows with that field "
@@ -54,9 +59,12 @@ def wanted_of(
         )
     number = num_negatives if takes_negatives or objective is None else 0
     unused = ""
-    if objective is not None and not takes_negatives and kind in ("triplets", "distill") and not needs:
+    if objective is not None and not takes_negatives and kind == "triplets" and not needs:
         unused = f"objective={name}: the hard negatives of {manifest.name} are not used; triplets uses them"
     elif objective is not None and kind == "distill" and not needs:
-        unused = f"objective={name}: the teacher's scores of {manifest.name} are not used; distill uses them"
+        negatives = "" if takes_negatives else ", nor are hard negatives where there are some"
+        unused = f"objective={name}: the teacher's scores of {manifest.name} are not used{negatives}; distill uses them"
     lacks = bool(number) and kind == "pairs" and name != "distill"
+    if needs != "teacher":
+        fields = tuple(field for field in fields if field != "teacher")
     return Wanted(name, number, num_positives if "positives" in fields else 1, alone, fields, unused, lacks)

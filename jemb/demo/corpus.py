@@ -10,7 +10,6 @@ and `seed`.
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 from collections import Counter, defaultdict
@@ -18,10 +17,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
-
-import pyarrow
-import pyarrow.csv
-import pyarrow.parquet
 
 from jemb.core.errors import InputError
 from jemb.core.files import whole_folder
@@ -32,13 +27,8 @@ from jemb.prepare.negating import negate
 
 Row = dict[str, Any]
 
-PAIR_SETS = {
-    "name_summary": (0.35, ".parquet"),
-    "summary_details": (0.35, ".jsonl"),
-    "class_method": (0.2, ".csv"),
-    "module_summary": (0.1, ".jsonl.gz"),
-}
-"""(largest share of `max_pairs`; format, so that each reader of `prepare` has its turn)."""
+PAIR_SETS = {"name_summary": 0.35, "summary_details": 0.35, "class_method": 0.2, "module_summary": 0.1}
+"""Largest share of `max_pairs` of each data set."""
 _TRIPLETS = 0.2
 """The same share, of each set of triplets."""
 _HELD_OUT = 0.15
@@ -55,9 +45,9 @@ _FEWEST_BYTES = 4_000_000
 def build_corpus(folder: Path, *, max_pairs: int, seed: int, roots: Sequence[Path] | None = None) -> dict[str, int]:
     """Write the demo's data under `folder`, which appears whole or not at all and replaces an older one.
 
-    raw/NAME.{jsonl,jsonl.gz,csv,parquet}: pairs, at most `max_pairs` together. raw_triplets/NAME.jsonl: `query
-    positive negatives`. retrieval/: BEIR layout. negation.jsonl: `anchor entailment negative`. No summary and no
-    details of a held-out object are a text of a training row, whatever object that row comes from.
+    raw/NAME.jsonl: pairs, at most `max_pairs` together. raw_triplets/NAME.jsonl: `query positive negatives`.
+    retrieval/: BEIR layout. negation.jsonl: `anchor entailment negative`. No summary and no details of a held-out
+    object are a text of a training row, whatever object that row comes from.
     roots: folders with packages; the standard library and site-packages where not given.
     Returns {file: rows}. Raises InputError when there are too few docstrings for every file to have a row.
     """
@@ -80,7 +70,7 @@ def build_corpus(folder: Path, *, max_pairs: int, seed: int, roots: Sequence[Pat
         pairs[name].append({"query": query, "positive": positive})
     documents, queries, judgements = _retrieval_task(held_out)
     files = {
-        **{f"raw/{name}{ending}": first_open(pairs[name], share) for name, (share, ending) in PAIR_SETS.items()},
+        **{f"raw/{name}.jsonl": first_open(pairs[name], share) for name, share in PAIR_SETS.items()},
         "raw_triplets/siblings.jsonl": first_open(siblings_of(train), _TRIPLETS),
         "raw_triplets/negation.jsonl": first_open(negations_of(train), _TRIPLETS),
         "retrieval/corpus.jsonl": documents,
@@ -189,14 +179,9 @@ def _texts_of(row: Row) -> list[str]:
 
 
 def _write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """One file in the format its suffix names; the same rows give the same bytes."""
+    """JSON lines, or what the end of its name says."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
-    elif path.suffix == ".csv":
-        pyarrow.csv.write_csv(pyarrow.Table.from_pylist(list(rows)), path)
-    elif path.suffix == ".tsv":
+    if path.suffix == ".tsv":
         path.write_text("".join("\t".join(map(str, line)) + "\n" for line in (rows[0], *(r.values() for r in rows))))
     else:
-        data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-        path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

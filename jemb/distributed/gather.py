@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from jemb.distributed.ranks import rank, world_size
+from jemb.distributed.ranks import rank, reachable, world_size
 
 # torch 2.13 renamed both and warns at the old names.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -48,10 +48,11 @@ def gather_rows(x_BD: Tensor) -> Tensor:
 
 
 def gather_values(x: Tensor) -> Tensor:
-    """[B, …] on each rank -> [W*B, …] in rank order, without gradient; for hashes and other facts about rows."""
+    """[B, …] on each rank -> [W*B, …] in rank order on the same device, without gradient; for hashes and other facts
+    about rows. Of values on the host by gloo where there is one beside NCCL, so that nobody waits for kernels."""
     if world_size() == 1:
         return x.detach()
-    x = x.detach().contiguous()
+    x, device = reachable(x.detach().contiguous()), x.device
     out = x.new_empty((world_size() * x.shape[0], *x.shape[1:]))
     _all_gather(out, x)
-    return out
+    return out.to(device)

@@ -26,6 +26,12 @@ def max_over_ranks(value: int) -> int:
     return max(told)
 
 
+def reachable(values: Tensor) -> Tensor:
+    """The same where the processes have collectives for it: on the GPU if they have NCCL alone."""
+    there = values.is_cuda or "cpu" in dist.get_backend_config()
+    return values if there else values.to(torch.device("cuda", torch.cuda.current_device()))
+
+
 def mean_over_ranks(values: Tensor) -> Tensor:
     """Element-wise mean of equally shaped `values` over all ranks, on the CPU and without gradient.
 
@@ -33,8 +39,7 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     """
     values = values.detach().to("cpu", copy=True)
     if world_size() > 1:
-        if "cpu" not in dist.get_backend_config():
-            values = values.to(torch.device("cuda", torch.cuda.current_device()))
+        values = reachable(values)
         dist.all_reduce(values)
         values = values.cpu() / world_size()
     return values

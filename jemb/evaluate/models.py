@@ -16,12 +16,14 @@ import numpy as np
 
 from jemb.config import EvaluateConfig
 from jemb.config.types import Quantization
-from jemb.core.errors import InputError
+from jemb.core.errors import Failure, InputError
 from jemb.evaluate.bm25 import SETTINGS
 from jemb.evaluate.measure import Measured, Score, Task
 from jemb.evaluate.vectors import Encode, Prompts, Remember
 
 if TYPE_CHECKING:
+    import torch
+
     from jemb.model import Encoder
 
 log = logging.getLogger(__name__)
@@ -31,58 +33,56 @@ BM25 = "bm25"
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """An encoder as the tasks want it: texts -> unit vectors, and the prompts it asks for."""
+    """An encoder as the tasks want it: texts -> unit vectors, in fp32 whatever it trains in; and the prompts it wants.
+
+    name: shown beside the progress; None: no progress is shown. The others: as of `jemb.model.encode`.
+    """
 
     encoder: Encoder
-    prompts: Prompts
-    batch_size: int
-    device: str
-    name: str | None
-    """Shown beside the progress; None: no progress is shown."""
+    batch_size: int | None = None
+    device: str | torch.device | None = None
+    name: str | None = None
+    agree: Callable[[int], int] | None = None
+
+    @property
+    def prompts(self) -> Prompts:
+        return Prompts(self.encoder.prompts, self.encoder.default_prompt)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         from jemb.model import encode
 
         # Exact: published scores are of fp32.
         return encode(
-            self.encoder, texts, batch_size=self.batch_size, device=self.device, exact=True, progress=self.name
+            self.encoder,
+            texts,
+            batch_size=self.batch_size,
+            device=self.device,
+            exact=True,
+            progress=self.name,
+            agree=self.agree,
         )
 
 
 def load_text_encoder(name: str, config: EvaluateConfig) -> TextEncoder:
     """The encoder `name`, on the device of `config`. `InputError` where there is no such model or device."""
     from jemb.distributed import rank
+    from jemb.distributed.processes import choose_device
     from jemb.model import load_encoder, probe
 
-    device = find_device(config.device)
+    device = choose_device(config.device)
     encoder = load_encoder(name, max_length=config.max_length, trust_remote_code=config.trust_remote_code)
     if rank() == 0:
         probe(encoder, name)
-    return _text_encoder(encoder, config.batch_size, device, Path(name).name)
+    return TextEncoder(encoder, config.batch_size, device, Path(name).name)
 
 
 def score_encoder(encoder: Encoder, tasks: Sequence[Task], device: str) -> dict[str, float]:
     """{task: its main metric in percent} of an encoder that is loaded, which stays on the device. `InputError` where
     there is no such device."""
-    encode = _text_encoder(encoder, 64, find_device(device), None)
+    from jemb.distributed.processes import choose_device
+
+    encode = TextEncoder(encoder, 64, choose_device(device))
     return {task.name: task.score(encode)[task.main] for task in tasks}
-
-
-def find_device(asked: str) -> str:
-    """`cpu`, `cuda` or `mps`; `InputError` where torch sees no such device."""
-    # Not at the top: BM25 and the tasks themselves do without torch, which takes seconds to import.
-    import torch
-
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if asked == "auto":
-        return "cuda" if there["cuda"] else "cpu"
-    if not there[asked]:
-        raise InputError(f"device={asked}, but torch sees no {asked.upper()} device; use device=cpu or device=auto")
-    return asked
-
-
-def _text_encoder(encoder: Encoder, batch_size: int, device: str, name: str | None) -> TextEncoder:
-    return TextEncoder(encoder, Prompts(encoder.prompts, encoder.default_prompt), batch_size, device, name)
 
 
 def check_models(names: Sequence[str], tasks: Iterable[Task]) -> None:
@@ -131,7 +131,10 @@ def measure(task: Task, encode: Encode, widths: Sequence[int], quantization: Seq
     record = None
     for remember.width, remember.quantization in product([None, *widths], [None, *quantization]):
         variant = "".join(f"@{part}" for part in (remember.width, remember.quantization) if part)
-        measured = task.measure(remember)
+        try:
+            measured = task.measure(remember)
+        except Failure as error:
+            raise Failure(f"{error}, as {variant.lstrip('@')}" if variant else str(error)) from None
         scores |= {f"{metric}{variant}": score for metric, score in measured.scores.items()}
         record = record or measured.record
     return Measured(scores, record)

@@ -68,24 +68,13 @@ class RetrievalTask(Task):
             ([self.corpus[passage] for passage in ids], "document"),
             (list(self.queries.values()), "query"),
         )
-        # Search among distinct texts, numbered by the first id of each, so that passages with equal texts have
-        # equal scores and the cut among ties is trec_eval's. One more than is kept: the query's own.
-        holders: dict[int, list[str]] = {}
-        for passage, text in zip(ids, passages.tolist(), strict=True):
-            holders.setdefault(text, []).append(passage)
-        scores, texts = top_k(
-            vectors[queries], vectors[: len(holders)], DEPTH + 1, progress=f"search {Path(self.name).name}"
-        )
-        run: Run = {}
-        for query, row_scores, row_texts in zip(self.queries, scores.tolist(), texts.tolist(), strict=True):
-            found = [
-                (score, passage)
-                for score, text in zip(row_scores, row_texts, strict=True)
-                for passage in holders[text][: DEPTH + 1]
-            ]
-            found.sort(reverse=True)
-            run[query] = self.cut(query, ((passage, score) for score, passage in found))
-        return run
+        # Passages of one text have one vector, and so equal scores. One more than is kept: the query's own.
+        corpus = vectors[: len(ids)] if len(ids) == passages.max() + 1 else vectors[passages]
+        scores, rows = top_k(vectors[queries], corpus, DEPTH + 1, progress=f"search {Path(self.name).name}")
+        return {
+            query: self.cut(query, ((ids[row], score) for row, score in zip(found, high, strict=True)))
+            for query, high, found in zip(self.queries, scores.tolist(), rows.tolist(), strict=True)
+        }
 
     def cut(self, query: str, found: Iterable[tuple[str, float]]) -> dict[str, float]:
         """The first 100 of a ranking without the passage that is the query itself.

@@ -14,6 +14,7 @@ from typing import Any
 
 from jemb.config import suggest
 from jemb.core.errors import InputError
+from jemb.core.text import listed_texts
 from jemb.tables.delimited import separator_hint
 from jemb.tables.records import Bad, text_of
 from jemb.tables.streams import Damaged, Lines, open_data, refuse_foreign
@@ -34,9 +35,10 @@ class Row:
         return self._text(name, self._value(name), "a text")
 
     def texts(self, name: str) -> list[str]:
-        """The texts in field `name`, a list of them, maybe empty, or one; `InputError` when it is neither."""
+        """The texts in field `name`, a list of them, maybe empty, or one; a list may be written as JSON, which is how
+        a table holds it. `InputError` when it is neither."""
         value = self._value(name)
-        items = value if isinstance(value, list) else [value]
+        items = value if isinstance(value, list) else (isinstance(value, str) and listed_texts(value)) or [value]
         return [self._text(name, item, "a list of texts") for item in items]
 
     def _text(self, name: str, value: Any, wanted: str) -> str:

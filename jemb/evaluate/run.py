@@ -16,7 +16,7 @@ from pathlib import Path
 
 from jemb.config import EvaluateConfig
 from jemb.core.errors import InputError
-from jemb.core.files import read_json, write_json
+from jemb.core.files import make_way, read_json, write_json
 from jemb.evaluate.comparison import Comparison, write_task_results
 from jemb.evaluate.measure import Bootstrap, Task
 from jemb.evaluate.models import BM25, check_models, load_text_encoder, open_model
@@ -41,7 +41,7 @@ def evaluate(config: EvaluateConfig, make: Callable[[str], Encode] | None = None
         models = list(dict.fromkeys(config.model))
         check_models(models, tasks)
         output = Path(config.output)
-        _make_folder(output)
+        make_way(output)
         comparison = Comparison(models, Bootstrap(config.bootstrap, config.level, config.seed))
         unfinished = output.with_name(f"{output.stem}.partial.json")
         try:
@@ -128,13 +128,6 @@ def score_model(
             run.keep_scores(comparison.scores.get(name, {}), identity)
         except PermissionError as error:  # a run of somebody else; the output has the scores all the same
             log.warning("%s: its scores are not kept there (%s)", run.path, error.strerror)
-
-
-def _make_folder(output: Path) -> None:
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"output={output}: its folder cannot be made ({error.strerror})") from None
 
 
 def _is_scores(path: Path) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jemb.core.errors import InputError
+from jemb.core.text import listed_texts
 from jemb.evaluate.measure import Task
 from jemb.registry import TASKS, suggest
 from jemb.tables.places import list_folder, look
@@ -71,7 +72,7 @@ def dataset_texts(value: Any, splits: set[str]) -> Iterator[str]:
     Identifiers are texts too, and harmless: they are no training texts.
     """
     if isinstance(value, str):
-        yield value
+        yield from listed_texts(value) or [value]
     elif isinstance(value, Mapping):
         for key in [key for key in value if key in splits] or value:
             yield from dataset_texts(value[key], splits)

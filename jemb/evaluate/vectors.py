@@ -81,6 +81,8 @@ def encode_distinct(
     indexes = []
     for texts, role in groups:
         prompt = prompts.choose(role, kind)
+        if role == "document" and not prompt:  # by these names sentence-transformers finds it, and mteb does not
+            prompt = prompts.texts.get("passage") or prompts.texts.get("corpus") or ""
         indexes.append(np.array([rows.setdefault(prompt + text, len(rows)) for text in texts], np.int64))
     distinct = list(rows)
     vectors = np.asarray(encode(distinct), np.float32)

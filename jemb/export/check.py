@@ -63,7 +63,7 @@ def check_same_vectors(
     """
     encoder.cpu()
     # A text without tokens has no vector to compare: other code divides nought by nought there.
-    texts = [text for text in TEXTS if int(encoder.tokenize([text]).attention_mask.sum())]
+    texts = [text for text in TEXTS if encoder.tokenize([text]).lengths[0]]
     ours = encode(encoder, texts)
     first = _untruncated(encoder, texts)[:, : encoder.dim]
     loaders: list[tuple[str, Callable[[Path, bool], EncodeTexts], np.ndarray, float]] = [
@@ -120,7 +120,7 @@ def _onnxruntime(folder: Path, code: bool) -> EncodeTexts:
         parts = []
         for start, stop in ((0, 1), (1, 12), (12, len(texts))):
             tokens = tokenize(texts[start:stop])
-            inputs = (tokens.input_ids.numpy(), tokens.attention_mask.numpy())
+            inputs = (tokens.input_ids.long().numpy(), tokens.attention_mask.numpy())
             parts.append(session.run(OUTPUTS, dict(zip(INPUTS, inputs, strict=True)))[-1])
         return np.concatenate(parts)
 

@@ -18,6 +18,8 @@ from torch import Tensor
 from jemb import __version__
 from jemb.config import ExportConfig, MergeConfig
 from jemb.core.errors import InputError
+from jemb.evaluate import load_tasks
+from jemb.evaluate.models import score_encoder
 from jemb.export.alike import check_alike
 from jemb.export.exporter import check_output, load_trained, write_model
 from jemb.lineage import Stage, public_name, stages_before, task_name
@@ -31,9 +33,6 @@ MOST = 500
 """Weightings that are tried at most."""
 EQUAL = 1e-9
 """Two weights this near are equal."""
-
-ScoreEncoder = Callable[[Encoder], Mapping[str, float]]
-"""An encoder to the main metric of each task, in percent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +69,10 @@ class Weighting:
         return sum(self.scores.values()) / len(self.scores)
 
 
-def merge(config: MergeConfig, score: ScoreEncoder | None = None) -> Path:
+def merge(config: MergeConfig) -> Path:
     """Write the weighted mean of the models as the folder `config.output`, checked as an export is; return the folder.
 
-    score: needed where `config.tasks` choose the weights. Raises `InputError` where the models differ in more than
+    Raises `InputError` where the models differ in more than
     their weights, naming in what, and where the output is not empty.
     """
     output = Path(config.output).expanduser().resolve()
@@ -81,9 +80,11 @@ def merge(config: MergeConfig, score: ScoreEncoder | None = None) -> Path:
     members = _members(config)
     tried: list[Weighting] = []
     if config.tasks:
-        assert score
+        tasks = load_tasks(config.tasks)
         grid = weightings(len(members), config.step)
-        encoder, tried = _try_all(list(_load_alike(members, config)), grid, score)
+        encoder, tried = _try_all(
+            list(_load_alike(members, config)), grid, lambda encoder: score_encoder(encoder, tasks, config.device)
+        )
         weights = tried[0].weights
         log.info("%s", table(tried))
     else:
@@ -210,7 +211,7 @@ def _load_alike(members: Sequence[Member], config: MergeConfig) -> Iterator[Enco
 
 
 def _try_all(
-    encoders: list[Encoder], grid: Sequence[tuple[float, ...]], score: ScoreEncoder
+    encoders: list[Encoder], grid: Sequence[tuple[float, ...]], score: Callable[[Encoder], Mapping[str, float]]
 ) -> tuple[Encoder, list[Weighting]]:
     """(an encoder with the best weights, all that were tried, the best first, of equal ones the earlier in `grid`).
     Holds the weights of all models in memory."""

@@ -56,7 +56,7 @@ def write_onnx(encoder: Encoder, folder: Path) -> Path:
         try:
             program = torch.onnx.export(
                 _WithVector(model, encoder.truncate_dim).eval(),
-                (example.input_ids, example.attention_mask),
+                (example.input_ids.long(), example.attention_mask),
                 input_names=INPUTS,
                 output_names=OUTPUTS,
                 dynamic_shapes=(axes, axes),

@@ -5,6 +5,7 @@ from jemb.loss.contrastive import info_nce, margin_loss
 from jemb.loss.masks import EqualTexts, equal_texts
 from jemb.loss.objectives import Pairs, Triplets, contrastive_loss
 from jemb.loss.protocol import Loss, NamedObjective, Objective, Rows, Texts, make_objective, objective
+from jemb.loss.teach import Teach
 from jemb.loss.tiles import LogSumExp, log_sum_exp
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Objectives",
     "Pairs",
     "Rows",
+    "Teach",
     "Texts",
     "Triplets",
     "contrastive_loss",

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from jemb.core.records import to_device
+
 
 @dataclass(frozen=True, slots=True)
 class EqualTexts:
@@ -43,10 +45,13 @@ class EqualTexts:
         return columns_K - columns.start, hide_RK
 
 
-def equal_texts(mine_BM: Tensor, theirs_NC: Tensor, own: int | None = None) -> EqualTexts | None:
+def equal_texts(
+    mine_BM: Tensor, theirs_NC: Tensor, own: int | None = None, device: torch.device | None = None
+) -> EqualTexts | None:
     """The pairs of rows and candidates that share a text; None if there are none.
 
-    own: candidate `own + i` is row i itself, which it does not count against.
+    own: candidate `own + i` is row i itself, which it does not count against. device: where the answer is wanted; None:
+    where the hashes are. These should be on the host, which waits for how many there are.
     """
     sorted_mine = mine_BM.flatten().sort().values
     theirs_NC = theirs_NC.contiguous()
@@ -57,7 +62,12 @@ def equal_texts(mine_BM: Tensor, theirs_NC: Tensor, own: int | None = None) -> E
         shared_N[rows] -= (mine_BM[:, :, None] == theirs_NC[rows, None, :]).sum((1, 2))
     columns_K = shared_N.nonzero().squeeze(1)
     positions: list[int] = columns_K.tolist()
-    return EqualTexts(mine_BM, theirs_NC[columns_K], columns_K, positions) if positions else None
+    if not positions:
+        return None
+    mine_BM, theirs_KC, columns_K = (
+        to_device(x, device or x.device) for x in (mine_BM, theirs_NC[columns_K], columns_K)
+    )
+    return EqualTexts(mine_BM, theirs_KC, columns_K, positions)
 
 
 def _share(mine_RM: Tensor, theirs_KC: Tensor) -> Tensor:

@@ -182,11 +182,11 @@ def _equal(texts: Mapping[str, Rows], offset: int) -> dict[str, EqualTexts | Non
     """What each kind of candidate shares with the rows. A query and its positive stand for each other: whoever has the
     one is answered by the other."""
     query, positive = texts["query"], texts["positive"]
-    mine_B2 = torch.stack([query.hash_B, positive.hash_B], dim=1)
-    pairs = equal_texts(mine_B2, torch.stack([query.hash_N, positive.hash_N], dim=1), own=offset)
+    mine_B2, device = torch.stack([query.hash_B, positive.hash_B], dim=1), query.local_BD.device
+    pairs = equal_texts(mine_B2, torch.stack([query.hash_N, positive.hash_N], dim=1), offset, device)
     found = {"query": pairs, "positive": pairs}
     if "negative" in texts:
-        found["negative"] = equal_texts(mine_B2, texts["negative"].hash_N[:, None])
+        found["negative"] = equal_texts(mine_B2, texts["negative"].hash_N[:, None], device=device)
     return found
 
 

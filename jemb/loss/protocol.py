@@ -6,6 +6,7 @@ law (`distributed/gather.py`) holds for any objective that takes the mean over i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, TypeVar
@@ -23,7 +24,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Unit vectors and content hashes of one text of each row: this rank's, and all ranks' in rank order."""
+    """Unit vectors and content hashes of one text of each row: this rank's, and all ranks' in rank order. The hashes
+    are on the host, wherever the vectors are: to compare them is no work for a GPU, but to wait for it would be."""
 
     local_BD: Tensor
     all_ND: Tensor
@@ -49,8 +51,9 @@ class Texts:
     query: B texts. positive: as many, or with `num_positives` P of each, row-major (row 0's P first); the same object
     as query for labelled texts that stand alone. negatives: B*K texts, row-major; None unless the objective has
     `negatives = True`. score_N: float64, and label_N: int64, equal for equal labels, of all ranks' rows; scores_NA: a
-    teacher's of each row's positives and negatives, NaN where there is none; each None where the data have no such
-    field. dataset, step: where all rows of the step are from, and its number from 0.
+    teacher's of each row's positives and negatives, NaN where there is none; teacher_BTD: its vectors of the local
+    rows' query, positives and negatives, T = 1 + P + K; each None where the data have no such field. dataset, step:
+    where all rows of the step are from, and its number from 0.
     """
 
     query: Rows
@@ -62,6 +65,7 @@ class Texts:
     score_N: Tensor | None = None
     label_N: Tensor | None = None
     scores_NA: Tensor | None = None
+    teacher_BTD: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,8 @@ class Objective(Protocol):
 
     It sees the rows of all ranks and takes the mean over its own; then a run gives the same on any number of processes
     under every strategy. With a class attribute `negatives = True` it gets hard negatives, `num_negatives` a row; one
-    with `needs = "score"` (or "label", "scores") is refused for data without that field.
+    with `needs = "score"` (or "label", "scores", "teacher") is refused for data without that field. A module's weights
+    are trained with the encoder's, kept in checkpoints, and left behind by the export.
 
         @objective("cosine")
         class Cosine:
@@ -123,20 +128,34 @@ def make_objective(wanted: str | Objective, options: Mapping[str, Any] | None = 
         name, made = wanted, OBJECTIVES.make(wanted, options or {}, offered)
     if not callable(made):
         raise InputError(f"objective={name}: {made!r} cannot be called with the texts of a step")
-    if isinstance(made, nn.Module) and any(p.requires_grad for p in made.parameters()):
-        raise InputError(f"objective={name}: has weights of its own to train, which no optimiser would be told of")
     return NamedObjective(name.rpartition(":")[2], made)
 
 
+def check_above_zero(*, or_zero: bool = False, **options: float) -> None:
+    """`InputError` for an option of an objective that is not a number above 0, or 0 where that may be."""
+    for name, value in options.items():
+        if not isinstance(value, int | float) or not 0 <= value < math.inf or not (value or or_zero):
+            raise InputError(f"objective_options.{name}={value}: wanted {'0 or ' * or_zero}a number above 0")
+
+
 class NamedObjective:
-    """An objective whose losses are complete: a scalar total, and at least one term."""
+    """An objective whose losses are complete: a scalar total, and at least one term. head: its weights, where it has
+    some to train."""
 
     def __init__(self, name: str, objective: Objective) -> None:
         self.name, self.objective = name, objective
         self.negatives, self.needs = uses_negatives(objective), getattr(objective, "needs", None)
+        weighted = isinstance(objective, nn.Module) and any(p.requires_grad for p in objective.parameters())
+        self.head = Head(objective) if isinstance(objective, nn.Module) and weighted else None
 
     def __call__(self, texts: Texts) -> Loss:
-        found = self.objective(texts)
+        if self.head is None:
+            return self._complete(self.objective(texts))
+        total = self.head(texts)
+        found, self.head.found = self.head.found, None
+        return self._complete(replace(found, total=total) if isinstance(found, Loss) else total)
+
+    def _complete(self, found: Any) -> Loss:
         loss = found if isinstance(found, Loss) else Loss(found)
         if (
             not isinstance(loss.total, Tensor)
@@ -151,6 +170,23 @@ class NamedObjective:
         as_tensor = {key: torch.as_tensor(value, device=loss.total.device) for key, value in loss.terms.items()}
         terms = {key: value.detach() for key, value in as_tensor.items()} or {self.name: loss.total.detach()}
         return replace(loss, terms=terms)
+
+
+class Head(nn.Module):
+    """An objective with weights, to be called once in each step: FSDP2 puts all of them together for the call, and
+    again where the tensor that it gives has a gradient."""
+
+    def __init__(self, objective: nn.Module) -> None:
+        super().__init__()
+        self.objective, self.found = objective, None
+
+    def forward(self, texts: Texts | None) -> Any:
+        """The total of the loss; what else it says is left in `found`. None: a step that is learned by another
+        objective; then 0, with a gradient of 0 for each weight, which all strategies count like any other."""
+        if texts is not None:
+            self.found = self.objective.forward(texts)  # whose output DeepSpeed's hooks would not know
+            return self.found.total if isinstance(self.found, Loss) else self.found
+        return torch.stack([0 * p.sum() for p in self.parameters() if p.requires_grad]).sum()
 
 
 def uses_negatives(objective: Any) -> bool:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from jemb.core.errors import InputError
-from jemb.loss.protocol import Loss, Texts
+from jemb.loss.protocol import Loss, Texts, check_above_zero
 from jemb.loss.tiles import in_full_precision, log_sum_exp
 
 
@@ -36,6 +36,9 @@ class Scored:
 
     needs: ClassVar[str] = "score"
     scale: float = 20.0
+
+    def __post_init__(self) -> None:
+        check_above_zero(scale=self.scale)
 
     def __call__(self, texts: Texts) -> Loss:
         cosine_N = _cosines(texts.query.all_ND, texts.positive.all_ND)
@@ -80,6 +83,9 @@ class Labelled:
     needs: ClassVar[str] = "label"
     temperature: float = 0.05
 
+    def __post_init__(self) -> None:
+        check_above_zero(temperature=self.temperature)
+
     def __call__(self, texts: Texts) -> Loss:
         sides = [texts.query] if texts.positive is texts.query else [texts.query, texts.positive]
         label_N = _said(texts.label_N)
@@ -117,6 +123,9 @@ class Distill:
     temperature: float = 0.05
     teacher_temperature: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_above_zero(temperature=self.temperature, teacher_temperature=self.teacher_temperature)
+
     def __call__(self, texts: Texts) -> Loss:
         cosine_BA, score_BA = _answers(texts)
         hide_BA = score_BA.isnan()
@@ -133,6 +142,9 @@ class DistillMargin:
     needs: ClassVar[str] = "scores"
     negatives: ClassVar[bool] = True
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_above_zero(scale=self.scale)
 
     def __call__(self, texts: Texts) -> Loss:
         cosine_BA, score_BA = _answers(texts)

@@ -53,8 +53,8 @@ def encode(
     place = [numbers.setdefault(text, len(numbers)) for text in texts]
     distinct = sorted(numbers, key=len, reverse=True)
     vectors = np.empty((len(distinct), encoder.dim), np.float32)
-    was_training = encoder.training
-    encoder.eval()
+    training, packed = encoder.training, encoder.packed
+    encoder.eval().packed = False  # in fp32 torch cannot attend without padding on a GPU
     try:
         with (
             Progress(progress, len(distinct), "text") as bar,
@@ -66,7 +66,7 @@ def encode(
                 block = distinct[start : start + BLOCK]
                 rows = np.array([numbers[text] for text in block], np.intp)
                 tokens = encoder.tokenize(block)
-                lengths = tokens.attention_mask.sum(1).numpy()
+                lengths = tokens.lengths
                 limit = batch_tokens or BATCH_TOKENS.get(target.type, BATCH_TOKENS["cuda"])
                 planned = list(batches(lengths, limit, batch_size or len(block)))
                 lacking = agree(len(planned)) - len(planned) if agree else 0
@@ -77,7 +77,7 @@ def encode(
                 for _ in range(lacking):
                     encoder(part.rows([0]))
     finally:
-        encoder.train(was_training)
+        encoder.train(training).packed = packed
     return vectors if len(distinct) == len(texts) else vectors[place]
 
 

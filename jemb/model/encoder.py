@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from jemb.core.records import Tokens
+from jemb.core.records import Tokens, to_device
 from jemb.model.folder import make_readable
 from jemb.model.lora import merge_lora
+from jemb.model.packing import Pack, run_packed
 from jemb.model.quiet import quiet
 from jemb.model.tokenize import Tokenize
 
@@ -31,6 +34,7 @@ class Encoder(nn.Module):
     values of the configuration fields that training changed; `save` writes them.
     prompts, default_prompt: texts that belong before inputs of a kind (`query`, `document`), by name, and the name of
     the one before all others. Training and evaluation put them there; nothing here does.
+    packed: leave padding out of the backbone's layers; off at first. `probe` tells whether the model can do so.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class Encoder(nn.Module):
         model.truncate_dim = None  # it cuts vectors without giving them length 1 again
         self.default_prompt: str | None = model.default_prompt_name
         self.own_dropout = dict(own_dropout or {})
+        self.packed = False
         self.tokenizer: Any = self.first.tokenizer
         if self.static:
             if max_length is not None:
@@ -137,28 +142,28 @@ class Encoder(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tensor:
         """[N, L] -> [N, D], fp32 unit rows; the zero vector for a text without any token."""
-        mask = tokens.attention_mask
-        empty_N1 = mask.sum(1, keepdim=True) == 0
-        first = self.first
+        first, device = self.first, tokens.input_ids.device
         if self.static:
-            counts = mask.sum(1)
-            features = first({"input_ids": tokens.input_ids[mask.bool()], "offsets": counts.cumsum(0) - counts})
+            pack = Pack(tokens)
+            features = first({"input_ids": pack.id_T, "offsets": pack.start_N})
         else:
             # Attention over nothing is NaN in some kernels: a row without tokens attends to its first padding.
-            seen = torch.cat([mask[:, :1] | empty_N1.to(mask.dtype), mask[:, 1:]], 1)
-            features = first({"input_ids": tokens.input_ids, "attention_mask": seen})
+            seen = replace(tokens, lengths=tokens.lengths.clip(min=1))
+            given = {"input_ids": tokens.input_ids.long(), "attention_mask": seen.attention_mask}
+            features = {**given, **run_packed(first, seen)} if self.packed else first(given)
         # What comes after the backbone is small and decides the last digits: at least fp32, under autocast too.
-        with torch.autocast(mask.device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False):
             features = {name: at_least_fp32(value) for name, value in features.items()}
-            lengths = tokens.prompt_lengths
-            if lengths is None:
+            prompts = tokens.prompt_lengths
+            if prompts is None:
                 vectors = self._pool(features)
             else:  # pooling takes one length at a time
-                each = {n: self._pool({**features, "prompt_length": n}) for n in lengths.unique().tolist()}
+                each = {n: self._pool({**features, "prompt_length": n}) for n in np.unique(prompts).tolist()}
                 vectors = next(iter(each.values()))
                 for n, found in each.items():
-                    vectors = torch.where(lengths[:, None] == n, found, vectors)
-            vectors = vectors.masked_fill(empty_N1, 0)
+                    vectors = torch.where(to_device(torch.from_numpy(prompts == n), device)[:, None], found, vectors)
+            if not tokens.lengths.all():
+                vectors = vectors.masked_fill(to_device(torch.from_numpy(tokens.lengths == 0), device)[:, None], 0)
             return normalize(vectors[:, : self.truncate_dim], dim=-1) if self.truncate_dim else vectors
 
     def _pool(self, features: Mapping[str, Any]) -> Tensor:
@@ -179,6 +184,8 @@ class Encoder(nn.Module):
             merge_lora(self.model)
         folder.mkdir(parents=True, exist_ok=True)
         self.model.prompts, self.model.default_prompt_name = dict(self.prompts), self.default_prompt
+        if before_documents := choose_prompt(self.prompts, "document"):  # by this name mteb finds it, too
+            self.model.prompts["document"] = before_documents
         self.model.similarity_fn_name = "cosine"
         with quiet(), self.model.truncate_embeddings(self.truncate_dim):
             self.model.save(str(folder), create_model_card=not card)

@@ -24,6 +24,8 @@ FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+VOCABULARY = ("tokenizer.json", "vocab.txt", "vocab.json", "vocab.bpe", "*.model", "*.tiktoken")
+"""Files one of which a tokenizer is made of."""
 TOKENIZER_CONFIG = {
     # The class that takes tokenizer.json as it is: those named after a model build some parts anew, in transformers 5.
     "tokenizer_class": "PreTrainedTokenizerFast",
@@ -59,6 +61,10 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False, kind: str = "
             "read it and trust it: model.trust_remote_code=true"
         )
     return first
+
+
+def has_vocabulary(folder: Path) -> bool:
+    return any(any(folder.glob(name)) for name in VOCABULARY)
 
 
 def read_modules(folder: Path) -> list[tuple[str, Path]]:

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +27,9 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from jemb.core.errors import InputError
 from jemb.core.files import read_json
 from jemb.model.encoder import Encoder, choose_prompt
-from jemb.model.folder import check_folder, read_modules
+from jemb.model.folder import check_folder, has_vocabulary, read_modules
 from jemb.model.lora import base_of, merge_lora, put_on
+from jemb.model.packing import table_positions
 from jemb.model.quiet import quiet
 from jemb.run_folder import RunFolder, is_run
 
@@ -73,8 +75,7 @@ def load_encoder(
     class of its own would be replaced by something made up. Code in the folder runs with trust_remote_code only.
     """
     folder = find_folder(name_or_path, code=trust_remote_code)
-    with guarded(folder), base_of(folder) as (name, adapter):
-        base = find_folder(name, code=trust_remote_code)
+    with guarded(folder), base_of(folder, partial(find_folder, code=trust_remote_code)) as (base, adapter):
         first = check_folder(base, trust_remote_code=trust_remote_code)
         own: dict[str, float] = {}
         if (first / "config.json").is_file():
@@ -129,7 +130,7 @@ def load_encoder(
         check_truncate_dim(folder, encoder.truncate_dim, encoder.full_dim)
         _check_tokens(folder, encoder)
         _freeze_unused(encoder)
-    return encoder
+    return encoder.eval()
 
 
 def find_folder(name_or_path: str, *, code: bool = False) -> Path:
@@ -245,8 +246,7 @@ def _as_described(folder: Path) -> Iterator[None]:
 
 def check_vocabulary(folder: Path) -> None:
     """Raises `InputError` where the folder has no vocabulary: transformers would make up one of five words."""
-    names = ("tokenizer.json", "vocab.txt", "vocab.json", "vocab.bpe", "*.model", "*.tiktoken")
-    if not any(any(folder.glob(name)) for name in names):
+    if not has_vocabulary(folder):
         raise InputError(
             f"{folder}: no tokenizer (wanted tokenizer.json, or a vocabulary file). Save the tokenizer that the "
             "model was trained with into the folder"
@@ -342,11 +342,7 @@ def choose_max_length(folder: Path, model: Any, asked: int | None) -> int | None
 
 def num_positions(backbone: PreTrainedModel) -> int | None:
     """Tokens that the model has positions for; None for relative positions (T5, XLNet), which have no bound."""
-    for name, module in backbone.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            # RoBERTa and its kin count positions from the padding id on.
-            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-    number = getattr(backbone.config, "max_position_embeddings", None)
+    number = table_positions(backbone)[1] or getattr(backbone.config, "max_position_embeddings", None)
     return number if number and number > 0 else None
 
 

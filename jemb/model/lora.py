@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,12 +17,15 @@ from torch import Tensor
 
 from jemb.core.errors import InputError
 from jemb.core.files import read_json
+from jemb.model.folder import VOCABULARY, has_vocabulary
 from jemb.model.quiet import quiet
 
 if TYPE_CHECKING:
     from jemb.model.encoder import Encoder
 
 ADAPTER = "adapter_config.json"
+TOKENIZER = (*VOCABULARY, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""Files of a tokenizer."""
 
 
 def check_peft_installed(wanted: str) -> None:
@@ -75,29 +78,41 @@ def merge_lora(model: SentenceTransformer) -> None:
             layer.merge()
             backbone.set_submodule(name, layer.get_base_layer())
     backbone._hf_peft_config_loaded = False
+    # How the names in a loaded adapter's file differ from the model's, which transformers would save all weights by.
+    backbone.__dict__.pop("_weight_conversions", None)
     del backbone.peft_config
     model.requires_grad_(True)
 
 
 @contextmanager
-def base_of(folder: Path) -> Iterator[tuple[str, Path | None]]:
-    """(folder or name of the model to load, the adapter to put on it): of a folder without adapter itself and None.
+def base_of(folder: Path, find: Callable[[str], Path]) -> Iterator[tuple[Path, Path | None]]:
+    """(folder of the model to load, the adapter to put on it): of a folder without adapter itself and None.
 
-    An adapter beside a whole model belongs to that one; else it names the model it belongs to.
+    An adapter beside a whole model belongs to that one; else it names the model it belongs to, which `find` gives a
+    folder for. The tokenizer is the one beside the adapter, where there is one.
     """
     adapter = folder / ADAPTER
     if not adapter.is_file() or (folder / "modules.json").is_file():  # sentence-transformers loads both by itself
-        yield str(folder), None
+        yield folder, None
         return
     check_peft_installed(str(adapter))
+    base = folder
     if not [*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*")]:
-        yield read_json(adapter, {"base_model_name_or_path": str})["base_model_name_or_path"], folder
+        base = find(read_json(adapter, {"base_model_name_or_path": str})["base_model_name_or_path"])
+    tokenizer = _tokenizer_files(folder) if has_vocabulary(folder) else set()
+    if base != folder and not tokenizer:
+        yield base, folder
         return
-    with TemporaryDirectory() as whole:  # transformers would go by the adapter's word where that lies beside the model
-        for path in folder.iterdir():
-            if not path.name.startswith("adapter_"):
-                (Path(whole) / path.name).symlink_to(path.resolve())
-        yield whole, folder
+    # transformers would go by the adapter's word where that lies beside the model, and knows one folder alone.
+    with TemporaryDirectory() as whole:
+        left_out = _tokenizer_files(base) if base != folder else set(folder.glob("adapter_*"))
+        for path in {*base.iterdir(), *tokenizer} - left_out:
+            (Path(whole) / path.name).symlink_to(path.resolve())
+        yield Path(whole), folder
+
+
+def _tokenizer_files(folder: Path) -> set[Path]:
+    return {path for pattern in TOKENIZER for path in folder.glob(pattern)}
 
 
 def put_on(model: SentenceTransformer, adapter: Path) -> None:

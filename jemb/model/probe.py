@@ -18,6 +18,8 @@ ALLOWED = 1e-4
 """Largest difference of any number of two unit vectors in fp32 that are to be the same."""
 LONG = 40
 """Tokens of the texts whose vectors are compared; all limits are tried on the token ids, which cost little."""
+WIDE = 600
+"""Tokens of the longest text on which packing is compared."""
 WORDS = "The film wasn't bad at all: 27 people SAW it, in Köln, 図書館 and Москва. "
 
 
@@ -29,6 +31,8 @@ def probe(encoder: Encoder, name: str) -> None:
     encoder.eval()
     try:
         with quiet():
+            if encoder.packed:
+                _compare_packed(encoder, name)
             ways: list[tuple[str, str | None]] = [(encoder.prompt(role), role) for role in ("query", "document")]
             told = {prompt for prompt, _ in ways}
             for prompt, role in [*ways, *((text, None) for text in sorted({"", *encoder.prompts.values()} - told))]:
@@ -65,6 +69,24 @@ def _compare_vectors(encoder: Encoder, name: str, prompt: str, role: str | None)
             worst = int(np.argmax(np.nan_to_num(apart, nan=np.inf)))
             of = f"{words} vector of {(prompt + texts[worst])[:40]!r} is not"
             _refuse(name, of, f"{apart[worst]:.1e} apart")
+
+
+def _compare_packed(encoder: Encoder, name: str) -> None:
+    """With padding and without, more tokens at once than the model has positions, and than a window of its is wide."""
+    tokens = encoder.tokenize(["a", WORDS, *[WORDS * (1 + WIDE // 8)] * 2]).rows(slice(None), WIDE)
+    try:
+        with torch.no_grad():
+            packed = encoder(tokens)
+            encoder.packed = False
+            apart = float((packed - encoder(tokens)).abs().max())
+        seen = "" if apart <= ALLOWED else f"vectors without padding are {apart:.1e} apart from those with it"
+    except Exception as error:  # whatever a model raises that is given other arguments
+        seen = str(error) or type(error).__name__
+    finally:
+        encoder.packed = True
+    if seen or encoder.static:
+        kind = type(encoder.backbone or encoder.first).__name__
+        raise InputError(f"{name}: model.packing=on: {kind} cannot be packed ({seen}); use model.packing=off")
 
 
 def _refuse(name: str, what: str, seen: str) -> None:

@@ -19,7 +19,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-from jemb.core.records import Tokens
+from jemb.core.records import Tokens, to_device
 from jemb.model.encode import batches
 from jemb.model.encoder import Encoder, at_least_fp32
 
@@ -37,7 +37,7 @@ def encode_together(
     micro_batch_tokens: int | None = None,
     agree: Callable[[int], int] | None = None,
 ) -> tuple[list[Tensor], int]:
-    """(unit vectors [N_i, D] of each of `texts`, token slots computed, padding included).
+    """(unit vectors [N_i, D] of each of `texts`, token slots computed, padding included where there is any).
 
     The rows of all `texts` are sorted by length and encoded in groups, each cut to its longest row. With
     `micro_batch_size` that many rows are a group, with `micro_batch_tokens` as many as have that many token slots (but
@@ -47,7 +47,7 @@ def encode_together(
     and with `micro_batch_tokens` the number of groups depends on the texts; every rank must have equally many rows.
     """
 
-    def encode(*group: Tensor) -> Tensor:
+    def encode(*group: Any) -> Tensor:
         if again and device.type == "cpu":  # also when a group is computed again in backward
             _give_freed_memory_back()
         half = torch.is_autocast_enabled(device.type)
@@ -62,27 +62,26 @@ def encode_together(
     again = bool(micro_batch_size or micro_batch_tokens)
     longest = max(t.input_ids.shape[1] for t in texts)
     ids = torch.cat([pad(t.input_ids, (0, longest - t.input_ids.shape[1])) for t in texts])
-    mask = torch.cat([pad(t.attention_mask, (0, longest - t.attention_mask.shape[1])) for t in texts])
-    prompts = [t.prompt_lengths for t in texts]
-    more = []
-    if any(found is not None for found in prompts):
-        pairs = zip(texts, prompts, strict=True)
-        more = [torch.cat([t.input_ids.new_zeros(len(t.input_ids)) if n is None else n for t, n in pairs])]
-    lengths, order = mask.sum(1).sort(descending=True, stable=True)
-    widths = lengths.clamp(min=1).tolist()
+    lengths, prompts = np.concatenate([t.lengths for t in texts]), None
+    if any(t.prompt_lengths is not None for t in texts):
+        prompts = np.concatenate([0 * t.lengths if t.prompt_lengths is None else t.prompt_lengths for t in texts])
+    order = np.argsort(-lengths, kind="stable")
+    widths = lengths[order].clip(min=1)
     rows = len(ids) if micro_batch_tokens else micro_batch_size or ROWS.get(device.type, len(ids))
-    sizes = [len(group) for group in batches(np.array(widths), micro_batch_tokens, rows, padding=1)]
+    sizes = [len(group) for group in batches(widths, micro_batch_tokens, rows, padding=1)]
     if agree and micro_batch_tokens:
         sizes = split_into(agree(len(sizes)), sizes)
+    order_N = to_device(torch.from_numpy(order), device)
+    every = Tokens(ids[order_N], lengths[order], None if prompts is None else prompts[order])
     parts, slots, start = [], 0, 0
-    for chosen in order.split(sizes):
-        width = widths[start]
-        group = [ids[chosen, :width], mask[chosen, :width], *(lengths[chosen] for lengths in more)]
-        # Plain tensors: from them `checkpoint` learns on which device to restore the random state of the dropout.
+    for size in sizes:
+        part = every.rows(slice(start, start + size), widths[start])
+        # The ids by themselves: from them `checkpoint` learns on which device to restore the random state of dropout.
+        group = part.input_ids, part.lengths, part.prompt_lengths
         parts.append(checkpoint(encode, *group, use_reentrant=False) if again else encode(*group))
-        slots += len(chosen) * width
-        start += len(chosen)
-    vectors = torch.cat(parts)[order.argsort()]
+        slots += int(widths[start : start + size].sum()) if encoder.packed else part.input_ids.numel()
+        start += size
+    vectors = torch.cat(parts)[order_N.argsort()]
     return list(vectors.split([len(t.input_ids) for t in texts])), slots
 
 

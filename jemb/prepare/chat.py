@@ -146,7 +146,9 @@ class Chat:
         try:
             choice = json.loads(body)["choices"][0]
             text = choice["message"].get("content") or ""
-            return Answer(str(text).encode(errors="replace").decode(), choice.get("finish_reason") != "length")
+            if isinstance(text, list):  # parts: thoughts and pictures have no text of that name
+                text = "\n".join(part["text"] for part in text if "text" in part)
+            return Answer(text.encode(errors="replace").decode(), choice.get("finish_reason") != "length")
         except (ValueError, LookupError, TypeError, AttributeError):
             raise ValueError(f"no answer of a chat model: {body[:200]!r}") from None
 

@@ -167,6 +167,10 @@ class PrepareConfig:
         changes: dict[str, Any] = {"sources": {}}
         if source.stages is not None:
             changes["stages"] = source.stages
+            # An option that wants its stage is there for other data sets.
+            for stage, about in all_stages(self.plugins).items():
+                if about.wanted_with and stage not in source.stages:
+                    changes[stage] = type(getattr(self, stage))()
         for stage in all_stages(self.plugins):
             if given := getattr(source, stage, None):
                 values = {item.name: getattr(getattr(self, stage), item.name) for item in fields(getattr(self, stage))}

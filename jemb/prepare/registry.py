@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -26,6 +25,7 @@ import numpy.typing as npt
 
 from jemb.core.errors import InputError
 from jemb.core.records import Kind
+from jemb.registry import import_module
 
 if TYPE_CHECKING:
     from jemb.prepare.engine.job import Job
@@ -110,7 +110,9 @@ class Stage:
     called before any work, to raise `InputError`. after: the stage it follows, if that runs. default: runs unless
     `stages` says otherwise. adds_negatives: gives rows negatives. of_answers: takes the positive for a right
     answer, so it does not run on rows that have scores or labels. gpu: wants one. speed_only: options that do not
-    change what it keeps. wanted_with: options that mean nothing unless it runs. across: the option that makes it
+    change what it keeps. wanted_with: options that mean nothing unless it runs. writes_scores: the option with which it
+    writes a teacher's scores. gives: what its files beside the shards (`table.BESIDE`) add to each sample, a name in
+    `Manifest.fields`. across: the option that makes it
     look at the data sets finished before (`inputs.others`). advice: the likely cause where it drops much of a data
     set. version: raised when it comes to keep other rows for the same options.
     """
@@ -131,6 +133,8 @@ class Stage:
     gpu: bool = False
     speed_only: tuple[str, ...] = ()
     wanted_with: tuple[str, ...] = ()
+    writes_scores: str = ""
+    gives: str = ""
     across: str = ""
     advice: str = ""
     version: int = 1
@@ -208,12 +212,9 @@ def _load() -> None:
 
 
 def _import(module: str) -> None:
-    here = str(Path.cwd())
-    if here not in sys.path:  # as `python -m` has it
-        sys.path.append(here)
     try:
-        importlib.import_module(module)
+        import_module(module)
     except ModuleNotFoundError as error:
         raise InputError(
-            f"plugins: no Python module {module!r} ({error}); wanted one that is installed, or lies in {here}"
+            f"plugins: no Python module {module!r} ({error}); wanted one that is installed, or lies in {Path.cwd()}"
         ) from None

@@ -6,20 +6,20 @@ Before: `prepare/` decides what is kept and in which order. After: `data/` plans
 from jemb.core.files import write_atomic
 from jemb.shards.adopt import adopt
 from jemb.shards.cache import ShardCache, cache_home
-from jemb.shards.manifest import Manifest, ShardInfo, StageCount, read_manifest, write_manifest
+from jemb.shards.manifest import FileInfo, Manifest, ShardInfo, StageCount, read_manifest, write_manifest
 from jemb.shards.member import encode_payload
 from jemb.shards.reader import ShardReader, open_datasets
 from jemb.shards.remote import RemoteTars
 from jemb.shards.tokens import TokenReader
-from jemb.shards.writer import ShardWriter, write_shard
+from jemb.shards.writer import write_dataset, write_shard
 
 __all__ = [
+    "FileInfo",
     "Manifest",
     "RemoteTars",
     "ShardCache",
     "ShardInfo",
     "ShardReader",
-    "ShardWriter",
     "StageCount",
     "TokenReader",
     "adopt",
@@ -28,6 +28,7 @@ __all__ = [
     "open_datasets",
     "read_manifest",
     "write_atomic",
+    "write_dataset",
     "write_manifest",
     "write_shard",
 ]

@@ -16,7 +16,7 @@ from jemb.core.files import write_atomic
 from jemb.core.progress import track
 from jemb.core.records import Kind, Sample
 from jemb.shards.index import encode_index
-from jemb.shards.manifest import MANIFEST, UNFINISHED, Manifest, ShardInfo, write_manifest
+from jemb.shards.manifest import MANIFEST, Manifest, ShardInfo, write_manifest
 from jemb.shards.member import BLOCK, decode_header, decode_payload, known_fields, plain_name
 from jemb.shards.writer import fields_of
 from jemb.tables.places import open_bytes
@@ -38,8 +38,6 @@ def adopt(folder: Path) -> Manifest:
         raise InputError(f"{folder}: no such folder; wanted a folder of tars")
     if (folder / MANIFEST).exists():
         raise InputError(f"{folder}: has a {MANIFEST} already; remove it to index the tars again")
-    if (folder / UNFINISHED).exists():
-        raise InputError(f"{folder}: holds shards that jemb did not finish writing; write them again")
     tars = sorted(path for path in folder.glob("*.tar") if path.is_file() and path.name[0] != ".")
     if not tars:
         raise InputError(f"{folder}: no *.tar in it; wanted WebDataset tars")

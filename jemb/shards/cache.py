@@ -16,11 +16,11 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from jemb.core.errors import Failure, InputError
-from jemb.core.files import open_lock
+from jemb.core.files import locked, open_lock
 from jemb.shards.manifest import ShardInfo
 from jemb.tables.transfer import fetch
 
@@ -173,12 +173,9 @@ class ShardCache:
                     found.append((status.st_mtime_ns, status.st_size, Path(entry.path)))
         return found
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> AbstractContextManager[None]:
         """No other process or thread makes room or gives a shard its name in the block."""
-        with os.fdopen(open_lock(self.folder / ".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        return locked(self.folder / ".lock")
 
 
 def _is(path: Path, descriptor: int) -> bool:

@@ -6,12 +6,16 @@ Before: `writer.py` and `adopt.py` collect the places. After: `reader.py` reads 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jemb.core.errors import InputError
+
+Numbers = NDArray[np.int64]
 
 INDEX_DTYPE = np.dtype([("offset", "<u8"), ("size", "<u4")])
 """offset: byte of the tar where the payload starts (its 512-byte header lies before); size: payload bytes."""
@@ -23,6 +27,16 @@ HEADER = 512
 SIZE, MAGIC, USTAR = range(124, 136), np.arange(257, 262), np.frombuffer(b"ustar", dtype=np.uint8)
 """Bytes of a tar header."""
 REBUILD = "delete manifest.json and build the index again, or restore the file"
+
+
+def by_part(starts: Sequence[int] | Numbers, rows: Numbers) -> Iterator[tuple[int, Numbers, Numbers]]:
+    """(number of a part, which of `rows` are its, their numbers in it). starts: the first row of each part."""
+    parts = np.searchsorted(starts, rows, side="right") - 1
+    order = np.argsort(parts, kind="stable")
+    for chosen in np.split(order, np.flatnonzero(np.diff(parts[order])) + 1):
+        if len(chosen):
+            number = int(parts[chosen[0]])
+            yield number, chosen, rows[chosen] - starts[number]
 
 
 def encode_index(places: list[tuple[int, int]]) -> bytes:

@@ -19,8 +19,6 @@ from jemb.core.parse import COUNT, Shape, check_shape
 from jemb.core.records import Kind
 
 MANIFEST = "manifest.json"
-UNFINISHED = ".unfinished"
-"""Stands in a data set's folder from the writer's start to its manifest: shards beside it may be deleted."""
 VERSION = 1
 INDEX_HINT = (
     "`jemb prepare input=RAW output=DIR` makes some of raw files; for tars made by others, "
@@ -34,6 +32,7 @@ SHAPE: Shape = {
     "stages": [{"name": str, "kept": COUNT, "dropped": {str: COUNT}, "settings": {}, "statistics?": {}}],
     "source": {},
     "fields?": [str],
+    "files?": [{"file": str, "bytes": COUNT, "sha256": str}],
 }
 
 
@@ -53,6 +52,15 @@ class ShardInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class FileInfo:
+    """A file that a stage of `prepare` left beside the shards; as of a tar."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class StageCount:
     """What one stage of `prepare` did: samples kept, dropped by reason, the settings it ran with, and what it found
     on the way (histograms and counts for the report)."""
@@ -68,7 +76,8 @@ class StageCount:
 class Manifest:
     """A whole data set. `source` is free: where the samples came from.
 
-    fields: those of `member.OPTIONAL` that its samples have; and "positive" where labelled texts have one besides.
+    fields: those of `member.OPTIONAL` that its samples have; "positive" where labelled texts have one besides; and
+    "teacher" where the vectors of one are among `files`, which lie beside the shards.
     """
 
     name: str
@@ -77,6 +86,7 @@ class Manifest:
     stages: tuple[StageCount, ...] = ()
     source: Mapping[str, Any] = field(default_factory=dict)
     fields: tuple[str, ...] = ()
+    files: tuple[FileInfo, ...] = ()
 
     @property
     def num_samples(self) -> int:
@@ -89,8 +99,10 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """Hex sha256 of kind, counts and shard digests in order; no name and no path, so data may move."""
+        """Hex sha256 of kind, counts and digests of shards and files in order; no name and no path of a folder, so data
+        may move."""
         content = [self.kind, self.num_samples, [[shard.num_samples, shard.sha256] for shard in self.shards]]
+        content += [[[file.file, file.sha256] for file in self.files]] if self.files else []
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
@@ -104,6 +116,7 @@ class Manifest:
             "stages": [asdict(stage) for stage in self.stages],
             "source": dict(self.source),
             **({"fields": list(self.fields)} if self.fields else {}),
+            **({"files": [asdict(file) for file in self.files]} if self.files else {}),
             "fingerprint": self.fingerprint,
         }
 
@@ -122,7 +135,12 @@ class Manifest:
                 raise InputError(f"{at}: file is {shard['file']!r}; wanted a plain name that ends in .tar")
         shards = tuple(ShardInfo(**_known(ShardInfo, shard)) for shard in value["shards"])
         stages = tuple(StageCount(**_known(StageCount, stage)) for stage in value["stages"])
-        manifest = cls(value["name"], value["kind"], shards, stages, value["source"], tuple(value.get("fields", ())))
+        files = tuple(FileInfo(**_known(FileInfo, file)) for file in value.get("files", ()))
+        for info in files:
+            if "/" in check_name(info.file, f"{where}: files"):
+                raise InputError(f"{where}: files: file is {info.file!r}; wanted a plain name")
+        fields = tuple(value.get("fields", ()))
+        manifest = cls(value["name"], value["kind"], shards, stages, value["source"], fields, files)
         for name, wanted in manifest.to_json().items():
             if name in ("num_samples", "bytes", "fingerprint") and value.get(name) != wanted:
                 raise InputError(
@@ -138,16 +156,12 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; wanted a data set (a folder with {MANIFEST})")
-        if (folder / UNFINISHED).exists():
-            raise InputError(f"{folder}: writing it was not finished, there is no {MANIFEST}; write it again")
         raise InputError(f"{folder}: no {MANIFEST} in it; wanted a data set ({INDEX_HINT})")
     return Manifest.from_json(read_json(path), str(path))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest` and only then take the mark of an unfinished data set away."""
     write_json(folder / MANIFEST, manifest.to_json())
-    (folder / UNFINISHED).unlink(missing_ok=True)
 
 
 def _known(kind: type[Any], value: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Rows of a data set to samples: random reads by row number, checked against the manifest.
 
-Before: `writer.py` or `adopt.py`. After: `data/sampler.py` reads the rows the plan names.
+Before: `prepare/` or `adopt.py`. After: `data/sampler.py` reads the rows the plan names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jemb.core.progress import track
 from jemb.core.records import Sample
 from jemb.shards.cache import ShardCache
 from jemb.shards.index import REBUILD, check_index, index_file_bytes, open_index
-from jemb.shards.manifest import INDEX_HINT, MANIFEST, UNFINISHED, ShardInfo, read_manifest
+from jemb.shards.manifest import INDEX_HINT, MANIFEST, ShardInfo, read_manifest
 from jemb.shards.member import BLOCK, decode_header, decode_payload
 from jemb.shards.remote import RemoteTars, bring, find_datasets
 from jemb.tables.places import each, is_url, to_local
@@ -49,6 +49,9 @@ class ShardReader:
                 _check_size(self.folder / shard.file, shard.bytes, "the tar was cut off or changed")
             wanted = index_file_bytes(shard.num_samples)
             _check_size(self.folder / shard.index_file, wanted, f"not the index of {shard.file}; {REBUILD}")
+
+        for file in self.manifest.files if tars is None else ():
+            _check_size(self.folder / file.file, file.bytes, "it was cut off or changed")
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -96,7 +99,9 @@ class ShardReader:
         return self._key(shard, shard.read(BLOCK, offset - BLOCK, whole=whole), offset, size)
 
     def verify(self) -> None:
-        """Read everything: `verify_shard` of each, and each sample through the index. Raises `InputError`."""
+        """Read everything: `verify_shard` of each, each sample through the index, and the files beside them. Raises
+        `InputError`."""
+        self.verify_files()
         numbers = range(len(self.manifest.shards))
         for number in track(numbers, f"verify {self.manifest.name}", len(numbers), "shard"):
             self.verify_shard(number)
@@ -125,6 +130,17 @@ class ShardReader:
             index = self.folder / info.index_file
             check_index(open_index(index, info.num_samples), file, index)
         return info.bytes + index.stat().st_size
+
+    def verify_files(self) -> int:
+        """Compare the files beside the shards with the manifest; the bytes that were read. Raises `InputError`."""
+        for info in self.manifest.files if self.tars is None else ():
+            with (self.folder / info.file).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != info.sha256:
+                raise InputError(
+                    f"{self.folder / info.file}: sha256 is {digest}; {MANIFEST} wants {info.sha256}: it has changed"
+                )
+        return sum(info.bytes for info in self.manifest.files if self.tars is None)
 
     def _place(self, row: int) -> tuple[_OpenShard, int, int]:
         if not 0 <= row < len(self):
@@ -198,7 +214,7 @@ def open_datasets(
 
     cache: for data behind a URL, the usual one for None. whole_shards: fetch whole what is read of them, else only the
     bytes that are read.
-    Raises `InputError` when there is none, one is unfinished or damaged, or two have the same name.
+    Raises `InputError` when there is none, one has no manifest or is damaged, or two have the same name.
     """
     place = to_local(str(place))
     readers: dict[str, ShardReader] = {}
@@ -230,7 +246,7 @@ def _open_local(path: Path) -> Iterator[ShardReader]:
         if (folder / MANIFEST).is_file():
             found = True
             yield ShardReader(folder)
-        elif (folder / UNFINISHED).exists() or any(folder.glob("*.tar")):
+        elif any(folder.glob("*.tar")):
             read_manifest(folder)  # raises, and says what to do
     if not found:
         raise InputError(f"{path}: no data set in it (a folder with {MANIFEST}); {INDEX_HINT}")

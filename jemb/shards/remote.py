@@ -5,7 +5,6 @@ Before: any fsspec file system (`tables/places.py`). After: `reader.py` reads th
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jemb.core.errors import InputError
-from jemb.core.files import open_lock, write_atomic
+from jemb.core.files import locked, write_atomic
 from jemb.core.parse import parse_json
 from jemb.shards.cache import ShardCache
 from jemb.shards.index import REBUILD, index_file_bytes
@@ -106,8 +105,7 @@ def bring(url: str, sizes: Mapping[str, int] | None, cache: ShardCache) -> Path:
     # By content: another manifest at the same URL has a folder of its own, and one that moved is known again.
     folder = cache.folder / "indexes" / hashlib.sha256(data).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(open_lock(folder / ".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one process of the machine fetches, the others find all there
+    with locked(folder / ".lock"):  # one process of the machine fetches, the others find all there
         each(lambda shard: _bring_index(url, folder, shard), manifest.shards)
         if not (folder / MANIFEST).exists():
             write_atomic(folder / MANIFEST, data)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from jemb.core.errors import InputError
 from jemb.core.files import MAX_MAPPED, map_array, read_json, write_array, write_json
 from jemb.core.parse import check_shape
+from jemb.shards.index import by_part
 from jemb.shards.manifest import Manifest
 
 log = logging.getLogger(__name__)
@@ -163,12 +164,8 @@ class TokenReader:
 
     def _parts(self, rows: Numbers) -> Iterator[tuple[Numbers, _Part, Numbers]]:
         """(which of `rows`, their shard's arrays, their numbers in it)."""
-        shards = np.searchsorted(self._starts, rows, side="right") - 1
-        order = np.argsort(shards, kind="stable")
-        for chosen in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1):
-            if len(chosen):
-                number = int(shards[chosen[0]])
-                yield chosen, _open_part(self.folder, number, self._sizes[number]), rows[chosen] - self._starts[number]
+        for number, chosen, local in by_part(self._starts, rows):
+            yield chosen, _open_part(self.folder, number, self._sizes[number]), local
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ def write_rows(data: Any, folder: Path) -> dict[str, Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     sets = data if isinstance(data, Mapping) else {UNNAMED: data}
+    if wrong := [name for name in sets if "/" in str(name)]:
+        raise InputError(f"data set {wrong[0]!r}: its name becomes that of a folder; wanted no '/' in it")
     paths = {str(name): inside(folder, f"{name}.jsonl", "data") for name in sets}
     for name, rows in sets.items():
         with paths[str(name)].open("w", encoding="utf-8") as file:

@@ -5,7 +5,7 @@ import sys
 from jemb import Command
 from jemb.train.checkpoints import Checkpoints
 from jemb.train.dry_run import dry_run
-from jemb.train.evaluation import EvaluateInLoop, EvaluationTools
+from jemb.train.evaluation import EvaluateInLoop, evaluate_in_loop
 from jemb.train.module import EmbeddingModule
 from jemb.train.run_log import RunLog
 from jemb.train.stopping import StopOnSignal
@@ -17,10 +17,10 @@ __all__ = [
     "CopyToStorage",
     "EmbeddingModule",
     "EvaluateInLoop",
-    "EvaluationTools",
     "RunLog",
     "StopOnSignal",
     "dry_run",
+    "evaluate_in_loop",
     "train",
 ]
 

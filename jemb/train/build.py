@@ -59,6 +59,7 @@ def make_encoder(config: TrainConfig, readers: Mapping[str, ShardReader]) -> Enc
         raise InputError(f"matryoshka_widths: got {wide[0]}; a vector of this model has {encoder.dim} numbers")
     check_prompts(config.prompts, readers)
     encoder.prompts |= config.prompts.given
+    encoder.packed = config.model.packing == "on"
     if encoder.default_prompt:
         log.warning(
             "the default prompt of %s is not used in training, only those called query and document",
@@ -110,12 +111,27 @@ def tokenizer_texts(readers: Mapping[str, ShardReader]) -> Iterator[str]:
 
 
 def make_module(
-    config: TrainConfig, encoder: Encoder, device: torch.device, *, max_steps: int, first_step: int = 0
+    config: TrainConfig,
+    encoder: Encoder,
+    device: torch.device,
+    *,
+    max_steps: int,
+    first_step: int = 0,
+    teacher_width: int | None = None,
 ) -> EmbeddingModule:
-    """The module with the options of the run."""
+    """The module with the options of the run. teacher_width: of the vectors that are learned from, where there are
+    some."""
     return EmbeddingModule(
         encoder,
-        objective=Objectives(config.objective, config.objectives, config.objective_options, **config.loss_options),
+        objective=Objectives(
+            config.objective,
+            config.objectives,
+            config.objective_options,
+            mix("objective", config.seed),
+            student_width=encoder.dim,
+            teacher_width=teacher_width,
+            **config.loss_options,
+        ),
         learning_rate=config.learning_rate,
         warmup_steps=config.warmup_steps,
         schedule=config.schedule,

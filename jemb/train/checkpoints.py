@@ -1,10 +1,11 @@
 """Checkpoints: whole or absent, the newest few and the best kept, and written when the process is asked to stop.
 
 A checkpoint is a folder `step-NNNNNNNN` that does not know which strategy wrote it, nor on how many processes:
-`weights.safetensors` is the encoder's state dict, `optimizer.safetensors` AdamW's two moments of each parameter by its
-name, all whole and in fp32, and `position.json` has the step and the plan's fingerprint, which together are the whole
-data position, and size and checksum of both files; in fp16 also the scale of the loss, and how many steps were left out
-for gradients too large. The learning rate and the dropout follow from the step.
+`weights.safetensors` is the encoder's state dict, `objectives.safetensors` that of objectives with weights, where there
+are some, `optimizer.safetensors` AdamW's two moments of each parameter by its name, all whole and in fp32, and
+`position.json` has the step and the plan's fingerprint, which together are the whole data position, and size and
+checksum of the others; in fp16 also the scale of the loss, and how many steps were left out for gradients too large.
+The learning rate and the dropout follow from the step.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 import lightning
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from jemb.core.errors import InputError
@@ -30,12 +31,15 @@ from jemb.distributed import mean_over_ranks, rank
 from jemb.distributed.agree import on_rank_zero
 from jemb.model import Encoder, load_weights
 from jemb.model.weights import current_name
-from jemb.run_folder import OPTIMIZER, POSITION, WEIGHTS, RunFolder, describe_file
+from jemb.run_folder import HEADS, OPTIMIZER, POSITION, WEIGHTS, RunFolder, describe_file
 from jemb.train.module import EmbeddingModule, as_embedding, last_step
 from jemb.train.optim import MOMENTS
 from jemb.train.strategies import State, state_of
 
 log = logging.getLogger(__name__)
+
+HEAD = "objectives."
+"""Stands before the names of the objectives' weights among the moments."""
 
 
 class Checkpoints(lightning.Callback):
@@ -84,6 +88,8 @@ class Checkpoints(lightning.Callback):
                 raise InputError("Checkpoints: wanted PairData as the data module, which goes on with the next sample")
             if self.folder:
                 load_weights(module.encoder, self.folder)
+        if self.folder and module.heads:
+            load_heads(self.folder, module)
 
     def _find(self) -> tuple[int, Path | None]:
         remove_leftovers(self.run)
@@ -95,7 +101,7 @@ class Checkpoints(lightning.Callback):
         module.skipped = position.get("skipped", 0)
         state.start(self.steps - module.skipped)
         if self.folder is not None:
-            load_moments(self.folder, module.encoder, state)
+            load_moments(self.folder, module, state)
         if (scaler := scaler_of(trainer)) and "scaler" in position:
             stored = position["scaler"]  # as `make_scaling` has it: lower by the number of processes
             scale = stored["scale"] * position["world_size"] / trainer.world_size
@@ -121,16 +127,20 @@ class Checkpoints(lightning.Callback):
         # ended the step: with gradients that another has lost there would be none to save.
         while mean_over_ranks(torch.tensor([float(self.data is None or self.data.verified(step))])) < 1:
             pass
-        weights, moments = gather_state(module.encoder, state_of(trainer.strategy), keep=rank() == 0)
+        state, keep = state_of(trainer.strategy), rank() == 0
+        weights, moments = gather_state(module.encoder, state, keep=keep)
+        heads, more = gather_state(module.heads, state, keep=keep)
+        moments |= {f"{HEAD}{name}": value for name, value in more.items()}
         position = {"step": step, "plan": self.plan, "world_size": trainer.world_size}
         if module.skipped:
             position["skipped"] = module.skipped
         if scaler := scaler_of(trainer):
             position["scaler"] = scaler.state_dict()
-        on_rank_zero(lambda: self._write(position, weights, moments))
+        files = {WEIGHTS: weights, OPTIMIZER: moments, **({HEADS: heads} if heads else {})}
+        on_rank_zero(lambda: self._write(position, files))
         self.steps = step
 
-    def _write(self, position: Mapping[str, Any], weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
+    def _write(self, position: Mapping[str, Any], tensors: Mapping[str, dict[str, Tensor]]) -> None:
         final = self.run.checkpoint_folder / f"step-{position['step']:08d}"
         partial = self.run.checkpoint_folder / f".{final.name}.partial"
         before = self.run.checkpoints()
@@ -138,10 +148,10 @@ class Checkpoints(lightning.Callback):
             with writing(final, f"the last good one is that of step {before[-1][0]}" if before else "it is the first"):
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(parents=True)
-                save_file(weights, partial / WEIGHTS)
-                save_file(moments, partial / OPTIMIZER)
+                for name, values in tensors.items():
+                    save_file(values, partial / name)
                 self._sync_logs()
-                files = {name: describe_file(partial / name, sync=True) for name in (WEIGHTS, OPTIMIZER)}
+                files = {name: describe_file(partial / name, sync=True) for name in tensors}
                 write_json(partial / POSITION, {**position, "files": files})
                 shutil.rmtree(final, ignore_errors=True)
                 partial.rename(final)
@@ -175,7 +185,7 @@ def scaler_of(trainer: lightning.Trainer) -> torch.amp.GradScaler | None:
     return getattr(trainer.precision_plugin, "scaler", None)
 
 
-def gather_state(encoder: Encoder, state: State, *, keep: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def gather_state(model: nn.Module, state: State, *, keep: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(state dict, moments as `NAME.exp_avg`, `NAME.exp_avg_sq`), whole and on the CPU; both empty without `keep`.
 
     Every rank takes part. A GPU holds one whole parameter at a time. Tied weights are copied under each of their
@@ -184,8 +194,9 @@ def gather_state(encoder: Encoder, state: State, *, keep: bool) -> tuple[dict[st
     weights: dict[str, Tensor] = {}
     moments: dict[str, Tensor] = {}
     seen: dict[int, str] = {}
-    for name, value in encoder.state_dict(keep_vars=True).items():
-        if encoder.lora and isinstance(value, nn.Parameter) and not value.requires_grad:
+    adapters = isinstance(model, Encoder) and model.lora
+    for name, value in model.state_dict(keep_vars=True).items():
+        if adapters and isinstance(value, nn.Parameter) and not value.requires_grad:
             continue  # it stays as it is in `start/`
         if (first := seen.setdefault(id(value), name)) != name:
             if keep:
@@ -203,11 +214,20 @@ def gather_state(encoder: Encoder, state: State, *, keep: bool) -> tuple[dict[st
     return weights, moments
 
 
-def load_moments(folder: Path, encoder: Encoder, state: State) -> None:
+def load_heads(folder: Path, module: EmbeddingModule) -> None:
+    """Put the weights of a checkpoint into the objectives. Raises InputError where they are those of others."""
+    try:
+        module.heads.load_state_dict(load_file(folder / HEADS))
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{folder / HEADS}: not the weights of these objectives ({error})") from None
+
+
+def load_moments(folder: Path, module: EmbeddingModule, state: State) -> None:
     """Put the moments of a checkpoint into the started `state`. Every rank reads the file and takes what is its own."""
     with safe_open(folder / OPTIMIZER, framework="pt") as file:
         stored = {current_name(name): name for name in file.keys()}  # noqa: SIM118
-        for name, p in encoder.named_parameters():
+        heads = ((f"{HEAD}{name}", p) for name, p in module.heads.named_parameters())
+        for name, p in (*module.encoder.named_parameters(), *heads):
             if p.requires_grad:
                 for moment in MOMENTS:
                     state.set_moment(p, moment, file.get_tensor(stored[f"{name}.{moment}"]).to(p.device))

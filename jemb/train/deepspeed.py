@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -18,42 +18,33 @@ from torch import Tensor, nn
 from jemb.distributed.processes import Processes
 from jemb.train.optim import start_moments
 
+BUCKET = 25_000_000
+"""Elements that are sent at once."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ZeroConfig:
-    """Everything DeepSpeed is told. stage: 1 shards AdamW's state, 2 gradients as well, 3 weights as well.
 
-    Sizes are numbers of elements. What a stage does not know is left out of the dict.
-    """
-
-    stage: int
-    overlap_comm: bool = True
-    reduce_bucket_size: int = 25_000_000
-    allgather_bucket_size: int = 25_000_000
-    param_persistence_threshold: int = 0
-    """Stage 3: smaller weights stay whole on every process. 0: none, so a tiny model takes the way of a large one."""
-    prefetch_bucket_size: int = 25_000_000
-    max_live_parameters: int = 1_000_000_000
-    max_reuse_distance: int = 0
-    """Stage 3: weights are kept while they are needed again within so many elements. 0: a layer is whole only while it
-    computes. DeepSpeed's 10^9 looks that far ahead at each module, which takes minutes where a step calls the encoder
-    many times."""
-
-    def as_dict(self) -> dict[str, Any]:
-        values = asdict(self)
-        stage = values.pop("stage")
-        only_3 = ("param_persistence_threshold", "prefetch_bucket_size", "max_live_parameters", "max_reuse_distance")
-        third = {f"stage3_{name}": values.pop(name) for name in only_3}
-        return {
-            "train_micro_batch_size_per_gpu": 1,  # for DeepSpeed's own timers only
-            "prescale_gradients": False,
-            "gradient_predivide_factor": 1.0,
-            "fp16": {"enabled": False},
-            "bf16": {"enabled": False},  # autocast in the module: fp32 weights, as under every other strategy
-            "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False,
-            "zero_optimization": {"stage": stage, **values, **(third if stage == 3 else {})},
+def zero_options(stage: int) -> dict[str, Any]:
+    """Everything DeepSpeed is told. stage: 1 shards AdamW's state, 2 gradients as well, 3 weights as well."""
+    zero = {"stage": stage, "overlap_comm": True, "reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET}
+    if stage == 3:
+        zero |= {
+            # Of smaller weights, none stays whole on every process, so a tiny model takes the way of a large one.
+            "stage3_param_persistence_threshold": 0,
+            "stage3_prefetch_bucket_size": BUCKET,
+            "stage3_max_live_parameters": 1_000_000_000,
+            # A layer is whole only while it computes. DeepSpeed's 10^9 looks so many elements ahead at each module for
+            # when it is needed again, which takes minutes where a step calls the encoder many times.
+            "stage3_max_reuse_distance": 0,
         }
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # for DeepSpeed's own timers only
+        "prescale_gradients": False,
+        "gradient_predivide_factor": 1.0,
+        "fp16": {"enabled": False},
+        "bf16": {"enabled": False},  # autocast in the module: fp32 weights, as under every other strategy
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": zero,
+    }
 
 
 class ZeroPrecision(DeepSpeedPrecision):
@@ -69,18 +60,19 @@ class ZeroPrecision(DeepSpeedPrecision):
 class ZeroStrategy(DeepSpeedStrategy):
     """Lightning's strategy without its two checks for a GPU; on CPU DeepSpeed computes with DS_ACCELERATOR=cpu.
 
-    processes: those of `jemb train`; None: the Trainer says which devices there are. timeout: of a collective.
+    stage: of ZeRO. processes: those of `jemb train`; None: the Trainer says which devices there are. timeout: of a
+    collective.
     """
 
     def __init__(
-        self, zero: ZeroConfig, processes: Processes | None = None, timeout: timedelta = timedelta(minutes=30)
+        self, stage: int, processes: Processes | None = None, timeout: timedelta = timedelta(minutes=30)
     ) -> None:
         on_cpu = processes.device.type == "cpu" if processes else not torch.cuda.is_available()
         if on_cpu:
             os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported, which Lightning does now
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         super().__init__(
-            config=zero.as_dict(),
+            config=zero_options(stage),
             logging_level=logging.ERROR,
             precision_plugin=ZeroPrecision(),
             parallel_devices=processes.devices_of_node if processes else None,
@@ -106,6 +98,18 @@ class ZeroStrategy(DeepSpeedStrategy):
         # Lightning's own asks for a GPU (Lightning-AI/pytorch-lightning#12607); what it does then has no public name.
         self.set_world_ranks()
         self._init_deepspeed_distributed()
+
+
+def keep_whole(strategy: DeepSpeedStrategy, parameters: Iterable[nn.Parameter]) -> None:
+    """Of these, once DeepSpeed has taken over, stage 3 shards gradients and moments, but leaves each process all of the
+    weights: it puts others together where a module is called with tensors, and the same modules in each step."""
+    engine: Any = strategy.deepspeed_engine
+    kept: list[Any] = list(parameters)
+    if engine.zero_optimization_stage() == 3 and kept:
+        for p in kept:
+            p.ds_persist = True
+        engine.optimizer.persistent_parameters += kept  # which it puts together again after a step
+        kept[0].all_gather(kept)
 
 
 class ZeroState:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from jemb.public import without_secrets
 from jemb.run_folder import RunFolder
 from jemb.tables.places import to_local
 from jemb.train.build import choose_precision, count_steps, lora_options, make_encoder, make_scaling
-from jemb.train.evaluation import Evaluations, EvaluationTools
+from jemb.train.evaluation import Evaluations
 from jemb.train.record import check_resumable
 from jemb.train.strategies import choose_strategy
 from jemb.train.trackers import check_installed
@@ -32,16 +33,16 @@ from jemb.train.trackers import check_installed
 MB, GB = 10**6, 10**9
 
 
-def dry_run(config: TrainConfig, tools: EvaluationTools | None = None) -> str:
+def dry_run(config: TrainConfig) -> str:
     """Batch arithmetic, the plan's shares, memory and command, as text. Reads shards, model and tasks; writes nothing.
 
     The number of processes is what the launcher says, or WORLD_SIZE alone; else 1. Raises InputError where training
-    would. tools: as for `train`.
+    would.
     """
     processes = planned_world_size()
     strategy = choose_strategy(config.strategy, processes)
     check_installed(config.trackers)
-    data = PairData(config.shards, **config.data_options)
+    data = PairData.of_run(config)
     data.plan.check_processes(processes)
     check_negatives(data.readers, data.wanted())
     steps = count_steps(config, data.plan)
@@ -51,7 +52,7 @@ def dry_run(config: TrainConfig, tools: EvaluationTools | None = None) -> str:
     if lora := lora_options(config):
         add_lora(encoder, **lora)
     data.open_tokens(encoder)
-    Evaluations(RunFolder(Path(config.output)), config.evaluation, tools, every=1, stop=steps).read_tasks()
+    Evaluations(RunFolder(Path(config.output)), config.evaluation, every=1, stop=steps).read_tasks()
     precision = choose_precision(config.precision, torch.device(device))
     make_scaling(config, torch.device(device), processes)
     kept = sum(p.numel() for p in encoder.parameters() if p.requires_grad or not encoder.lora)
@@ -160,12 +161,12 @@ def kept_for_backward(encoder: Encoder, rows: int, length: int, *, half: bool) -
             kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    ids = torch.full((rows, length), len(encoder.embeddings) - 1)
+    ids = torch.full((rows, length), len(encoder.embeddings) - 1, dtype=torch.int32)
     with (
         torch.autocast("cpu", dtype=torch.bfloat16, enabled=half),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
-        encoder(Tokens(ids, torch.ones_like(ids)))
+        encoder(Tokens(ids, np.full(rows, length)))
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 

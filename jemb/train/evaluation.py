@@ -2,7 +2,7 @@
 
 evaluations.jsonl is its only memory: a run that was killed finds the same best step in it, and stops where the
 undisturbed one stops. Before: `checkpoints.py` has written the step's checkpoint. After: it spares the best one, and
-`finish.py` makes the model of it.
+`resume.py` makes the model of it.
 """
 
 from __future__ import annotations
@@ -13,61 +13,29 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import lightning
-import numpy as np
 import torch
 
 from jemb.config import EvaluationConfig
 from jemb.core.errors import InputError
-from jemb.distributed import Encode, shared_encoding
+from jemb.distributed import shared_encoding
 from jemb.distributed.agree import on_rank_zero
-from jemb.model import Encoder, encode
+from jemb.model import Encoder
 from jemb.run_folder import RunFolder
 from jemb.train.checkpoints import Checkpoints
 from jemb.train.module import as_embedding, last_step
 from jemb.train.run_log import RunLog, keep_steps
 
+if TYPE_CHECKING:
+    from jemb.evaluate import Task
+
 log = logging.getLogger(__name__)
 
 Scores = Mapping[str, Mapping[str, float]]
 """{task: {metric: percent}}."""
-
-
-class Task(Protocol):
-    """What `jemb.evaluate.load_tasks` gives: a task whose data has been read. `main` is the metric it is known by."""
-
-    name: str
-    main: str
-
-    def score(self, encode: Encode) -> dict[str, float]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationTools:
-    """What `jemb.evaluate` does for training, which does not know it.
-
-    load_tasks: its function of that name. prompts: from the texts that a model wants before its inputs, by name, and
-    the name of the default one, to what the tasks ask for them.
-    """
-
-    load_tasks: Callable[[Sequence[str]], Sequence[Task]]
-    prompts: Callable[[Mapping[str, str], str | None], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelEncode:
-    """The model as it is now, as the tasks want it: texts -> unit vectors, in fp32 whatever it trains in. agree: as in
-    `jemb.model.encode`. device: where it is to compute; None: where it is."""
-
-    encoder: Encoder
-    prompts: Any
-    agree: Callable[[int], int] | None = None
-    device: torch.device | None = None
-
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        return encode(self.encoder, texts, device=self.device, exact=True, agree=self.agree)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +62,17 @@ class Evaluations:
     Rank 0 has the tasks, and does alone whatever looks at the file.
     """
 
-    def __init__(
-        self, run: RunFolder, options: EvaluationConfig, tools: EvaluationTools | None, *, every: int, stop: int
-    ) -> None:
-        assert tools or not options.tasks
-        self.run, self.options, self.tools = run, options, tools
+    def __init__(self, run: RunFolder, options: EvaluationConfig, *, every: int, stop: int) -> None:
+        self.run, self.options = run, options
         self.every, self.stop = options.every or every, stop
         self.tasks: Sequence[Task] = ()
 
     def read_tasks(self) -> None:
         """Raises InputError for a task that cannot be read, and where none of them has the metric that chooses."""
-        if self.tools:
-            self.tasks = self.tools.load_tasks(self.options.tasks)
+        if self.options.tasks:
+            from jemb.evaluate import load_tasks
+
+            self.tasks = load_tasks(self.options.tasks)
             wanted, names = self.options.metric, [task.name for task in self.tasks]
             if wanted and not any(wanted.startswith(f"{name}/") for name in names):
                 raise InputError(
@@ -130,11 +97,11 @@ class Evaluations:
     ) -> dict[str, Any]:
         """Score all tasks, with all ranks at work, and write the line; it is empty on the ranks other than 0.
 
-        agree, device: as for `ModelEncode`. Raises InputError where a task does not give the chosen metric.
+        agree, device: as of `jemb.model.encode`. Raises InputError where a task does not give the chosen metric.
         """
-        assert self.tools
-        prompts = self.tools.prompts(encoder.prompts, encoder.default_prompt)
-        own = ModelEncode(encoder, prompts, agree=agree, device=device)
+        from jemb.evaluate.models import TextEncoder
+
+        own = TextEncoder(encoder, agree=agree, device=device)
         line: dict[str, Any] = {}
         began = time.time()
         with shared_encoding(lambda _: own) as make:
@@ -234,7 +201,7 @@ class EvaluateInLoop(lightning.Callback):
     """Evaluates at the steps that are due, once their checkpoint is there: whoever kills it then loses nothing. It has
     `Checkpoints` keep the best one, and `RunLog` write of it, where the Trainer has them; stands behind both.
 
-    evaluations: `jemb.evaluate_in_loop(…)` makes them and this.
+    evaluations: `evaluate_in_loop` makes them and this.
     """
 
     def __init__(self, evaluations: Evaluations) -> None:
@@ -289,3 +256,23 @@ class EvaluateInLoop(lightning.Callback):
             run_log.evaluated(line, words)
         if not self.run_logs:
             log.info("%s", words)
+
+
+def evaluate_in_loop(
+    folder: str | os.PathLike[str],
+    tasks: Sequence[str],
+    *,
+    every: int = 500,
+    metric: str | None = None,
+    patience: int | None = None,
+) -> EvaluateInLoop:
+    """A callback for a Trainer of your own that evaluates before the first step, every so many, and after the last, and
+    writes evaluations.jsonl in `folder`. With `Checkpoints` before it, the best step's checkpoint is kept; with
+    patience, the fit ends after so many evaluations without a better one.
+
+        callbacks = [jemb.Checkpoints("mine"), jemb.evaluate_in_loop("mine", ["sts:sts.jsonl"], every=100)]
+
+    Options are those of `evaluation` of `jemb train`; `best_step()` of its `evaluations` is the best one's number.
+    """
+    options = EvaluationConfig(tasks=list(tasks), metric=metric, patience=patience)
+    return EvaluateInLoop(Evaluations(RunFolder(Path(folder)), options, every=every, stop=0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
 import torch
@@ -35,14 +35,16 @@ def make_fsdp(processes: Processes, timeout: timedelta) -> ModelParallelStrategy
     return strategy
 
 
-def shard(encoder: nn.Module, mesh: DeviceMesh) -> None:
-    """Shard each of the encoder's repeated layers, then what is left. A layer is whole only while it computes.
+def shard(encoder: nn.Module, heads: Iterable[nn.Module], mesh: DeviceMesh) -> None:
+    """Shard each of the encoder's repeated layers, then what is left; and each of the heads as one. A layer is whole
+    only while it computes.
 
     Gradients are averaged over the ranks once in a backward pass, however often the encoder was called before it.
     """
     for layer in list(_layers(encoder)):
         fully_shard(layer, mesh=mesh)
-    fully_shard(encoder, mesh=mesh)
+    for module in (encoder, *heads):
+        fully_shard(module, mesh=mesh)
 
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:

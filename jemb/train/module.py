@@ -11,26 +11,26 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from jemb.core.errors import Failure, InputError
-from jemb.core.records import Batch, Tokens
+from jemb.core.records import Batch
 from jemb.data.module import PairData
 from jemb.data.permutation import mix
 from jemb.distributed import gather_rows, gather_values, mean_over_ranks, rank, world_size
 from jemb.launch import find_ranks
 from jemb.loss import Loss, NamedObjective, Objective, Objectives, Rows, Texts
 from jemb.model import Encoder, encode_together, load_encoder
-from jemb.train.deepspeed import last_norm
+from jemb.train.deepspeed import keep_whole, last_norm
 from jemb.train.fsdp import shard
 from jemb.train.optim import Schedule, clip_gradients, make_optimizer
 
@@ -65,10 +65,10 @@ class EmbeddingModule(lightning.LightningModule):
     the Trainer's; accumulated batches do not add negatives, `micro_batch_size` does.
 
     encoder: one, or the name or folder to load it from, then with `dropout`. objective: by name, as
-    PACKAGE.MODULE:NAME, or any callable of `jemb.loss.Texts`. max_steps: where the schedule ends; None: the Trainer's.
-    first_step: of a run that goes on outside the Trainer. bf16: compute the encoder in bf16 whatever the Trainer's
-    precision is. options: those of the objective (`temperature=0.05`, …). All others are those of `jemb train`.
-    Raises InputError for what does not exist or fit.
+    PACKAGE.MODULE:NAME, or any callable of `jemb.loss.Texts`; the weights of one that is a module are trained, too, and
+    lie in `heads`. max_steps: where the schedule ends; None: the Trainer's. first_step: of a run that goes on outside
+    the Trainer. bf16: compute the encoder in bf16 whatever the Trainer's precision is. options: those of the objective
+    (`temperature=0.05`, …). All others are those of `jemb train`. Raises InputError for what does not exist or fit.
 
     In each step it logs the loss and its terms. `facts` holds the latest step's measurements, `loss_terms` the parts
     of its loss, `grad_norm` the norm of its gradient before clipping, `skipped` the number of steps left out because
@@ -97,12 +97,17 @@ class EmbeddingModule(lightning.LightningModule):
         super().__init__()
         self.encoder = encoder if isinstance(encoder, Encoder) else load_encoder(os.fspath(encoder), dropout=dropout)
         self.encoder.train()
-        made = objective if isinstance(objective, Objectives) else Objectives(objective, objectives, options)
-        self.objectives = made
+        made = (
+            objective
+            if isinstance(objective, Objectives)
+            else Objectives(objective, objectives, options, seed, student_width=self.encoder.dim)
+        )
+        self.objectives, self.heads = made, nn.ModuleDict(made.heads)
         self.schedule = Schedule(schedule, learning_rate, warmup_steps, max_steps)
         self.first_step, self.weight_decay, self.seed, self.bf16 = first_step, weight_decay, seed, bf16
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
         self.facts: StepFacts | None = None
+        self._unmeasured: tuple[Batch, Loss, int] | None = None
         self.learned_by = self.objectives.default
         self.loss_terms: Mapping[str, float] = {}
         self.grad_norm = math.nan
@@ -131,12 +136,13 @@ class EmbeddingModule(lightning.LightningModule):
                 "with micro_batch_size does, in the same memory",
                 trainer.accumulate_grad_batches,
             )
+        if isinstance(self.trainer.strategy, DeepSpeedStrategy):
+            keep_whole(self.trainer.strategy, self.heads.parameters())
         self.encoder.train()  # Lightning leaves a module as it was given
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # Dropout depends on (seed, step, rank) alone, so a resumed run draws what the undisturbed one drew.
         torch.manual_seed(mix("dropout", self.seed, batch.step, rank()))
-        texts = batch.texts
         # Here and not in a strategy, so that bf16 means the same under each: fp32 weights and gradients, fp32 loss.
         given = torch.is_autocast_enabled(self.device.type)
         with torch.autocast(
@@ -145,13 +151,18 @@ class EmbeddingModule(lightning.LightningModule):
             enabled=self.bf16 or given,
         ):
             vectors, slots = encode_together(
-                self.encoder, texts, self.micro_batch_size, self.micro_batch_tokens, agree=self.agree
+                self.encoder, batch.texts, self.micro_batch_size, self.micro_batch_tokens, agree=self.agree
             )
         with torch.autocast(self.device.type, enabled=False):
-            loss = self._loss(batch, vectors)
+            loss = self.loss_of(batch, vectors)
         self.learned_by = batch.objective
-        self._measure(batch, loss, texts, slots)
+        self._unmeasured = batch, replace(loss, total=loss.total.detach()), slots
         return loss.total
+
+    def on_after_backward(self) -> None:
+        if self._unmeasured:  # only now: while its loss is waited for, a GPU would have nothing to do
+            self._measure(*self._unmeasured)
+        self._unmeasured = None
 
     @property
     def agree(self) -> Callable[[int], int] | None:
@@ -163,16 +174,18 @@ class EmbeddingModule(lightning.LightningModule):
 
     def _largest(self, number: int) -> int:
         """Over all ranks."""
-        return int(gather_values(torch.tensor([number], device=self.device)).max())
+        return int(gather_values(torch.tensor([number])).max())
 
-    def _loss(self, batch: Batch, vectors: list[Tensor]) -> Loss:
+    def loss_of(self, batch: Batch, vectors: list[Tensor]) -> Loss:
+        """By the objective of the batch; vectors: of `batch.texts`, of this rank."""
         hashes = [h for h in (batch.query_hash, batch.positive_hash, batch.negative_hash) if h is not None]
         query, *others = [
             Rows(local_BD=v, all_ND=gather_rows(v), hash_B=h, hash_N=gather_values(h))
             for v, h in zip(vectors, hashes, strict=True)
         ]
         said = {f"{name}_N": getattr(batch, name) for name in ("score", "label")} | {"scores_NA": batch.scores}
-        return self.objectives[batch.objective](
+        chosen = self.objectives[batch.objective]
+        loss = chosen(
             Texts(
                 query,
                 others[0] if batch.positive is not None else query,
@@ -180,21 +193,23 @@ class EmbeddingModule(lightning.LightningModule):
                 offset=rank() * len(batch.query_hash),
                 dataset=batch.dataset,
                 step=batch.step,
+                teacher_BTD=batch.teacher,
                 **{name: gather_values(value) for name, value in said.items() if value is not None},
             )
         )
+        idle = [head(None) for head in self.heads.values() if head is not chosen.head]
+        return replace(loss, total=loss.total + sum(idle)) if idle else loss
 
-    def _measure(self, batch: Batch, loss: Loss, texts: list[Tokens], slots: int) -> None:
+    def _measure(self, batch: Batch, loss: Loss, slots: int) -> None:
         """One small collective: facts of the global batch. Raises `Failure` on every rank for a loss that is no
         number, before it reaches the weights."""
-        counted = torch.stack([t.attention_mask.sum() for t in texts]).sum()
         hidden_rows = torch.as_tensor(loss.hidden, device=loss.total.device)
         exact = torch.float32 if self.device.type == "mps" else torch.float64  # which MPS does not have
-        on_device = [loss.total, hidden_rows, counted, *loss.terms.values()]
-        short = [batch.negatives_short, batch.positives_short]
-        on_host = torch.tensor([slots, batch.share_sum, *short], dtype=torch.float64)
-        local = torch.cat([torch.stack([value.detach().to(exact) for value in on_device]).cpu(), on_host])
-        total, hidden, tokens, *terms, mean_slots, share_sum, few, fewer = mean_over_ranks(local).tolist()
+        on_device = torch.stack([value.to(exact) for value in (loss.total, hidden_rows, *loss.terms.values())])
+        counted = sum(int(tokens.lengths.sum()) for tokens in batch.texts)
+        on_host = [counted, slots, batch.share_sum, batch.negatives_short, batch.positives_short]
+        local = torch.cat([on_device.cpu(), torch.tensor(on_host, dtype=torch.float64)])
+        total, hidden, *terms, tokens, mean_slots, share_sum, few, fewer = mean_over_ranks(local).tolist()
         self.loss_terms = dict(zip(loss.terms, terms, strict=True))
         self.facts = StepFacts(
             step=batch.step + 1,
@@ -231,7 +246,7 @@ class EmbeddingModule(lightning.LightningModule):
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:  # FSDP2
-            shard(self.encoder, self.device_mesh["data_parallel"])
+            shard(self.encoder, self.heads.values(), self.device_mesh["data_parallel"])
 
     def configure_gradient_clipping(
         self,
@@ -267,7 +282,7 @@ class EmbeddingModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         schedule, first = self.schedule.ending_at(self.trainer.max_steps), self.first_step
-        optimizer = make_optimizer(self.encoder, learning_rate=schedule.peak, weight_decay=self.weight_decay)
+        optimizer = make_optimizer(self, learning_rate=schedule.peak, weight_decay=self.weight_decay)
         rates = LambdaLR(optimizer, lambda done: schedule.share(first + done))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
 

@@ -90,7 +90,8 @@ def check_resumable(run: RunFolder, config: TrainConfig) -> None:
     changed = [
         f"  {name}: {before.get(name)} before, {now.get(name)} now"
         for name in sorted(before.keys() | now.keys())
-        if ROLES.get(name.partition(".")[0]) in (None, Role.RESULT) and before.get(name) != now.get(name)
+        if before.get(name) != now.get(name)
+        and ROLES.get(name, ROLES.get(name.partition(".")[0])) in (None, Role.RESULT)
     ]
     if changed:
         raise InputError(

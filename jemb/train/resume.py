@@ -1,8 +1,12 @@
-"""Where a start of a run begins: step, weights, moments and logs. Decided here, by rank 0, under the run's lock."""
+"""Where a start of a run begins (step, weights, moments, logs), and what it leaves at its end.
+
+Both are decided by rank 0, under the run's lock.
+"""
 
 from __future__ import annotations
 
 import logging
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +21,7 @@ from jemb.train.build import Job, choose_precision, lora_options, make_encoder
 from jemb.train.checkpoints import find_start, remove_leftovers
 from jemb.train.evaluation import Evaluations
 from jemb.train.optim import schedule_of
-from jemb.train.record import check_resumable, hardware, write_start
+from jemb.train.record import check_resumable, hardware, write_end, write_start
 from jemb.train.run_log import keep_steps
 from jemb.train.strategies import choose_strategy
 
@@ -65,6 +69,7 @@ def decide_start(run: RunFolder, job: Job, evaluations: Evaluations) -> Start:
 def begin_with(run: RunFolder, state: Path | None, model: ModelConfig) -> Encoder:
     """The encoder with the weights to begin with, on every rank. `Checkpoints` puts in the moments."""
     encoder = load_start(run.start, dropout=model.dropout, trust_remote_code=model.trust_remote_code)
+    encoder.packed = model.packing == "on"
     if state is not None:
         # Its libraries may be others than before. With the weights of the start: the trained ones may be no numbers.
         on_rank_zero(lambda: probe(encoder, str(run.path)))
@@ -85,6 +90,8 @@ def _warn_of_the_schedule(config: TrainConfig, run: RunFolder, step: int, now: i
             new,
             old,
         )
+    if step > now:
+        log.warning("max_steps is %d, but the run has done %d steps: they stay, and so does its model", now, step)
     if config.warmup_steps and config.warmup_steps > now:
         log.warning(
             "warmup_steps=%d is more than the %d steps of this run: the learning rate only rises, to %.0f %% of %g",
@@ -93,3 +100,42 @@ def _warn_of_the_schedule(config: TrainConfig, run: RunFolder, step: int, now: i
             100 * now / config.warmup_steps,
             config.learning_rate,
         )
+
+
+def finish(
+    run: RunFolder, job: Job, evaluations: Evaluations, start: int, done: int, over: str | None, asked: int
+) -> None:
+    """On rank 0, after `done` steps of which there were `start` before. over: why the run has ended before its last
+    step, if it has. asked: the signal that stopped it, or 0."""
+    max_steps, did_nothing = job.max_steps, done == start
+    if done < max_steps and not over:
+        write_end(run, steps=done, status="stopped")
+        name = signal.Signals(asked).name if asked else "a callback"
+        log.warning("stopped after step %d of %d, asked by %s; the same command continues there", done, max_steps, name)
+        return
+    checkpoints = dict(run.checkpoints())
+    best = evaluations.standing(checkpoints)
+    step = best.step if best else max(checkpoints)
+    chosen = evaluations.describe_choice(best) if best else None
+    if best and best.worse_than_start:
+        log.warning("evaluation.tasks: %s. Training has not helped here: is it the right data, learning_rate?", chosen)
+    if not (did_nothing and run.model.is_dir() and run.read_record().get("model_step") == step):
+        _write_model(run, checkpoints[step], trust_remote_code=job.config.model.trust_remote_code)
+    write_end(run, steps=done, status="finished", model_step=step, chosen=chosen, stopped_early=over)
+    if over:
+        log.info("%s", over)
+    log.info(
+        "%s after %d steps; model%s: %s",
+        "was already finished" if did_nothing else "finished",
+        done,
+        f" of step {step}, {chosen}" if chosen else "",
+        run.model,
+    )
+
+
+def _write_model(run: RunFolder, checkpoint: Path, *, trust_remote_code: bool) -> None:
+    """The model of a checkpoint, which holds it whole under every strategy."""
+    encoder = load_start(run.start, trust_remote_code=trust_remote_code)
+    load_weights(encoder, checkpoint)
+    with writing(run.model, f"{checkpoint} has its weights"), whole_folder(run.model) as folder:
+        encoder.save(folder)

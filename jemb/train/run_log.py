@@ -115,7 +115,7 @@ class RunLog(lightning.Callback):
 
     def evaluated(self, line: Mapping[str, Any], words: str) -> None:
         """Pass on a line of evaluations.jsonl; the time that it took is not the step's after it. On rank 0."""
-        self.trackers.log_scores(line)
+        self.trackers.log(line)
         self.bar.clear()
         log.info("%s", words)
         self.bar.refresh()

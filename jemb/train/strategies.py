@@ -19,7 +19,7 @@ from jemb.config import TrainConfig
 from jemb.core.errors import InputError
 from jemb.distributed.processes import Processes
 from jemb.launch import RankInfo
-from jemb.train.deepspeed import ZeroConfig, ZeroState, ZeroStrategy
+from jemb.train.deepspeed import ZeroState, ZeroStrategy
 from jemb.train.fsdp import make_fsdp
 from jemb.train.optim import start_moments
 
@@ -97,8 +97,7 @@ def make_strategy(config: TrainConfig, processes: Processes) -> Strategy:
     if name == "fsdp":
         return make_fsdp(processes, timeout)
     if name.startswith("deepspeed"):
-        zero = ZeroConfig(stage=int(name[-1]))
-        return ZeroStrategy(zero, processes, timeout)
+        return ZeroStrategy(int(name[-1]), processes, timeout)
     return DDPStrategy(
         parallel_devices=processes.devices_of_node,
         timeout=timeout,

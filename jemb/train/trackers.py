@@ -27,6 +27,7 @@ from jemb.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
+Line = Mapping[str, Any]
 PROJECT = "jemb"
 """W&B project and MLflow experiment, unless the environment names another."""
 COLUMNS = [
@@ -40,11 +41,9 @@ COLUMNS = [
 class Tracker(Protocol):
     """Takes the metrics of each step, rising by one; those before the first were taken by an earlier start."""
 
-    def log(self, line: Mapping[str, Any]) -> None:
-        """line: what metrics.jsonl has for a step."""
-
-    def log_scores(self, line: Mapping[str, Any]) -> None:
-        """line: of evaluations.jsonl. One that is done again, after a kill, has the values of before."""
+    def log(self, line: Line, values: Mapping[str, float]) -> None:
+        """line: what metrics.jsonl has for a step, or evaluations.jsonl, which has `scores`; of the latter, one that is
+        done again after a kill has the values of before. values: the numbers in it by name."""
 
     def close(self, failed: bool = False) -> None:
         """Everything is written when this returns. failed: the run ended with an error, and is shown so."""
@@ -56,12 +55,8 @@ class TensorBoard:
     def __init__(self, run: RunFolder, start: int) -> None:
         self.board = SummaryWriter(str(run.tensorboard), purge_step=start + 1)
 
-    def log(self, line: Mapping[str, Any]) -> None:
-        for name, value in _numbers(line).items():
-            self.board.add_scalar(name, value, line["step"])
-
-    def log_scores(self, line: Mapping[str, Any]) -> None:
-        for name, value in _scores(line).items():
+    def log(self, line: Line, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
             self.board.add_scalar(name, value, line["step"])
 
     def close(self, failed: bool = False) -> None:
@@ -69,18 +64,16 @@ class TensorBoard:
 
 
 class Table:
-    """metrics.csv, made anew from metrics.jsonl at each start."""
+    """metrics.csv, made anew from metrics.jsonl at each start. It has a row for each step, and no scores."""
 
     def __init__(self, run: RunFolder, start: int) -> None:
         write_atomic(run.metrics_csv, _as_csv(run.read_metrics(), header=True))
         # Line buffering: a killed process leaves whole lines.
         self.file = run.metrics_csv.open("a", buffering=1)
 
-    def log(self, line: Mapping[str, Any]) -> None:
-        self.file.write(_as_csv([line]))
-
-    def log_scores(self, line: Mapping[str, Any]) -> None:
-        """A table has a row for each step; evaluations.jsonl has the scores."""
+    def log(self, line: Line, values: Mapping[str, float]) -> None:
+        if "scores" not in line:
+            self.file.write(_as_csv([line]))
 
     def close(self, failed: bool = False) -> None:
         self.file.close()
@@ -104,11 +97,8 @@ class WandB:
             settings=wandb.Settings(silent=True),
         )
 
-    def log(self, line: Mapping[str, Any]) -> None:
-        self.run.log(_numbers(line), step=line["step"])
-
-    def log_scores(self, line: Mapping[str, Any]) -> None:
-        self.run.log(_scores(line), step=line["step"])
+    def log(self, line: Line, values: Mapping[str, float]) -> None:
+        self.run.log(values, step=line["step"])
 
     def close(self, failed: bool = False) -> None:
         self.run.finish(exit_code=int(failed))
@@ -136,19 +126,16 @@ class MLflow:
         # Steps that are done again are in it already: MLflow would keep both.
         self.done = max((metric.step for metric in self.client.get_metric_history(self.id, "loss")), default=0)
 
-    def log(self, line: Mapping[str, Any]) -> None:
-        if line["step"] > self.done:
-            stamp = round(1000 * line["time"])
-            metrics = [self.metric(name, value, stamp, line["step"]) for name, value in _numbers(line).items()]
-            self.client.log_batch(self.id, metrics=metrics)
-
-    def log_scores(self, line: Mapping[str, Any]) -> None:
+    def log(self, line: Line, values: Mapping[str, float]) -> None:
         stamp, step = round(1000 * line["time"]), line["step"]
-        scores = {re.sub(r"[^\w./ -]", "_", name): value for name, value in _scores(line).items()}
-        if all(metric.step != step for metric in self.client.get_metric_history(self.id, next(iter(scores)))):
-            self.client.log_batch(
-                self.id, metrics=[self.metric(name, value, stamp, step) for name, value in scores.items()]
-            )
+        if "scores" in line:
+            values = {re.sub(r"[^\w./ -]", "_", name): value for name, value in values.items()}
+            known = any(metric.step == step for metric in self.client.get_metric_history(self.id, next(iter(values))))
+        else:
+            known = step <= self.done
+        if not known:
+            metrics = [self.metric(name, value, stamp, step) for name, value in values.items()]
+            self.client.log_batch(self.id, metrics=metrics)
 
     def close(self, failed: bool = False) -> None:
         self.client.set_terminated(self.id, status="FAILED" if failed else "FINISHED")
@@ -174,21 +161,21 @@ class Trackers:
         for name in dict.fromkeys(names):
             self._guard(name, partial(self._start, name, run, start))
 
-    def log(self, line: Mapping[str, Any]) -> None:
-        for name, tracker in list(self.trackers.items()):
-            self._guard(name, partial(tracker.log, line))
-
-    def log_scores(self, line: Mapping[str, Any]) -> None:
-        for name, tracker in list(self.trackers.items()):
-            self._guard(name, partial(tracker.log_scores, line))
+    def log(self, line: Line) -> None:
+        """Of metrics.jsonl or evaluations.jsonl."""
+        values = _scores(line) if "scores" in line else _numbers(line)
+        self._each(lambda tracker: tracker.log(line, values))
 
     def close(self, failed: bool = False) -> None:
-        for name, tracker in list(self.trackers.items()):
-            self._guard(name, partial(tracker.close, failed))
+        self._each(lambda tracker: tracker.close(failed))
         self.trackers.clear()
 
     def _start(self, name: str, run: RunFolder, start: int) -> None:
         self.trackers[name] = KINDS[name](run, start)
+
+    def _each(self, work: Callable[[Tracker], None]) -> None:
+        for name, tracker in list(self.trackers.items()):
+            self._guard(name, partial(work, tracker))
 
     def _guard(self, name: str, work: Callable[[], Any]) -> None:
         try:
@@ -214,7 +201,7 @@ def _extra(name: str) -> Any:
         raise InputError(f"trackers=[{name}]: {name} is not installed; pip install 'jemb[{name}]'") from None
 
 
-def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
+def _numbers(line: Line) -> dict[str, float]:
     """The metrics of a line by name, and the loss by data set and by term as well."""
     found = {name: value for name, value in line.items() if isinstance(value, int | float)}
     del found["step"], found["time"]
@@ -222,7 +209,7 @@ def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
     return {**found, **terms, f"loss/{line['dataset']}": line["loss"]}
 
 
-def _scores(line: Mapping[str, Any]) -> dict[str, float]:
+def _scores(line: Line) -> dict[str, float]:
     """What chooses the best step, and every metric of an evaluation by name."""
     found = {
         f"evaluation/{task}/{metric}": value
@@ -232,7 +219,7 @@ def _scores(line: Mapping[str, Any]) -> dict[str, float]:
     return {"evaluation": line["value"], **found}
 
 
-def _as_csv(lines: Sequence[Mapping[str, Any]], header: bool = False) -> str:
+def _as_csv(lines: Sequence[Line], header: bool = False) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=COLUMNS, lineterminator="\n")
     if header:

@@ -24,10 +24,9 @@ from jemb.run_folder import RunFolder
 from jemb.train.build import Job, count_steps, make_module, make_scaling, make_trainer
 from jemb.train.checkpoints import Checkpoints
 from jemb.train.dry_run import batch_lines, plan_lines
-from jemb.train.evaluation import EvaluateInLoop, Evaluations, EvaluationTools
-from jemb.train.finish import finish
+from jemb.train.evaluation import EvaluateInLoop, Evaluations
 from jemb.train.record import facts_of, locked, write_end
-from jemb.train.resume import Start, begin_with, decide_start
+from jemb.train.resume import Start, begin_with, decide_start, finish
 from jemb.train.run_log import RunLog
 from jemb.train.stopping import StopOnSignal, StopRequest, stop_request
 from jemb.train.storage import CopyToStorage
@@ -38,7 +37,6 @@ log = logging.getLogger(__name__)
 
 def train(
     config: TrainConfig,
-    tools: EvaluationTools | None = None,
     *,
     callbacks: Sequence[lightning.Callback] = (),
     loggers: Sequence[Logger] = (),
@@ -47,7 +45,7 @@ def train(
 
     Runs alone, or as one of the processes that torchrun or srun started. `RunFolder.model` is there once the run has
     finished; run.json says `finished` or `stopped`. After Ctrl-C it saves, then raises KeyboardInterrupt.
-    tools: needed where there are `evaluation.tasks`. callbacks, loggers: of the caller, for the Trainer; the callbacks
+    callbacks, loggers: of the caller, for the Trainer; the callbacks
     come before those that save, so that one may set `trainer.should_stop`.
     Raises InputError for wrong input, Failure for a loss or gradient that is no number; the last checkpoint stays.
     """
@@ -68,14 +66,14 @@ def train(
             """Shards and plan, as this process sees them."""
             choose_strategy(config.strategy, world_size())
             make_scaling(config, processes.device, world_size())
-            data = PairData(config.shards, **config.data_options)
+            data = PairData.of_run(config)
             data.wanted()
             data.plan.check_processes(world_size())
             data.steps = count_steps(config, data.plan)
             return Job(config, data, data.steps, processes)
 
         job = agreed(open_job, lambda job: facts_of(config, job.data.readers, job.data.plan))
-        evaluations = Evaluations(run, config.evaluation, tools, every=config.checkpoint_every, stop=job.max_steps)
+        evaluations = Evaluations(run, config.evaluation, every=config.checkpoint_every, stop=job.max_steps)
 
         def lock_and_decide() -> Start:
             evaluations.read_tasks()
@@ -131,7 +129,14 @@ def _fit(
     ]
     if config.evaluation.tasks:
         ours.append(EvaluateInLoop(evaluations))
-    module = make_module(config, encoder, job.processes.device, max_steps=job.max_steps, first_step=start.step)
+    module = make_module(
+        config,
+        encoder,
+        job.processes.device,
+        max_steps=job.max_steps,
+        first_step=start.step,
+        teacher_width=job.data.teacher_width,
+    )
     trainer = make_trainer(
         config, job.processes, max_steps=job.max_steps, callbacks=[*callbacks, *ours], loggers=loggers
     )

@@ -96,6 +96,7 @@ def test_data_sets_by_name_with_options_of_their_own(tmp_path: Path) -> None:
         (3, "data set data: got int; wanted rows"),
         ("rows.jsonl", "data set data: got str; wanted rows"),
         ({"../x": ROWS}, r"\.\./x"),
+        ({"org/name": ROWS}, "data set .org/name.: its name becomes that of a folder"),
         ([{"query": "a"}], "positive"),
     ],
 )

@@ -19,6 +19,7 @@ def commands_of(readme: str) -> list[str]:
     return block.strip().splitlines()
 
 
+@pytest.mark.slow
 def test_the_commands_of_a_new_project_run_as_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first by a shell, the others in this process: each start of Python takes longer than what it then does."""
     project = tmp_path / "my first model"

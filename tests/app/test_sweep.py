@@ -20,6 +20,7 @@ def options(pair_shards: Path) -> list[str]:
     return ["train", "-m", f"shards={pair_shards}", *SMALL, "global_batch_size=8", "max_steps=2", "trackers=[]"]
 
 
+@pytest.mark.slow
 def test_two_by_two_values(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from slurm import SlurmCluster, missing
+
+from tests.helpers.slurm import SlurmCluster, missing
 
 
 @pytest.fixture(scope="session")

@@ -83,6 +83,7 @@ def test_one_line_for_what_is_missing(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_dry_run_of_torchrun(tmp_path: Path, pair_shards: Path) -> None:
     """The line it shows is the one that it runs; the processes of all machines count."""
     options = [f"shards={pair_shards}", "output=run", "global_batch_size=24", *SMALL]
@@ -96,6 +97,7 @@ def test_dry_run_of_torchrun(tmp_path: Path, pair_shards: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_dry_run_of_slurm(tmp_path: Path, make_dataset: Callable[..., Path]) -> None:
     """An array's first line is shown with the options given; sbatch is not called."""
     make_dataset(tmp_path / "shards", "answers", 50)

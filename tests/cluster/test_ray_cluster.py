@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from slurm import SlurmCluster
 
 from jemb.demo.corpus import build_corpus
+from tests.helpers.slurm import SlurmCluster
 
 SCRIPT = Path(__file__).parents[2] / "launch" / "slurm_prepare.sh"
 OPTIONS = ["stages=[exact,near_duplicates,language,consistency]", "shard_samples=30", "keep_dropped=true"]
@@ -107,9 +107,9 @@ class Job:
 @pytest.mark.parametrize(
     ("hangs", "event"),
     [
-        ("jemb.prepare.engine.passes::_judge", "ray dies"),
-        pytest.param("jemb.shards.writer:_OpenShard:finish", "node dies", marks=pytest.mark.slow),
-        pytest.param("jemb.shards.writer:_OpenShard:finish", "time limit", marks=pytest.mark.slow),
+        pytest.param("jemb.prepare.engine.passes::_judge", "ray dies", marks=pytest.mark.slow),
+        pytest.param("jemb.shards.writer:_OpenShard:finish", "node dies", marks=pytest.mark.soak),
+        pytest.param("jemb.shards.writer:_OpenShard:finish", "time limit", marks=pytest.mark.soak),
     ],
     ids=["ray dies in a stage", "node dies while it writes a shard", "time limit"],
 )
@@ -133,6 +133,7 @@ def test_the_bytes_are_those_of_local_processes_whatever_happens(
     assert files(output) == wanted
 
 
+@pytest.mark.slow
 def test_a_node_that_does_not_see_the_output(
     tmp_path: Path, slurm: SlurmCluster, corpus: Path, environment: dict[str, str]
 ) -> None:
@@ -168,6 +169,7 @@ def test_one_line_for_what_is_missing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_address_without_a_cluster(tmp_path: Path, corpus: Path, environment: dict[str, str]) -> None:
     """RAY_ADDRESS goes to jemb as it is, and what jemb says about it comes back."""
     variables = {**os.environ, **environment, "RAY_ADDRESS": "127.0.0.1:1"}

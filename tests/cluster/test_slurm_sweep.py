@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from slurm import PATIENCE, SlurmCluster
 
 from jemb.run_folder import RunFolder
+from tests.helpers.slurm import PATIENCE, SlurmCluster
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_each_run_is_a_job(slurm: SlurmCluster, tmp_path: Path, pair_shards: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     small = ["model.hidden_size=32", "model.num_layers=1", "model.vocab_size=400", "max_length=16", "workers=0"]

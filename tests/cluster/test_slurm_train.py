@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from slurm import PATIENCE, SlurmCluster
 
 from jemb.launch import find_ranks
 from jemb.run_folder import RunFolder
+from tests.helpers.slurm import PATIENCE, SlurmCluster
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "launch" / "slurm_train.sh")
@@ -127,6 +129,7 @@ def assert_same(run: RunFolder, other: RunFolder) -> None:
     assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in other.read_metrics()], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_pairs_then_triplets_over_two_nodes(
     submit: Callable[..., Job], alone: dict[str, RunFolder], pair_shards: Path, triplet_shards: Path, tmp_path: Path
 ) -> None:
@@ -149,6 +152,7 @@ def test_pairs_then_triplets_over_two_nodes(
     assert_same(RunFolder(tmp_path / "torchrun"), first.run)
 
 
+@pytest.mark.slow
 def test_requeued_and_asked_to_save(submit: Callable[..., Job], alone: dict[str, RunFolder], pair_shards: Path) -> None:
     """One job, three starts: requeued as by a preemption, then sent SIGUSR1 as before its time limit."""
     job = submit(["--nodes=2", "--ntasks-per-node=1"], [f"shards={pair_shards}"], slow=2)
@@ -164,22 +168,40 @@ def test_requeued_and_asked_to_save(submit: Callable[..., Job], alone: dict[str,
     assert [folder.name for folder in sorted(job.run.logs.iterdir())] == [f"{job.number}.{start}" for start in range(3)]
 
 
-@pytest.mark.parametrize("to", [["--batch"], []], ids=["to the script", "to the processes"])
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["the script", "the processes", "one process"])
 def test_asked_before_the_first_step(
-    submit: Callable[..., Job], alone: dict[str, RunFolder], pair_shards: Path, to: list[str]
+    submit: Callable[..., Job], alone: dict[str, RunFolder], pair_shards: Path, to: str
 ) -> None:
-    """While Python still starts: there is nothing to save, and the job begins again."""
+    """While Python still starts: there is nothing to save, and the job begins again. Of one process alone srun ends the
+    others by SIGTERM."""
     job = submit(["--nodes=2", "--ntasks-per-node=1"], [f"shards={pair_shards}"], PREFLIGHT="no")
     job.wait("RUNNING")
     while len(list(job.run.logs.glob("*.0/[01].log"))) < 2:  # a task that starts later would miss the signal
         time.sleep(0.05)
-    job.slurm.run("scancel", *to, "--signal=USR1", str(job.number))
+    if to == "one process":
+        os.kill(second_task(job.number), signal.SIGUSR1)
+    else:
+        job.slurm.run("scancel", *["--batch"] * (to == "the script"), "--signal=USR1", str(job.number))
     assert_same(job.succeed(), alone["pairs"])
     assert job.slurm.job(job.number)["Restarts"] == "1", job.output
     assert "asked to stop before a first step; beginning again in a next start of this job" in job.output
 
 
-@pytest.mark.slow
+def second_task(job: int) -> int:
+    """Its process, on whichever of the nodes, which are all of this machine."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                has = set((folder / "environ").read_text(errors="replace").split("\0"))
+                mine = {f"SLURM_JOB_ID={job}", "SLURM_PROCID=1"} <= has
+                if mine and "jemb.app.train" in (folder / "cmdline").read_text():
+                    return int(folder.name)
+    raise AssertionError(f"job {job} has no second task")
+
+
+@pytest.mark.soak
 def test_preempted(submit: Callable[..., Job], alone: dict[str, RunFolder], pair_shards: Path, tmp_path: Path) -> None:
     """By a job of a partition with a higher tier: Slurm sends the processes SIGTERM, and waits for them."""
     job = submit(["--nodes=2", "--ntasks-per-node=1"], [f"shards={pair_shards}"], slow=1)
@@ -191,7 +213,7 @@ def test_preempted(submit: Callable[..., Job], alone: dict[str, RunFolder], pair
     assert "asked by SIGTERM" in job.all_output()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_time_limit(submit: Callable[..., Job], pair_shards: Path) -> None:
     """Slurm itself sends the signal: 60 to 90 s before the end, as it looks twice a minute."""
     more = [f"shards={pair_shards}", "max_steps=250"]
@@ -208,6 +230,7 @@ def test_time_limit(submit: Callable[..., Job], pair_shards: Path) -> None:
     assert run.samples.read_bytes() == undisturbed.samples.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_node_dies(submit: Callable[..., Job], alone: dict[str, RunFolder], pair_shards: Path) -> None:
     """With slurmd, its step daemon and its task. The job says so, goes back into the queue, and on from the last
     checkpoint on other nodes."""
@@ -223,6 +246,7 @@ def test_a_node_dies(submit: Callable[..., Job], alone: dict[str, RunFolder], pa
     assert "srun: error: Node failure on n1" in job.output
 
 
+@pytest.mark.slow
 def test_cancelled_jobs_stay_out_of_the_queue(
     submit: Callable[..., Job], alone: dict[str, RunFolder], pair_shards: Path
 ) -> None:
@@ -263,6 +287,7 @@ def spoil(slurm: SlurmCluster) -> Iterator[Callable[[str, dict[Path, Path]], Non
     slurm.wait_for_nodes()
 
 
+@pytest.mark.slow
 def test_preflight_says_what_is_wrong_on_a_node(
     submit: Callable[..., Job],
     spoil: Callable[[str, dict[Path, Path]], None],
@@ -298,6 +323,7 @@ def test_preflight_says_what_is_wrong_on_a_node(
     assert not job.run.record.exists()
 
 
+@pytest.mark.slow
 def test_preflight_of_a_node_that_does_not_find_the_first(
     submit: Callable[..., Job],
     spoil: Callable[[str, dict[Path, Path]], None],
@@ -318,6 +344,7 @@ def test_preflight_of_a_node_that_does_not_find_the_first(
     assert lines[1].endswith(" within 6 s")
 
 
+@pytest.mark.slow
 def test_an_array_of_configurations(slurm: SlurmCluster, pair_shards: Path, tmp_path: Path) -> None:
     """One line of options a task; the script submits itself, once it has shown what the job will do."""
     (tmp_path / "configs").write_text("seed=1 temperature=0.1\n# a comment\nseed=2 output='second run'\n")

@@ -128,6 +128,7 @@ def wait(done: Callable[[], bool], what: Callable[[], str]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_pulled_cable_ends_the_run_clearly_and_costs_nothing(
     tmp_path: Path, hosts: TwoHosts, options: list[str]
 ) -> None:

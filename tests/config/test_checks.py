@@ -35,7 +35,7 @@ MISTAKES: list[tuple[str, Any]] = [
     ("model.hiden_size", 32),
     ("model.num_layers", True),
     ("weights.a", "heavy"),
-    ("weights.a", 0),
+    ("weights.a", -1),
     ("evaluation.patience", 3),
     ("extra_negatives", ["positive_negative"]),
     ("trackers", ["tensorbord"]),
@@ -60,7 +60,7 @@ def test_a_mistake_costs_the_same_words_in_python_and_at_the_command(name: str, 
     with pytest.raises(InputError) as in_python:
         TrainConfig(**{**TRAIN, outer: {inner: value} if inner else value})
     if name != "objective":
-        assert str(in_python.value) == wanted.replace("got 0.0", "got 0")
+        assert str(in_python.value) == wanted.replace("got -1.0", "got -1")
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from object_store import BUCKET, FaultyProxy, bytes_on_disk, put_folder
-from test_loader import facts, letters
 from torch.utils.data import DataLoader
 
 from jemb.core.records import Batch
 from jemb.data import BatchPlan, Collate, PlanSource, ReadAhead, StepDataset, make_loader
 from jemb.shards import ShardCache, ShardReader, cache_home, open_datasets
+from tests.data.test_loader import facts, letters
+from tests.helpers.object_store import BUCKET, FaultyProxy, bytes_on_disk, put_folder
+from tests.helpers.step_batches import Steps
 
 SHARDS, SHARD, BATCH = 24, 10, 8
 PASS = SHARDS * SHARD // BATCH
@@ -43,7 +44,7 @@ def loader(
     plan = BatchPlan(sources, seed=3, global_batch_size=BATCH, shuffle_shards=number)
     lag = 2 * workers
     ahead = ReadAhead(plan, readers, steps=steps, stop=stop, lag=lag) if steps is not None else None
-    data = StepDataset(plan, readers, Collate(letters, 0, seed=1), rank=0, world_size=1, global_keys=False, ahead=ahead)
+    data = Steps(plan, readers, Collate(letters, 0, seed=1), ahead=ahead)
     return make_loader(data, workers, batch_size=None, sampler=range(stop))
 
 

@@ -17,7 +17,7 @@ def letters(texts: Sequence[str]) -> Tokens:
     """One token a character, padded with 0 to the longest."""
     longest = max(1, max(map(len, texts)))
     ids = torch.tensor([[ord(c) for c in text] + [0] * (longest - len(text)) for text in texts])
-    return Tokens(ids, (ids > 0).long())
+    return Tokens(ids, (ids > 0).sum(1).numpy())
 
 
 def text_of(tokens: Tokens, row: int) -> str:

@@ -25,7 +25,7 @@ def test_by_hand() -> None:
     assert [sizes[mine].tolist() for mine in dealt(sizes, 2)] == [[2, 9, 5, 6], [3, 8, 4, 7]]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     ranks=st.integers(1, 9),
     rounds=st.integers(1, 9),

@@ -25,13 +25,13 @@ def test_every_number_once(n: int, key: int) -> None:
     assert np.array_equal(np.sort(everything(n, key)), np.arange(n))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(n=st.integers(1, 30_000), key=KEYS)
 def test_every_number_once_for_any_size(n: int, key: int) -> None:
     assert np.array_equal(np.sort(everything(n, key)), np.arange(n))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(n=st.integers(4097, 2**34), key=KEYS, start=st.integers(0, 2**34))
 def test_no_collisions_in_large_ranges(n: int, key: int, start: int) -> None:
     first = start % max(1, n - 5_000)
@@ -44,7 +44,7 @@ def test_no_collisions_in_large_ranges(n: int, key: int, start: int) -> None:
     assert out.max() < n
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(n=st.integers(2, 2**34), key=KEYS, data=st.data())
 def test_a_place_does_not_depend_on_what_else_is_asked(n: int, key: int, data: st.DataObject) -> None:
     places = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=20)))
@@ -79,7 +79,7 @@ def test_neighbours_part_and_passes_are_unlike(n: int) -> None:
 
 
 @given(st.lists(st.one_of(st.integers(0, 2**64 - 1), st.text(max_size=4)), max_size=4))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_mix_is_a_64_bit_number(parts: list[int | str]) -> None:
     assert 0 <= mix(*parts) < 2**64
     assert mix(*parts) == mix(*parts)

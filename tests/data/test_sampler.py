@@ -7,12 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import loops
 import numpy as np
 import pytest
 from accelerate.data_loader import BatchSamplerShard
-from loops import BATCH, SIZES, Seen
-from ranks import on_ranks
 from torch.utils.data import ConcatDataset, DataLoader
 
 import jemb
@@ -20,6 +17,9 @@ from jemb.core.errors import InputError
 from jemb.core.records import Batch
 from jemb.data import BatchPlan, GlobalBatchSampler, PlanSource
 from jemb.model import load_encoder
+from tests.helpers import loops
+from tests.helpers.loops import BATCH, SIZES, Seen
+from tests.helpers.ranks import on_ranks
 
 STEPS = sum(SIZES.values()) // BATCH
 """Of a pass over all samples."""
@@ -106,10 +106,12 @@ def shards(tmp_path_factory: pytest.TempPathFactory, make_dataset: Callable[...,
     return folder
 
 
+@pytest.mark.slow
 def test_in_a_plain_loop(tmp_path: Path) -> None:
     check(on_ranks(tmp_path, 2, loops.plain))
 
 
+@pytest.mark.slow
 def test_in_accelerate(tmp_path: Path) -> None:
     check(on_ranks(tmp_path, 2, loops.accelerated))
 

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jemb.data import BatchPlan, PlanSource, windows
-from jemb.data.permutation import mix, permute, shuffled
-from jemb.data.windows import WindowedPass
+from jemb.data import BatchPlan, PlanSource, permutation
+from jemb.data.permutation import WindowedPass, mix, permute, shuffled
 
 
 def plan_of(sizes: dict[str, list[int]], number: int | None, *, seed: int = 0, batch: int = 8) -> BatchPlan:
@@ -40,7 +39,7 @@ def shard_of(plan: BatchPlan, name: str, rows: np.ndarray) -> np.ndarray:
     return np.repeat(np.arange(len(source.shard_sizes)), source.shard_sizes)[rows]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(plan=plans())
 def test_every_pass_is_a_permutation_and_no_batch_repeats(plan: BatchPlan) -> None:
     streams: dict[str, list[np.ndarray]] = {source.name: [] for source in plan.sources}
@@ -57,7 +56,7 @@ def test_every_pass_is_a_permutation_and_no_batch_repeats(plan: BatchPlan) -> No
                 assert np.array_equal(part, np.arange(source.num_samples))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(plan=plans())
 def test_the_named_windows_hold_every_row(plan: BatchPlan) -> None:
     for step in range(120):
@@ -69,7 +68,7 @@ def test_the_named_windows_hold_every_row(plan: BatchPlan) -> None:
         assert set(shard_of(plan, name, rows).tolist()) <= set(shards.tolist())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(plan=plans())
 def test_windows_of_a_pass_share_out_its_shards(plan: BatchPlan) -> None:
     assert plan.shuffle_shards
@@ -81,9 +80,10 @@ def test_windows_of_a_pass_share_out_its_shards(plan: BatchPlan) -> None:
             assert sorted(np.concatenate(parts).tolist()) == list(range(len(source.shard_sizes)))
 
 
-@settings(max_examples=25, deadline=None)
-@given(plan=plans(), ends=st.tuples(st.integers(0, 24), st.integers(0, 24)))
-def test_pure_in_any_order_after_pickling_and_in_parts(plan: BatchPlan, ends: tuple[int, int]) -> None:
+@pytest.mark.slow
+@settings(max_examples=25)
+@given(plan=plans())
+def test_pure_in_any_order_and_after_pickling(plan: BatchPlan) -> None:
     fresh = BatchPlan(
         list(reversed(plan.sources)),
         seed=plan.seed,
@@ -91,14 +91,11 @@ def test_pure_in_any_order_after_pickling_and_in_parts(plan: BatchPlan, ends: tu
         shuffle_shards=plan.shuffle_shards,
     )
     copied = pickle.loads(pickle.dumps(plan))
-    part = slice(min(ends), max(ends))
     for step in [3_000, *range(30), 1_024]:
         name, rows = plan.batch(step)
         for other in (fresh, copied):
             assert other.fingerprint == plan.fingerprint
             assert (name, rows.tolist()) == (other.batch(step)[0], other.batch(step)[1].tolist())
-        if part.start < min(part.stop, plan.global_batch_size):
-            assert plan.batch(step, part)[1].tolist() == rows[part].tolist()
 
 
 def test_few_shards_at_a_time() -> None:
@@ -166,8 +163,8 @@ def test_25_000_shards(monkeypatch: pytest.MonkeyPatch) -> None:
         permuted.append(len(places))
         return permute(places, *rest)
 
-    monkeypatch.setattr(windows, "permute", counting)
-    monkeypatch.setattr(windows, "shuffled", None)
+    monkeypatch.setattr(permutation, "permute", counting)
+    monkeypatch.setattr(permutation, "shuffled", None)
     for step in range(100, 120):
         plan.batch(step)
     assert sum(permuted) == 20 * 16_384

@@ -1,7 +1,5 @@
 """The demo's data sets from a package tree whose docstrings are known, and a small run on what is installed."""
 
-import csv
-import gzip
 import hashlib
 import json
 import textwrap
@@ -10,7 +8,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet
 import pytest
 
 from jemb.core.errors import InputError
@@ -112,13 +109,7 @@ def expected_pairs(noun: str) -> dict[str, dict[str, list[tuple[str, str]]]]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    if path.suffix == ".parquet":
-        return pyarrow.parquet.read_table(path).to_pylist()
-    if path.suffix == ".csv":
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    return [json.loads(line) for line in text.decode().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
 def training_rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -173,7 +164,7 @@ def test_pairs_are_those_of_the_objects_that_are_not_held_out(built: tuple[Path,
     rows = training_rows(folder)
     for dataset, pairs in wanted.items():
         # `beta` says the same with another first word in names; it is compared by the test of copies below.
-        file = f"raw/{dataset}{corpus.PAIR_SETS[dataset][1]}"
+        file = f"raw/{dataset}.jsonl"
         seen = [(row["query"], row["positive"]) for row in rows[file]]
         assert {pair for pair in seen if not pair[0].startswith("beta ")} == set(pairs), dataset
         assert len(seen) == counts[file]
@@ -368,6 +359,7 @@ def test_the_prose_before_the_first_section(text: str, summary: str, details: st
     assert parse_docstring(text) == (summary, details)
 
 
+@pytest.mark.slow
 def test_what_is_installed_gives_every_data_set(tmp_path: Path) -> None:
     counts = build_corpus(tmp_path / "corpus", max_pairs=300, seed=0)
     assert counts["retrieval/queries.jsonl"] >= 20

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import joined, on_ranks
 
 from jemb.core.errors import InputError
 from jemb.distributed import gather_rows, gather_values, mean_over_ranks, rank, world_size
 from jemb.distributed.agree import on_rank_zero
+from tests.helpers.ranks import joined, on_ranks
 
 
 def facts() -> dict[str, Any]:

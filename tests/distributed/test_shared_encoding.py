@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ranks import joined, on_ranks
 
 import jemb.distributed.share as module
 from jemb.core.errors import InputError
 from jemb.distributed import rank, shared_encoding
+from tests.helpers.ranks import joined, on_ranks
 
 WIDTH = 3
 MANY = [f"text {number} " + "long " * (number * 7 % 23) for number in range(41)]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blocks import CHECKED, ROOT, spans
+
+from tests.helpers.blocks import CHECKED, ROOT, spans
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TOLD = [*CHECKED, *(path for path in sorted((ROOT / "conf").rglob("*")) if path.suffix in (".yaml", ".py"))]

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
-from blocks import ROOT
 
 from jemb.app.cli import COMMANDS
 from jemb.prepare.options import PrepareConfig
+from tests.helpers.blocks import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "html"
 
 
+@pytest.mark.slow
 def test_nothing_comes_from_the_network(site: Path) -> None:
     pages = list(site.rglob("*.html"))
     assert len(pages) > 20
@@ -51,6 +52,7 @@ def options_of(config: Any, prefix: str = "") -> Iterator[str]:
             yield name
 
 
+@pytest.mark.slow
 def test_long_lines_of_code_wrap(site: Path) -> None:
     """On a page as wide as a phone the end of a command would be cut off."""
     style = (site / "_static" / "docs.css").read_text()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from blocks import FENCE, ROOT
+from tests.helpers.blocks import FENCE, ROOT
 
 LINK = re.compile(r"\]\(\.\./(jemb/[\w/]+\.py)\)")
 NAME = re.compile(r"`([A-Za-z_]\w+)`")

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from permissions import WITHOUT_POWER, forbid
 from scipy import stats
 
 from jemb.app.cli import command_help
@@ -22,6 +21,7 @@ from jemb.evaluate import evaluate, table
 from jemb.evaluate import run as run_module
 from jemb.evaluate.comparison import short_names
 from jemb.evaluate.vectors import Encode
+from tests.helpers.permissions import WITHOUT_POWER, forbid
 
 
 def at_angle(texts: Sequence[str]) -> np.ndarray:
@@ -207,6 +207,7 @@ def test_outputs_that_would_cover_something_else(tasks: list[str], tmp_path: Pat
     assert (tmp_path / "scores_mteb" / "bm25" / "reranking_rerank.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("secret", ["task", "folder"])
 def test_permissions_are_the_users_to_mend(secret: str, tmp_path: Path) -> None:
     task, folder = tmp_path / "rerank.jsonl", tmp_path / "out"

@@ -18,6 +18,8 @@ def test_files_and_folders(tmp_path):
     assert texts == ["d1", "T", "x", "q1", "a question"]
     (tmp_path / "sts.tsv").write_text("sentence1\tsentence2\tscore\na cat\ta dog\t2.5\n")
     assert list(evaluation_texts(str(tmp_path / "sts.tsv"))) == ["a cat", "a dog", "2.5"]
+    (tmp_path / "reranking.csv").write_text('query,positive,negative\na,"[""b"", ""c""]",[1] d\n')
+    assert list(evaluation_texts(str(tmp_path / "reranking.csv"))) == ["a", "b", "c", "[1] d"]
 
 
 def test_files_that_cannot_be_used(tmp_path):
@@ -49,6 +51,7 @@ def test_rows_of_a_real_data_set():
     assert list(dataset_texts(data, {"test"})) == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_unknown_tasks_and_missing_data_are_the_users_to_mend(monkeypatch):
     pytest.importorskip("mteb")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_tasks import at_angle
 
 from jemb.core.errors import InputError
 from jemb.evaluate import score
+from tests.helpers.made_tasks import at_angle
 
 # Angles in degrees of anchor, entailment, negative; a smaller difference is a higher cosine.
 ROWS = [

@@ -12,14 +12,17 @@ from zlib import crc32
 import numpy as np
 import pytest
 import pytrec_eval
-from made_tasks import write_tasks
 from scipy import stats
 from sentence_transformers import quantize_embeddings
 
 from jemb.config import EvaluateConfig
+from jemb.core.errors import Failure
 from jemb.evaluate import evaluate, table
 from jemb.evaluate import run as run_module
+from jemb.evaluate.models import measure as measure_with_variants
+from jemb.evaluate.pairs import StsTask
 from jemb.evaluate.vectors import Encode
+from tests.helpers.made_tasks import write_tasks
 
 DIM = 20  # no multiple of the 8 bits of a byte
 RANKING = ["ndcg_at_10", "recall_at_10", "recall_at_100", "mrr_at_10"]
@@ -95,6 +98,13 @@ def test_sts_is_that_of_the_librarys_codes(scores: dict[str, dict[str, float]], 
         assert scores["sts"][f"spearman{variant}"] == pytest.approx(100 * stats.spearmanr(found, wanted).statistic)
         assert scores["sts"][f"pearson{variant}"] == pytest.approx(100 * stats.pearsonr(found, wanted).statistic)
     assert len({round(scores["sts"][f"spearman{v}"], 6) for v in VARIANTS}) == len(VARIANTS)
+
+
+def test_what_tells_no_texts_apart_is_named() -> None:
+    """Of numbers all above 0 the binary codes are equal."""
+    task = StsTask("few", ["a", "b"], ["c", "d"], np.array([1.0, 2.0]))
+    with pytest.raises(Failure, match=r"few: .*tells no texts apart, as binary$"):
+        measure_with_variants(task, lambda texts: np.abs(encode(texts)) + 0.1, [], ["binary"])
 
 
 def test_retrieval_is_that_of_the_librarys_codes(scores: dict[str, dict[str, float]], folder: Path) -> None:

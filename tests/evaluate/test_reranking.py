@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from made_tasks import at_angle
 
 from jemb.core.errors import InputError
 from jemb.evaluate import load_task, score
 from jemb.evaluate.ranking import RerankingTask
+from tests.helpers.made_tasks import at_angle
 
 
 def write(path: Path, rows: list[tuple[str, object, object]]) -> str:
@@ -26,6 +26,14 @@ def test_by_hand(tmp_path: Path) -> None:
     metrics = score(at_angle, write(tmp_path / "a.jsonl", rows))
     assert metrics["map"] == pytest.approx(100 * (1 / 2 + 1 + 1 / 12) / 3)
     assert metrics["mrr_at_10"] == pytest.approx(100 * (1 / 2 + 1 + 0) / 3)
+
+
+def test_a_table_holds_lists_as_json(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('query,positive,negative\n0,"[""20"", ""40""]","[""10"", ""30""]"\n0,[1],"[2] x"\n')
+    task = load_task(f"reranking:{tmp_path / 'a.csv'}")
+    assert isinstance(task, RerankingTask)
+    assert task.positives == [["20", "40"], ["[1]"]]
+    assert task.negatives == [["10", "30"], ["[2] x"]]
 
 
 def test_ties_go_to_what_does_not_answer(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pytrec_eval
-from made_tasks import at_angle
 
 from jemb.core.errors import InputError
 from jemb.evaluate import RetrievalTask, load_task, score
 from jemb.evaluate.bm25 import Run
 from jemb.evaluate.ranking import query_metrics
+from tests.helpers.made_tasks import at_angle
 
 
 def write(folder: Path, corpus: list[dict], queries: list[dict], qrels: dict[str, str]) -> Path:

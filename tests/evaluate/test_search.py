@@ -16,7 +16,7 @@ def full_sort(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     return np.take_along_axis(scores, order, axis=1), order
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     queries=st.integers(0, 9),
     corpus=st.integers(1, 40),

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from export_runs import RECORD, SETTINGS, TEXTS, add_checkpoint, bert, make_run, run_export, t5
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard import metadata_load
 
@@ -18,6 +17,7 @@ from jemb.config import ExportConfig
 from jemb.core.errors import InputError
 from jemb.lineage import TRAINING
 from jemb.model import Encoder, encode
+from tests.helpers.export_runs import RECORD, SETTINGS, TEXTS, add_checkpoint, bert, make_run, run_export, t5
 
 
 def body_of(output: Path) -> str:
@@ -129,8 +129,9 @@ def test_time_is_that_of_the_records(tmp_path: Path) -> None:
     starts = [{**RECORD["starts"][0], "hardware": "GPU X", "time": time} for time in (1000.0, 5000.0)]  # type: ignore[index]
     run = make_run(tmp_path / "run", model=bert(), starts=starts)
     # The first start worked for 1,200 s, the second for 600; between them nothing ran.
-    times = [1600.0, 2200.0, 5100.0, 5600.0]
-    run.metrics.write_text("".join(json.dumps({"step": i, "time": time}) + "\n" for i, time in enumerate(times)))
+    times = [(1600.0, 600.0), (2200.0, 600.0), (5100.0, 100.0), (5600.0, 500.0)]
+    lines = [{"step": i, "time": time, "seconds": seconds} for i, (time, seconds) in enumerate(times)]
+    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     output = run_export(run, tmp_path / "plain")
     assert "| wall time of training | 0.5 h |" in section(output, "Cost")
     assert "| hardware (processes × device) | 4 × GPU X |" in section(output, "Cost")
@@ -161,6 +162,7 @@ def truncated() -> Encoder:
     return encoder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "onnx"),
     [(bert, False), (lambda: bert(pooling="cls"), False), (t5, False), (truncated, True)],

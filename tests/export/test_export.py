@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from export_runs import RECORD, TEXTS, add_checkpoint, bert, make_run, run_export, t5
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
@@ -22,6 +21,7 @@ from jemb.core.errors import Failure, InputError
 from jemb.export import export
 from jemb.model import Encoder, encode
 from jemb.run_folder import OPTIMIZER, WEIGHTS
+from tests.helpers.export_runs import RECORD, TEXTS, add_checkpoint, bert, make_run, run_export, t5
 
 
 def test_bert_for_sentence_transformers_and_transformers(tmp_path: Path) -> None:
@@ -171,6 +171,7 @@ def test_output_must_be_free(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_export_is_quiet_and_imports_no_onnx(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", status="finished", model=bert())
     program = (

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from export_runs import bert, make_run
-from hub_server import Hub, serving
 
 from jemb.core.errors import InputError
 from jemb.export.hub import check_login
+from tests.helpers.export_runs import bert, make_run
+from tests.helpers.hub_server import Hub, serving
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def hub() -> Iterator[Hub]:
 
 def run_export(hub: Hub, folder: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own: the address is read when huggingface_hub is imported."""
-    command = [sys.executable, "-m", "jemb.app.export", f"run={folder}/run", f"output={folder}/out", *options]
+    command = [sys.executable, "-m", "jemb.app.cli", "export", f"run={folder}/run", f"output={folder}/out", *options]
     settings = {"HF_ENDPOINT": hub.address, "HF_TOKEN": "hf_secret", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
     home = {"HF_HOME": str(folder / "home"), "NO_PROXY": "127.0.0.1"}
     everything = {**os.environ, **settings, **home, **environment}
@@ -36,6 +36,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_all_files_of_the_folder_are_committed_at_once(hub: Hub, tmp_path: Path) -> None:
     make_run(tmp_path / "run", model=bert())
     done = run_export(hub, tmp_path, "push_to_hub=me/model", "private=true")
@@ -49,6 +50,7 @@ def test_all_files_of_the_folder_are_committed_at_once(hub: Hub, tmp_path: Path)
     assert f"uploaded: {hub.address}/me/model" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_refused_upload_leaves_the_folder_and_says_how_to_go_on(hub: Hub, tmp_path: Path) -> None:
     make_run(tmp_path / "run", model=bert())
     hub.refuse = "/commit/"
@@ -60,6 +62,7 @@ def test_a_refused_upload_leaves_the_folder_and_says_how_to_go_on(hub: Hub, tmp_
     assert {"model.safetensors", "README.md", "modules.json"} <= files_of(tmp_path / "out").keys()
 
 
+@pytest.mark.slow
 def test_who_is_not_known_learns_it_before_the_export(hub: Hub, tmp_path: Path) -> None:
     make_run(tmp_path / "run", model=bert())
     hub.refuse = "/whoami"

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from export_runs import RECORD, TEXTS, add_checkpoint, bert, make_run
 from safetensors.numpy import load_file
 from scipy import stats
 from sentence_transformers import SentenceTransformer
@@ -23,6 +22,7 @@ from jemb.export.alike import check_alike
 from jemb.export.merge import weightings
 from jemb.model import Encoder, encode, load_encoder, load_start, load_weights, make_tiny
 from jemb.run_folder import RunFolder
+from tests.helpers.export_runs import RECORD, TEXTS, add_checkpoint, bert, make_run
 
 SMALL = ModelConfig(hidden_size=16, num_layers=1, num_heads=2, vocab_size=300)
 
@@ -52,6 +52,7 @@ def folders(tmp_path: Path) -> list[Path]:
     return [one, tmp_path / "two", three]
 
 
+@pytest.mark.slow
 def test_the_weights_are_the_weighted_mean(
     folders: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -106,6 +107,7 @@ def with_buffer(number: int) -> Encoder:
     return encoder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -201,6 +203,7 @@ def neighbours(folder: Path) -> np.ndarray:
     return (vectors[:-1] * vectors[1:]).sum(1)
 
 
+@pytest.mark.slow
 def test_a_dev_task_chooses_the_weights(folders: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     # The scores are the second model's own cosines, so it alone is perfect.
@@ -220,6 +223,7 @@ def test_a_dev_task_chooses_the_weights(folders: list[Path], tmp_path: Path, cap
         assert f"{weights[0]:.3f}  {weights[1]:.3f}:  {value:.2f}" in caplog.text
 
 
+@pytest.mark.slow
 def test_runs_merge_and_training_evaluation_and_export_take_it(tmp_path: Path) -> None:
     rows = [
         {"query": f"Where does animal {n} sleep?", "positive": f"Animal {n} sleeps in burrow {n}."} for n in range(64)

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from full_logits import DEFAULTS, PAPER, full_loss, on_one_rank, on_ranks, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers.sentence_transformer.losses import (
@@ -22,6 +21,7 @@ from torch import Tensor
 import jemb.loss.objectives as objectives
 from jemb.core.errors import InputError
 from jemb.loss import Loss, equal_texts, info_nce, log_sum_exp, margin_loss
+from tests.helpers.full_logits import DEFAULTS, PAPER, full_loss, on_one_rank, on_ranks, unit
 
 # Two rows, cosines easy by hand: s(q, p) = [[1, 0.6], [0, 0.8]], s(q, n) = [[0, 0.8], [1, 0.6]],
 # s(p, n) = [[0, 0.8], [0.8, 0.96]]; s(q, q) = 0, s(p, p) = 0.6 between the rows.
@@ -315,7 +315,7 @@ def test_the_masks_have_something_to_hide() -> None:
     assert hidden["no mask"] == 0 < hidden["the paper's"] < hidden["similar ones hidden"] < 8 * 31
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_batch_in_tiles(data: st.DataObject) -> None:
     """Any number of rows, negatives, texts and ranks, tiles far smaller than the batch, everything switched on."""

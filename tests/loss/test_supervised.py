@@ -50,6 +50,22 @@ def texts(q: Tensor, p: Tensor, n: Tensor | None = None, *, rank: int = 0, ranks
     return Texts(query, positive, None if n is None else share(n), offset=rank * len(q) // ranks, **said)
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("scored", "scale", -1.0),
+        ("labelled", "temperature", 0.0),
+        ("distill", "temperature", math.inf),
+        ("distill", "teacher_temperature", 0.0),
+        ("distill_margin", "scale", math.nan),
+        ("scored", "scale", "abc"),
+    ],
+)
+def test_numbers_that_no_objective_can_work_with(name: str, option: str, value: Any) -> None:
+    with pytest.raises(InputError, match=rf"objective_options\.{option}={value}: wanted a number above 0"):
+        Objectives(name, options={option: value})
+
+
 CASES: dict[str, tuple[Any, dict[str, Tensor], bool]] = {
     "scored": (Scored(), {"score_N": SCORE}, False),
     "scored_cosine": (ScoredCosine(), {"score_N": SCORE / 5}, False),

@@ -75,6 +75,7 @@ def test_plain_encoders(architecture: str, plain: Callable[[str], Path], tmp_pat
     assert agrees(plain(architecture), tmp_path).pooling == "mean"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", list(zoo.HEADS))
 def test_poolings_and_heads(head: str, plain: Callable[[str], Path], tmp_path: Path) -> None:
     prompts = {"query": "search for: ", "document": "passage: "}
@@ -83,6 +84,15 @@ def test_poolings_and_heads(head: str, plain: Callable[[str], Path], tmp_path: P
     for prompt in prompts.values():
         ours = encode(encoder, [prompt + text for text in TEXTS])
         np.testing.assert_allclose(ours, theirs(folder, prompt=prompt), atol=1e-5)
+
+
+def test_a_prompt_of_passages_is_that_of_documents(plain: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = zoo.with_head(tmp_path / "model", plain("BERT"), "mean", prompts={"passage": "passage: "})
+    encoder = load_encoder(str(folder))
+    assert encoder.prompt("document") == "passage: "
+    encoder.save(tmp_path / "saved")
+    found = SentenceTransformer(str(tmp_path / "saved"), device="cpu").encode_document(TEXTS, show_progress_bar=False)
+    np.testing.assert_allclose(encode(encoder, [f"passage: {text}" for text in TEXTS]), found, atol=1e-5)
 
 
 def test_prompts_of_two_lengths_are_left_out_of_pooling_in_one_group(
@@ -249,6 +259,7 @@ def test_code_of_a_folder_does_not_run(tmp_path: Path, plain: Callable[[str], Pa
     check(r"evil\.Activation")
 
 
+@pytest.mark.slow
 def test_files_of_another_shape_are_said(tmp_path: Path, plain: Callable[[str], Path]) -> None:
     folder = zoo.with_head(tmp_path / "model", plain("BERT"), "mean")
 
@@ -401,9 +412,7 @@ def test_gradients_reach_heads_in_groups_as_in_one(plain: Callable[[str], Path],
     found: list[list[torch.Tensor]] = []
     for size in (None, 2):
         encoder.zero_grad()
-        (vectors,), _ = encode_together(
-            encoder, [Tokens(tokens.input_ids, tokens.attention_mask)], micro_batch_size=size
-        )
+        (vectors,), _ = encode_together(encoder, [Tokens(tokens.input_ids, tokens.lengths)], micro_batch_size=size)
         (vectors @ torch.linspace(-1, 1, encoder.dim)).sum().backward()
         found.append([p.grad.clone() for p in encoder.parameters() if p.grad is not None])
     assert len(found[0]) == sum(p.requires_grad for p in encoder.parameters())

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 PROGRAM = """
-import resource, torch
+import resource, numpy, torch
 from jemb.config import ModelConfig
 from jemb.model import encode_together, make_tiny
 from jemb.core.records import Tokens
@@ -17,13 +17,14 @@ encoder = make_tiny(["some words to learn"], config, seed=0, max_length=34).trai
 peaks = []
 for texts in (240, 7200):
     ids = torch.randint(5, encoder.backbone.config.vocab_size, (texts, 34))
-    vectors, _ = encode_together(encoder, [Tokens(ids, torch.ones_like(ids))], micro_batch_size=240)
+    vectors, _ = encode_together(encoder, [Tokens(ids, numpy.full(texts, 34))], micro_batch_size=240)
     vectors[0].sum().backward()
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 print(*peaks)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's way with freed memory is the subject")
 def test_many_groups_take_the_memory_of_few() -> None:
     """30 groups against one, in MiB, in a process of its own."""

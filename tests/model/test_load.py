@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from model_helpers import set_pooling
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from transformers import BertModel, RobertaConfig, RobertaModel, T5EncoderModel, T5ForConditionalGeneration
 
 from jemb.core.errors import InputError
 from jemb.model import Encoder, encode, load, load_encoder
+from tests.helpers.model_helpers import set_pooling
 
 
 def with_sentence_transformers(folder: Path | str, texts: list[str]) -> np.ndarray:
@@ -286,6 +286,7 @@ def test_a_download_that_was_cut_off_is_completed(monkeypatch: pytest.MonkeyPatc
     assert {path.name for path in tmp_path.iterdir()} == there - {"pytorch_model.bin"}
 
 
+@pytest.mark.slow
 def test_a_name_the_hub_cannot_give_fails_at_once() -> None:
     program = (
         "import time\nfrom jemb.core.errors import InputError\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +71,38 @@ def test_folders_of_peft_and_adapters_beside_a_whole_model(tmp_path: Path) -> No
             (place / name).write_bytes((tmp_path / "adapter" / name).read_bytes())
     (tmp_path / "base" / "adapter_config.json").rename(tmp_path / "kept")
     np.testing.assert_allclose(encode(load_encoder(str(tmp_path / "peft")), TEXTS), vectors, atol=1e-5)
+    for folder in ("peft", "adapter"):
+        load_encoder(str(tmp_path / folder)).save(tmp_path / "again" / folder)
+        np.testing.assert_allclose(with_sentence_transformers(tmp_path / "again" / folder), vectors, atol=1e-5)
     (tmp_path / "kept").rename(base / "adapter_config.json")
     np.testing.assert_allclose(encode(load_encoder(str(base)), TEXTS), vectors, atol=1e-5)
     weights = load_file(base / "adapter_model.safetensors")
     save_file({f"other.{name}": value for name, value in weights.items()}, base / "adapter_model.safetensors")
     with pytest.raises(InputError, match=r"does not fit its model|cannot be loaded"):
         load_encoder(str(base))
+
+
+def test_the_tokenizer_beside_an_adapter_is_its_own(tmp_path: Path) -> None:
+    base = zoo.plain(tmp_path / "base", "Qwen3")
+    lora(load_encoder(str(base)), base).save(tmp_path / "whole", adapter=True)
+    (tmp_path / "adapter").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors", "tokenizer_config.json"):
+        shutil.copy(tmp_path / "whole" / name, tmp_path / "adapter")
+    tokenizer = json.loads((base / "tokenizer.json").read_text())
+    name, number = next((token["content"], token["id"]) for token in tokenizer["added_tokens"])
+    end = {"SpecialToken": {"id": name, "type_id": 0}}
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"Sequence": {"id": "A", "type_id": 0}}, *[end] * 2],
+        "pair": [{"Sequence": {"id": side, "type_id": 0}} for side in "AB"],
+        "special_tokens": {name: {"id": name, "ids": [number], "tokens": [name]}},
+    }
+    (tmp_path / "adapter" / "tokenizer.json").write_text(json.dumps(tokenizer))
+    encoder = load_encoder(str(tmp_path / "adapter"), pooling="mean")
+    assert encoder.tokenize(["a"]).input_ids[0, -2:].tolist() == [number] * 2
+    theirs = with_sentence_transformers(tmp_path / "adapter")
+    theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
+    np.testing.assert_allclose(encode(encoder, TEXTS), theirs, atol=1e-5)
 
 
 def test_what_cannot_be_adapted_is_said(tmp_path: Path) -> None:

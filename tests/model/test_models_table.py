@@ -11,7 +11,7 @@ from benchmarks.models import COLUMNS, kinds, table
 PAGE = Path(__file__).parent.parent.parent / "docs" / "models.md"
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_two_rows_are_made_and_hold() -> None:
     rows = table(["FNet, mean", "static embeddings"]).splitlines()[2:]
     assert "refused: " in rows[0]

@@ -31,6 +31,7 @@ make_tiny(texts, config, seed=3, max_length=16).save(Path(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_other_processes_make_the_same_bytes(tmp_path: Path) -> None:
     # Left to itself the trainer gives one of several vocabularies, by the process: three to see that it does not.
     running = [subprocess.Popen([sys.executable, "-c", MAKE, str(tmp_path / str(i))]) for i in range(2)]
@@ -115,10 +116,11 @@ def test_texts_without_characters_are_refused() -> None:
 def test_tokenize_equals_transformers_own_call(encoder: Encoder, texts: list[str]) -> None:
     ours = encoder.tokenize(texts)
     theirs = encoder.tokenizer(texts, padding=True, truncation=True, max_length=24, return_tensors="pt")
-    assert ours.input_ids.dtype == ours.attention_mask.dtype == torch.int64
+    assert (ours.input_ids.dtype, ours.attention_mask.dtype) == (torch.int32, torch.int64)
     assert ours.input_ids.shape[1] == 24  # the last text is longer
     assert torch.equal(ours.input_ids, theirs["input_ids"])
     assert torch.equal(ours.attention_mask, theirs["attention_mask"])
+    assert ours.lengths.tolist() == theirs["attention_mask"].sum(1).tolist()
 
 
 def test_tokenize_travels_and_keeps_its_length(tiny: Encoder, texts: list[str]) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from prepare_tools import bag_of_words
 
 from jemb.prepare.engine.executor import LocalExecutor
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.table import PIECE_SCHEMA, Piece, Rows, Table, write_table
 from jemb.prepare.source.record_fields import Row
+from tests.helpers.prepare_tools import bag_of_words
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import webdataset
 
 from jemb.core.errors import InputError
 from jemb.core.records import Sample
-from jemb.shards import ShardReader, ShardWriter, adopt, open_datasets
+from jemb.shards import ShardReader, adopt, open_datasets, write_dataset
 
 FORMS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
@@ -54,10 +54,7 @@ def test_adopted_tars_read_like_ours(tmp_path, form):
 
 
 def test_our_own_tars_adopted_have_the_same_fingerprint(tmp_path):
-    with ShardWriter(tmp_path, "d", "triplets", 3) as writer:
-        for i in range(7):
-            writer.write(Sample(f"{i}", "q", "p", ("n",)))
-        made = writer.close()
+    made = write_dataset(tmp_path, "d", [Sample(f"{i}", "q", "p", ("n",)) for i in range(7)], 3)
     ours = {path.name: path.read_bytes() for path in tmp_path.glob("*.idx.npy")}
     for path in tmp_path.iterdir():
         if path.suffix != ".tar":

@@ -13,15 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from jemb.core.errors import InputError
 from jemb.core.records import Sample
-from jemb.shards import Manifest, ShardReader, ShardWriter, open_datasets, read_manifest
+from jemb.shards import Manifest, ShardReader, open_datasets, read_manifest
+from tests.helpers.made_shards import write_shards
 
 
 def write(folder: Path, num_samples: int = 20, shard_samples: int = 6, name: str = "data") -> Path:
-    with ShardWriter(folder, name, "pairs", shard_samples) as writer:
-        for i in range(num_samples):
-            writer.write(Sample(f"key{i:03d}", f"query {i} " + "x" * (i * 97 % 1_500), f"größe {i}"))
-        writer.close()
-    return folder
+    samples = [Sample(f"key{i:03d}", f"query {i} " + "x" * (i * 97 % 1_500), f"größe {i}") for i in range(num_samples)]
+    return write_shards(folder, name, samples, shard_samples)
 
 
 @pytest.fixture
@@ -240,6 +238,7 @@ class Rows(Dataset):
         return sample.key, sample.query, os.getpid()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_reader_in_loader_workers(folder, method):
     reader = ShardReader(folder)

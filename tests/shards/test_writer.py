@@ -1,7 +1,6 @@
-"""The writer: bytes as tarfile would make them, whole or absent, also when killed."""
+"""The writer: bytes as tarfile would make them, whole or absent."""
 
 import json
-import signal
 import subprocess
 import sys
 import tarfile
@@ -9,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import webdataset
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jemb.core.errors import InputError
 from jemb.core.records import Sample
-from jemb.shards import ShardReader, ShardWriter, StageCount, open_datasets, read_manifest
+from jemb.shards import ShardReader, StageCount, read_manifest, write_dataset
 from jemb.shards.member import encode_header
+from tests.helpers.made_shards import write_shards
 
 SAMPLES = [
     Sample("0", "plain", "text"),
@@ -27,16 +27,7 @@ SAMPLES = [
 
 
 def write(folder: Path, samples: list[Sample] = SAMPLES, name: str = "data", shard_samples: int = 2) -> Path:
-    kind = "triplets" if samples and samples[0].negatives else "pairs"
-    with ShardWriter(folder, name, kind, shard_samples) as writer:
-        for sample in samples:
-            writer.write(sample)
-        writer.close()
-    return folder
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return write_shards(folder, name, samples, shard_samples)
 
 
 def tars(folder: Path) -> list[Path]:
@@ -66,7 +57,7 @@ extra = st.dictionaries(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(st.lists(st.tuples(text, text, extra), min_size=1, max_size=6), st.integers(1, 7))
 def test_any_text_survives(tmp_path_factory, rows, shard_samples):
     samples = [Sample(f"{i}", query, positive, (), more) for i, (query, positive, more) in enumerate(rows)]
@@ -136,9 +127,7 @@ def test_fingerprint_by_hand(tmp_path):
 
 def test_manifest_carries_stages_and_source(tmp_path):
     stages = [StageCount("exact", 1, {"duplicate": 3, "empty": 0}, {"fold_case": True})]
-    with ShardWriter(tmp_path / "d", "größe", "pairs", 10) as writer:
-        writer.write(SAMPLES[0])
-        made = writer.close(stages, {"file": "a.jsonl", "rows": 4})
+    made = write_dataset(tmp_path / "d", "größe", SAMPLES[:1], 10, stages, {"file": "a.jsonl", "rows": 4})
     assert read_manifest(tmp_path / "d") == made
     assert made.stages == tuple(stages)
     assert made.source == {"file": "a.jsonl", "rows": 4}
@@ -159,7 +148,7 @@ def test_manifest_carries_stages_and_source(tmp_path):
         ([Sample("", "q", "p")], "wanted 1 to 90 bytes"),
         ([Sample("ü" * 46, "q", "p")], "wanted 1 to 90 bytes"),
         ([Sample("\ud800", "q", "p")], "key"),
-        ([Sample("a", "q", "p", ("n",))], "is of kind triplets, with 1 negatives; wanted pairs"),
+        ([Sample("a", "q", "p", ("n",))], "'a' is of kind triplets"),
         ([Sample("a", "q", "p", (), {"query": 1})], "'query'"),
         ([Sample("a", "q", "p", (), {"x": float("nan")})], "'a'.*JSON"),
         ([Sample("a", "q", "p", (), {"x": {1, 2}})], "'a'.*JSON"),
@@ -170,99 +159,35 @@ def test_manifest_carries_stages_and_source(tmp_path):
 def test_refused_and_nothing_left(tmp_path, samples, message):
     before = [Sample("before", "q", "p")] if samples else []
     with pytest.raises(InputError, match=f"(?s){message}"):
-        write(tmp_path / "d", before + samples, shard_samples=1)
-    assert names(tmp_path / "d") == []
+        write_dataset(tmp_path / "d", "d", before + samples, 1)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_triplets_need_negatives(tmp_path):
-    with pytest.raises(InputError, match="0 negatives"), ShardWriter(tmp_path, "d", "triplets", 1) as writer:
-        writer.write(Sample("a", "q", "p"))
-
-
-@pytest.mark.parametrize("written", [0, 1, 2, 3])
-def test_exception_leaves_nothing(tmp_path, written):
-    def interrupted() -> None:
-        with ShardWriter(tmp_path / "d", "d", "pairs", 2) as writer:
-            for sample in SAMPLES[:written]:
-                writer.write(sample)
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert names(tmp_path / "d") == []
-    assert list(ShardReader(write(tmp_path / "d"))) == SAMPLES
-
-
-CHILD = """
-import os, resource, signal, sys
-from pathlib import Path
-import jemb.shards.writer as writer_module
-from jemb.core.records import Sample
-from jemb.shards import ShardWriter
-folder, mode, at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-if mode == "manifest":
-    writer_module.write_manifest = die
-if mode == "disk":
-    resource.setrlimit(resource.RLIMIT_FSIZE, (at, at))
-with ShardWriter(folder, "d", "pairs", 3) as writer:
-    for i in range(8):
-        if mode == "sample" and i == at:
-            die()
-        writer.write(Sample(str(i), "q" * 9_000, "p"))
-    writer.close()
-"""
-
-
-def child(folder: Path, mode: str, at: int) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", CHILD, str(folder), mode, str(at)], capture_output=True, text=True, check=False
-    )
-
-
-@pytest.mark.parametrize(("mode", "at"), [("sample", 0), ("sample", 2), ("sample", 3), ("sample", 7), ("manifest", 0)])
-def test_killed_writer_leaves_no_manifest_and_the_next_one_succeeds(tmp_path, mode, at):
-    folder = tmp_path / "all" / "d"
-    assert child(folder, mode, at).returncode == -signal.SIGKILL
-    assert names(folder)  # it did die in the middle
-    assert not (folder / "manifest.json").exists()
-    for opening in (
-        lambda: ShardReader(folder),
-        lambda: open_datasets(folder),
-        lambda: open_datasets(folder.parent),
-    ):
-        with pytest.raises(InputError, match="not finished"):
-            opening()
-    assert child(folder, "none", 0).returncode == 0
-    assert child(tmp_path / "undisturbed", "none", 0).returncode == 0
-    assert names(folder) == names(tmp_path / "undisturbed")
-    assert all(path.read_bytes() == (tmp_path / "undisturbed" / path.name).read_bytes() for path in folder.iterdir())
-
-
-def test_full_disk_leaves_nothing(tmp_path):
-    done = child(tmp_path / "d", "disk", 20_000)
-    assert "File too large" in done.stderr
-    assert done.returncode == 1
-    assert names(tmp_path / "d") == []
-
-
-def test_two_writers_at_once_are_refused(tmp_path):
-    with ShardWriter(tmp_path, "d", "pairs", 2) as writer:
-        writer.write(SAMPLES[0])
-        with pytest.raises(InputError, match="another process"):
-            ShardWriter(tmp_path, "d", "pairs", 2)
-        writer.write(SAMPLES[1])
-        writer.close()
-    assert list(ShardReader(tmp_path)) == SAMPLES[:2]
-
-
-def test_finished_data_and_foreign_tars_are_not_overwritten(tmp_path):
+def test_what_is_there_is_not_overwritten(tmp_path):
     write(tmp_path / "d")
     before = {path.name: path.read_bytes() for path in (tmp_path / "d").iterdir()}
     with pytest.raises(InputError, match="already"):
         write(tmp_path / "d", SAMPLES[:1])
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "d").iterdir()}
-    (tmp_path / "d" / "manifest.json").unlink()
-    with pytest.raises(InputError, match=r"shard-000000\.tar"):
-        write(tmp_path / "d", SAMPLES[:1])
-    assert tars(tmp_path / "d")[0].read_bytes() == before["shard-000000.tar"]
+
+
+CHILD = """
+import resource, sys
+from pathlib import Path
+from jemb.shards import write_shard
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+write_shard(Path(sys.argv[1], "shard-000000.tar"), [(str(i), b"q" * 9_000) for i in range(8)])
+"""
+
+
+def test_full_disk_leaves_nothing(tmp_path):
+    done = subprocess.run([sys.executable, "-c", CHILD, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert "File too large" in done.stderr
+    assert done.returncode == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shards_of_no_samples_are_refused(tmp_path):
+    with pytest.raises(InputError, match="shard_samples=0: wanted at least 1"):
+        write(tmp_path / "d", shard_samples=0)
+    assert not (tmp_path / "d").exists()

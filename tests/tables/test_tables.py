@@ -44,7 +44,7 @@ def lines_of(data: bytes, start: int, end: int | None, block: int) -> Lines:
 PIECES = st.sampled_from([b"\n", b"\r\n", b"", b"a", b"\xc3\xa9", b"\xf0\x9f\x99\x82", b" ", b"long " * 5, b"\n\n"])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(PIECES, max_size=30).map(b"".join), st.lists(st.integers(1, 200), max_size=6), st.integers(1, 40))
 def test_ranges_give_each_line_once(data: bytes, cuts: list[int], block: int) -> None:
     wanted = data.split(b"\n")
@@ -98,7 +98,7 @@ ODD = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given((VALUES.map(json.dumps) | ODD | st.text(max_size=12)).filter(lambda text: "\n" not in text), st.booleans())
 def test_rows_are_what_python_reads(text: str, inside: bool) -> None:
     """Python's parser says which lines are JSON, and with which value; a key that comes twice is a mistake."""

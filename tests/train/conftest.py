@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_runs import SMALL, Training
 
 from jemb.run_folder import RunFolder
+from tests.helpers.training_runs import SMALL, Training
 
 STEPS = 20
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training_runs import Training, losses, read_lines
 
 from jemb.app.cli import run_command
 from jemb.data import loader
 from jemb.run_folder import RunFolder
+from tests.helpers.training_runs import Training, losses, read_lines
 
 Start = Callable[..., Training]
 INVARIANT = ("dataset", "hidden_candidates", "negatives_per_query", "tokens", "learning_rate")
@@ -50,6 +50,7 @@ def test_without_dealing(tmp_path: Path, start: Start, pair_options: list[str], 
     assert_same_run(start(tmp_path / "run", [*pair_options, "balance=false"], processes=2).succeed(), pair_run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [1, 40])
 def test_micro_batches_of_tokens(
     tmp_path: Path, start: Start, triplet_options: list[str], triplet_run: RunFolder, budget: int

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_runs import Training, losses, read_lines, weights
 
 from jemb.app.cli import run_command
 from jemb.core.errors import InputError
@@ -24,6 +23,7 @@ from jemb.model import load_encoder, read_weights
 from jemb.run_folder import OPTIMIZER, RunFolder, read_position
 from jemb.train import fsdp
 from jemb.train.module import EmbeddingModule
+from tests.helpers.training_runs import Training, losses, read_lines, weights
 
 Start = Callable[..., Training]
 
@@ -78,7 +78,9 @@ def assert_near(folder: Path, expected: Path, start: Path) -> None:
         assert float((one - other).norm() / other.norm()) < 1e-3
 
 
-@pytest.mark.parametrize("links", [SHORT, pytest.param(len(CHAIN), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "links", [pytest.param(SHORT, marks=pytest.mark.slow), pytest.param(len(CHAIN), marks=pytest.mark.soak)]
+)
 def test_a_run_that_changes_strategy_and_processes_all_the_time(
     tmp_path: Path, start: Start, options: list[str], undisturbed: RunFolder, links: int
 ) -> None:
@@ -100,6 +102,7 @@ def test_a_run_that_changes_strategy_and_processes_all_the_time(
         assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3", SHARDED])
 def test_a_stopped_run_goes_on_to_the_bit(tmp_path: Path, start: Start, pair_options: list[str], strategy: str) -> None:
     """On as many processes, with gradient caching and dropout; and what it leaves can be exported."""
@@ -118,6 +121,7 @@ def test_a_stopped_run_goes_on_to_the_bit(tmp_path: Path, start: Start, pair_opt
     assert not all(torch.equal(value, exported[k]) for k, value in read_weights(run.checkpoints()[-1][1]).items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["deepspeed_2", "deepspeed_3", SHARDED])
 def test_weights_that_are_no_numbers_are_not_saved(
     tmp_path: Path, start: Start, pair_options: list[str], strategy: str
@@ -189,6 +193,7 @@ def no_room_from_the_third_step_on() -> None:
     EmbeddingModule.training_step = limited
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_full_disk(tmp_path: Path, start: Start, pair_options: list[str], processes: int) -> None:
     """The message names the path, the last checkpoint stays, and the same command goes on when there is room."""
@@ -203,15 +208,15 @@ def test_a_full_disk(tmp_path: Path, start: Start, pair_options: list[str], proc
 
 
 def no_room_for_the_model() -> None:
-    import jemb.train.finish as finish_file
+    import jemb.train.resume as resume_file
 
-    write = finish_file._write_model
+    write = resume_file._write_model
 
     def limited(run: RunFolder, checkpoint: Path, **more: Any) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
         write(run, checkpoint, **more)
 
-    finish_file._write_model = limited
+    resume_file._write_model = limited
 
 
 def test_a_disk_too_full_for_the_model(tmp_path: Path, start: Start, pair_options: list[str]) -> None:
@@ -225,6 +230,7 @@ def test_a_disk_too_full_for_the_model(tmp_path: Path, start: Start, pair_option
     assert start(tmp_path / "run", options).succeed().model.is_dir()
 
 
+@pytest.mark.slow
 def test_tied_weights(tmp_path: Path, start: Start, triplet_options: list[str], t5_folder: Path) -> None:
     """T5 has its embeddings under two names; sharded and back."""
     kept = [option for option in triplet_options if not option.startswith("model.")]

@@ -10,15 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from training_runs import Training, read_lines
 
 from jemb.app.cli import main
 from jemb.config import ModelConfig
 from jemb.core.records import Sample
 from jemb.model import Encoder, make_tiny
 from jemb.run_folder import RunFolder
-from jemb.shards import ShardWriter
+from jemb.shards import write_dataset
 from jemb.train.dry_run import kept_for_backward
+from tests.helpers.training_runs import Training, read_lines
 
 
 def show(capsys: pytest.CaptureFixture[str], *options: str) -> str:
@@ -154,10 +154,9 @@ def test_kept_for_backward_by_hand() -> None:
 def long_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pairs of texts longer than any `max_length` here."""
     folder = tmp_path_factory.mktemp("long") / "long"
-    with ShardWriter(folder, "long", "pairs", 64) as writer:
-        for number in range(64):
-            writer.write(Sample(f"{number}", f"query {number} " + "word " * 99, f"positive {number} " + "word " * 99))
-        writer.close()
+    more = "word " * 99
+    samples = [Sample(f"{number}", f"query {number} {more}", f"positive {number} {more}") for number in range(64)]
+    write_dataset(folder, "long", samples, 64)
     return folder
 
 
@@ -175,6 +174,7 @@ def peak_of(options: list[str]) -> float:
     return (read("VmHWM") - before) * 1024 / 1e6
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_what_a_process_takes(tmp_path: Path, long_texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What a whole batch takes more than a micro batch of an eighth, to two fifths; what glibc keeps is not in it."""

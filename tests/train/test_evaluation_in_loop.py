@@ -15,18 +15,19 @@ from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_runs import Training, losses, read_lines, weights
 
 from jemb.config import EvaluationConfig
 from jemb.evaluate import load_task
+from jemb.evaluate.models import TextEncoder
 from jemb.model import encode, load_encoder, read_weights
 from jemb.run_folder import OPTIMIZER, WEIGHTS, RunFolder
 from jemb.shards import open_datasets
 from jemb.train import evaluation as module
 from jemb.train import fsdp
 from jemb.train.checkpoints import Checkpoints
-from jemb.train.evaluation import Evaluations, EvaluationTools
+from jemb.train.evaluation import Evaluations
 from jemb.train.module import EmbeddingModule
+from tests.helpers.training_runs import Training, losses, read_lines, weights
 
 Start = Callable[..., Training]
 
@@ -96,6 +97,7 @@ def unequal_batches() -> None:
         sys.modules["jemb.model.encode"].BATCH_TOKENS["cpu"] = 32  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "size"), STRATEGIES)
 def test_training_is_the_same_and_scores_are_those_of_one_process(
     tmp_path: Path, start: Start, options: list[str], worse: str, negation: str, strategy: str, size: int
@@ -158,9 +160,8 @@ def test_the_model_is_that_of_the_best_step(
 @pytest.mark.parametrize("before", [50.0, 30.0])
 def test_training_that_does_not_help_is_said(tmp_path: Path, before: float) -> None:
     task = SimpleNamespace(name="sts:dev", main="spearman")
-    tools = EvaluationTools(load_tasks=lambda names: [task], prompts=lambda texts, default: None)  # type: ignore[list-item]
-    evaluations = Evaluations(RunFolder(tmp_path), EvaluationConfig(tasks=["sts:dev"]), tools, every=1, stop=3)
-    evaluations.read_tasks()
+    evaluations = Evaluations(RunFolder(tmp_path), EvaluationConfig(tasks=["sts:dev"]), every=1, stop=3)
+    evaluations.tasks = [task]  # type: ignore[list-item]
     lines = [
         {"step": i, "value": v, "scores": {"sts:dev": {"spearman": v}}} for i, v in enumerate([before, 41.0, 43.0])
     ]
@@ -242,7 +243,7 @@ def killed(at: str, step: int) -> None:
         if at == "before":
             kill()
         if at == "inside":
-            module.encode = kill
+            TextEncoder.__call__ = kill  # type: ignore[assignment, method-assign]
         line = evaluate(self, number, *arguments, **more)
         if at == "in the line":
             content = self.run.evaluations.read_bytes()
@@ -265,7 +266,7 @@ def killed(at: str, step: int) -> None:
 MOMENTS = ["before", "inside", "in the line", "after the line", "at the clearing up"]
 
 
-@pytest.mark.parametrize("step", [8, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [pytest.param(8, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("at", MOMENTS)
 def test_killed_around_an_evaluation(
     tmp_path: Path, start: Start, options: list[str], undisturbed: RunFolder, at: str, step: int
@@ -280,6 +281,7 @@ def test_killed_around_an_evaluation(
     assert run.read_record()["model_step"] == 4
 
 
+@pytest.mark.slow
 def test_killed_before_the_evaluation_that_ends_the_run(
     tmp_path: Path, start: Start, options: list[str], undisturbed: RunFolder
 ) -> None:
@@ -297,6 +299,7 @@ def kill_the_second() -> None:
         killed("inside", 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp" if fsdp.ON_CPU else "deepspeed_3"])
 def test_one_of_two_processes_killed_while_it_encodes(
     tmp_path: Path, start: Start, options: list[str], strategy: str
@@ -326,6 +329,7 @@ def stop_in_step_8() -> None:
     EmbeddingModule.training_step = training_step  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_asked_to_stop_at_a_step_that_is_due(
     tmp_path: Path, start: Start, options: list[str], undisturbed: RunFolder, processes: int
@@ -340,6 +344,7 @@ def test_asked_to_stop_at_a_step_that_is_due(
         assert evaluations(run) == evaluations(undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize(
     ("wrong", "message"),

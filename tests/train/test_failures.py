@@ -11,17 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training_runs import Training, read_lines
 
 from jemb.app.cli import run_command
 from jemb.data import BatchPlan, PlanSource
 from jemb.data.deal import PayloadSizes, deal
 from jemb.run_folder import RunFolder
-from jemb.shards import ShardWriter, open_datasets
+from jemb.shards import open_datasets, write_dataset
+from tests.helpers.training_runs import Training, read_lines
 
 Start = Callable[..., Training]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_loss_that_is_no_number(tmp_path: Path, start: Start, pair_options: list[str], processes: int) -> None:
     """Huge steps: the message names step, data set and samples; the last checkpoint is whole and good."""
@@ -253,10 +254,7 @@ def with_other_texts(folder: Path) -> None:
 def with_other_samples(folder: Path) -> None:
     """The data set made anew with the same samples in another order."""
     reader = open_datasets(folder)["answers"]
-    with ShardWriter(folder / "new", "answers", "pairs", 16) as writer:
-        for row in reversed(range(len(reader))):
-            writer.write(reader.read(row))
-        writer.close()
+    write_dataset(folder / "new", "answers", [*reader][::-1], 16)
     shutil.rmtree(folder / "answers")
 
 
@@ -264,6 +262,7 @@ def without_an_index(folder: Path) -> None:
     (folder / "answers" / "shard-000001.idx.npy").unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -316,6 +315,7 @@ def test_an_index_that_changes_under_way(tmp_path: Path, start: Start, pair_opti
     assert training.output.count(found) >= 1, training.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_process_that_hangs(tmp_path: Path, start: Start, pair_options: list[str], stopped: int) -> None:
     """The other one ends after the time-out, and says which one to look at; then the same command goes on."""
@@ -334,6 +334,7 @@ def test_a_process_that_hangs(tmp_path: Path, start: Start, pair_options: list[s
     again.wait_for_step(8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [0, 1])
 def test_a_process_that_never_comes(tmp_path: Path, start: Start, pair_options: list[str], missing: int) -> None:
     training = start(tmp_path / "run", [*pair_options, "timeout_minutes=0.1"], processes=2)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_resume import assert_undisturbed
-from training_runs import Training, losses, read_lines, slowly
 
 from jemb.core.files import read_json
 from jemb.run_folder import POSITION, RunFolder
+from tests.helpers.training_runs import Training, losses, read_lines, slowly
+from tests.train.test_resume import assert_undisturbed
 
 Start = Callable[..., Training]
 EXPONENT = 22
@@ -27,6 +27,7 @@ def scaled_too_much_and_slowly() -> None:
     slowly()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_scale_and_the_steps_it_left_out(
     tmp_path: Path, start: Start, pair_options: list[str], pair_run: RunFolder
 ) -> None:
@@ -48,6 +49,7 @@ def test_a_killed_run_goes_on_with_the_scale_and_the_steps_it_left_out(
     assert (position["skipped"], "scaler" in position) == (len(left_out), False)
 
 
+@pytest.mark.slow
 def test_near_fp32(tmp_path: Path, start: Start, pair_options: list[str], pair_run: RunFolder) -> None:
     """On one process and on two, of which each has gradients twice as large before they are averaged; and what two
     have left is taken up by one with a factor twice as high."""

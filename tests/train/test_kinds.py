@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_shards import WORDS, write_shards
-from training_runs import SMALL, Training, losses, read_lines, slowly
 
 import jemb
 from jemb.config import ModelConfig, TokenizeConfig
 from jemb.core.errors import InputError
 from jemb.core.records import Sample
 from jemb.model import make_tiny
+from tests.helpers.made_shards import WORDS, write_shards
+from tests.helpers.training_runs import SMALL, Training, losses, read_lines, slowly
 
 Start = Callable[..., Training]
 TERMS = {
@@ -70,6 +70,7 @@ def options(kinds: Path) -> list[str]:
     return [f"shards={kinds}", "objective=auto", "log_samples=true", "trackers=[csv]", *how, *SMALL]
 
 
+@pytest.mark.slow
 def test_four_kinds_on_two_processes_killed_and_continued(tmp_path: Path, start: Start, options: list[str]) -> None:
     whole = start(tmp_path / "whole", options).succeed()
     lines = read_lines(whole.metrics)

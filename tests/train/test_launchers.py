@@ -14,9 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from training_runs import Training, losses, read_lines, weights
 
 from jemb.run_folder import RunFolder
+from tests.helpers.training_runs import Training, losses, read_lines, weights
 
 ALONE = [sys.executable, "-m", "jemb.app.train"]
 TORCHRUN = [
@@ -80,6 +80,7 @@ def wait_for_step(run: RunFolder, step: int, process: subprocess.Popen[bytes]) -
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_torchrun_killed_and_repeated(
     tmp_path: Path,
     pair_options: list[str],
@@ -109,6 +110,7 @@ def test_torchrun_killed_and_repeated(
     assert run.read_record()["starts"][1]["step"] > 0
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_a_killed_process(
     tmp_path: Path,
     pair_options: list[str],
@@ -131,6 +133,7 @@ def test_torchrun_restarts_a_killed_process(
     assert run.read_record()["starts"][1]["step"] >= 4
 
 
+@pytest.mark.slow
 def test_python_terminated_and_repeated(
     tmp_path: Path,
     pair_options: list[str],
@@ -153,6 +156,7 @@ def test_python_terminated_and_repeated(
     assert weights(run) == weights(pair_run)
 
 
+@pytest.mark.slow
 def test_a_batch_that_torchrun_cannot_divide(tmp_path: Path, pair_options: list[str]) -> None:
     """torchrun itself always ends with 1; the processes end with 2 after one line from the first."""
     command = [*TORCHRUN, f"output={tmp_path / 'run'}", *pair_options, "global_batch_size=9"]

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ranks import Meeting, context
 from torch import Tensor
-from training_runs import PATIENCE, Training, losses, read_lines
 
 from jemb.app.cli import main
 from jemb.core.records import Batch
@@ -23,6 +21,8 @@ from jemb.prepare.engine.executor import LocalExecutor
 from jemb.run_folder import RunFolder
 from jemb.train.checkpoints import Checkpoints
 from jemb.train.module import EmbeddingModule
+from tests.helpers.ranks import Meeting, context
+from tests.helpers.training_runs import PATIENCE, Training, losses, read_lines
 
 Start = Callable[..., Training]
 train_file: Any = sys.modules["jemb.train.train"]  # `jemb.train.train` is the function
@@ -40,6 +40,7 @@ def lose_the_folder() -> None:
     Checkpoints._write = lose  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_an_error_while_loader_processes_live(
     tmp_path: Path, start: Start, pair_options: list[str], processes: int
@@ -60,6 +61,7 @@ def launch(environment: dict[str, str], arguments: list[str]) -> None:
     os.wait()
 
 
+@pytest.mark.slow
 def test_a_launcher_that_is_killed_while_its_worker_waits_for_others(tmp_path: Path, pair_options: list[str]) -> None:
     """The second process never comes, and half an hour would be waited for it."""
     meeting = Meeting(2)
@@ -86,6 +88,7 @@ def prepare_long(folder: Path) -> None:
         list(executor.run(sleep_long, [folder / "asleep-0", folder / "asleep-1"]))
 
 
+@pytest.mark.slow
 def test_a_prepare_job_that_is_killed(tmp_path: Path) -> None:
     job = context.Process(target=prepare_long, args=(tmp_path,))
     job.start()
@@ -112,6 +115,7 @@ def hang_on_the_way_out() -> None:
         peers.StatusBoard.leave = hang  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_and_does_not_end(tmp_path: Path, start: Start, pair_options: list[str]) -> None:
     """The first one says why, and ends, though no collective tells it anything."""
     training = start(tmp_path / "run", pair_options, processes=2, prelude=hang_on_the_way_out)
@@ -144,6 +148,7 @@ def ask_before_it_listens() -> None:
     train_file.joined_processes = ask  # type: ignore[assignment]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize(
     ("prelude", "said"),

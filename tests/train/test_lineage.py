@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from training_runs import Training
 
 from jemb.config import ExportConfig
 from jemb.export import export
 from jemb.lineage import public_name, stages_before, stages_of, training_seconds
 from jemb.model import load_encoder
 from jemb.run_folder import RunFolder
+from tests.helpers.training_runs import Training
 
 Start = Callable[..., Training]
 
@@ -63,25 +63,6 @@ def test_seconds_are_those_of_the_steps(first: RunFolder) -> None:
     assert seconds == sum(line["seconds"] for line in lines)
     assert lines[-1]["time"] - lines[0]["time"] <= seconds
     assert all(line["seconds"] >= line["tokens"] / line["tokens_per_second"] for line in lines)
-
-
-@pytest.mark.parametrize(
-    ("begin", "times", "seconds"),
-    [(100.0, [110.0, 130.0], 30.0), (100.0, [110.0, 90.0], None), (100.0, [50.0, 60.0], None), (100.0, [], None)],
-    ids=["runs", "set back while it trains", "set back before the first step", "no step"],
-)
-def test_a_clock_that_was_set_back(tmp_path: Path, begin: float, times: list[float], seconds: float | None) -> None:
-    """Lines with `seconds` do not ask the clock; of older logs the time is then unknown, which is not 0."""
-    run = RunFolder(tmp_path)
-    run.record.write_text(
-        json.dumps({"objective": "pairs", "status": "stopped", "datasets": {}, "starts": [{"step": 0, "time": begin}]})
-    )
-    run.metrics.write_text("".join(json.dumps({"step": i, "time": at}) + "\n" for i, at in enumerate(times, 1)))
-    assert training_seconds(run) == seconds
-    run.metrics.write_text(
-        "".join(json.dumps({"step": i, "time": at, "seconds": 2.5}) + "\n" for i, at in enumerate(times, 1))
-    )
-    assert training_seconds(run) == (2.5 * len(times) or None)
 
 
 @pytest.mark.parametrize(

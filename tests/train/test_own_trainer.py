@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import own_trainer
 import pytest
 from lightning.pytorch.demos.boring_classes import BoringModel
-from object_store import BUCKET, FaultyProxy
-from own_trainer import STEPS, fit, keep
-from ranks import on_ranks
-from training_runs import Training, losses, read_lines
 
 from jemb import Checkpoints, CopyToStorage, EmbeddingModule, PairData
 from jemb.core.errors import InputError
 from jemb.run_folder import OPTIMIZER, WEIGHTS, RunFolder
 from jemb.train import fsdp
+from tests.helpers import own_trainer
+from tests.helpers.object_store import BUCKET, FaultyProxy
+from tests.helpers.own_trainer import STEPS, fit, keep
+from tests.helpers.ranks import on_ranks
+from tests.helpers.training_runs import Training, losses, read_lines
 
 STRATEGIES = ["deepspeed_2", *(["fsdp"] if fsdp.ON_CPU else [])]
 
@@ -37,6 +37,7 @@ def test_one_process(tmp_path: Path, pair_run: RunFolder, pair_shards: Path) -> 
     assert lengths == pytest.approx(norms(pair_run), rel=1e-4), "of the global batch, before clipping"
 
 
+@pytest.mark.slow
 def test_a_script_with_ddp(tmp_path: Path, pair_run: RunFolder, pair_shards: Path, pair_options: list[str]) -> None:
     """`python script.py`, whose Trainer starts the second process; what its logger got, against `jemb train` in one
     process and in two of torchrun."""
@@ -52,7 +53,7 @@ def test_a_script_with_ddp(tmp_path: Path, pair_run: RunFolder, pair_shards: Pat
     assert found == pytest.approx(losses(together), abs=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_strategies(tmp_path: Path, pair_run: RunFolder, pair_shards: Path, strategy: str) -> None:
     given = str(pair_run.start), str(pair_shards), str(tmp_path / "kept"), strategy, 2
@@ -61,12 +62,13 @@ def test_strategies(tmp_path: Path, pair_run: RunFolder, pair_shards: Path, stra
     assert lengths == pytest.approx(norms(pair_run), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "before", "after"),
     [
         ("auto", 1, 1),
         ("ddp", 2, 1),
-        *(pytest.param(strategy, 2, 2, marks=pytest.mark.slow) for strategy in STRATEGIES),
+        *(pytest.param(strategy, 2, 2, marks=pytest.mark.soak) for strategy in STRATEGIES),
     ],
 )
 def test_killed_and_continued(
@@ -82,6 +84,7 @@ def test_killed_and_continued(
     assert second == pytest.approx(losses(pair_run)[8:], abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [1, 2])
 def test_the_callbacks_of_jemb(tmp_path: Path, pair_run: RunFolder, pair_shards: Path, before: int) -> None:
     """Stopped in step 10 by a signal to one process, and continued in one: each step once, in the log too, and every

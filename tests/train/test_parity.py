@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from training_runs import Training, losses, read_lines
 
 from jemb.run_folder import RunFolder
+from tests.helpers.training_runs import Training, losses, read_lines
 
 Start = Callable[..., Training]
 INVARIANT = ("dataset", "hidden_candidates", "negatives_per_query", "tokens", "learning_rate")
@@ -59,6 +59,7 @@ def test_strategies_of_one_process(tmp_path: Path, start: Start, pair_options: l
     assert losses(other.succeed()) == pytest.approx(losses(pair_run), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_t5_by_path_on_two_processes(
     tmp_path: Path, start: Start, triplet_options: list[str], t5_folder: Path
 ) -> None:

@@ -14,7 +14,6 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
-from training_runs import Training, read_lines, weights
 
 import jemb
 from jemb.core.errors import InputError
@@ -29,6 +28,7 @@ from jemb.train.module import EmbeddingModule
 from jemb.train.optim import Schedule, make_optimizer
 from jemb.train.run_log import keep_steps
 from jemb.train.trackers import COLUMNS
+from tests.helpers.training_runs import Training, read_lines, weights
 
 Start = Callable[..., Training]
 
@@ -58,9 +58,9 @@ def test_token_counts_are_those_of_the_texts(pair_run: RunFolder, pair_shards: P
     tokenize = load_encoder(str(pair_run.path)).tokenize
     sides = [tokenize([getattr(samples[key], side) for key in keys]) for side in ("query", "positive")]
     line = read_lines(pair_run.metrics)[0]
-    tokens = sum(int(side.attention_mask.sum()) for side in sides)
+    tokens = sum(int(side.lengths.sum()) for side in sides)
     assert line["tokens"] == tokens
-    longest = max(int(side.attention_mask.sum(1).max()) for side in sides)
+    longest = max(int(side.lengths.max()) for side in sides)
     assert 0 <= line["padding_share"] <= 1 - tokens / (16 * longest)
 
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 import torch
-from training_runs import Training, losses, read_lines, slowly, weights
 
 from jemb.core.errors import InputError
 from jemb.model import Encoder, load_encoder, read_weights
 from jemb.run_folder import OPTIMIZER, WEIGHTS, RunFolder
 from jemb.train.checkpoints import Checkpoints
+from tests.helpers.training_runs import Training, losses, read_lines, slowly, weights
 
 Start = Callable[..., Training]
 
@@ -59,6 +59,7 @@ def test_killed_before_the_first_checkpoint(
     assert_undisturbed(start(tmp_path / "run", pair_options).succeed(), pair_run)
 
 
+@pytest.mark.slow
 def test_killed_while_the_folder_is_made(
     tmp_path: Path, start: Start, pair_options: list[str], pair_run: RunFolder
 ) -> None:
@@ -73,6 +74,7 @@ def test_killed_while_the_folder_is_made(
         assert_undisturbed(start(cut, pair_options).succeed(), pair_run)
 
 
+@pytest.mark.slow
 def test_killed_while_writing(tmp_path: Path, start: Start, often: list[str], pair_run: RunFolder) -> None:
     """A checkpoint without its name yet, half a log line, and lines of steps after the last checkpoint."""
     training = start(tmp_path / "run", often, prelude=slowly)
@@ -106,6 +108,7 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "damage"),
     [(WEIGHTS, cut), (WEIGHTS, flip), (OPTIMIZER, flip), (OPTIMIZER, Path.unlink), ("position.json", cut)],
@@ -158,6 +161,7 @@ def test_only_the_newest_checkpoints_stay(tmp_path: Path, start: Start, often: l
     assert [step for step, _ in run.checkpoints()] == [15, 18, 20]
 
 
+@pytest.mark.slow
 def test_killed_alone_continued_by_two(tmp_path: Path, start: Start, often: list[str], pair_run: RunFolder) -> None:
     """And back to one process after that."""
     for processes, step in ((1, 5), (2, 11)):
@@ -178,7 +182,9 @@ def run_of_two(tmp_path_factory: pytest.TempPathFactory, pair_options: list[str]
     return Training(tmp_path_factory.mktemp("undisturbed") / "two", pair_options, processes=2).succeed()
 
 
-@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 34))])
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=pytest.mark.slow if seed < 4 else pytest.mark.soak) for seed in range(34)]
+)
 def test_crashes(
     tmp_path: Path, start: Start, often: list[str], pair_run: RunFolder, run_of_two: RunFolder, seed: int
 ) -> None:
@@ -261,6 +267,7 @@ def terminate_just_before_training() -> None:
     Checkpoints.on_train_start = on_train_start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_asked_to_stop_while_training_is_set_up(
     tmp_path: Path, start: Start, pair_options: list[str], pair_run: RunFolder, processes: int
@@ -273,6 +280,7 @@ def test_asked_to_stop_while_training_is_set_up(
     assert run.samples.read_bytes() == pair_run.samples.read_bytes()
 
 
+@pytest.mark.slow
 def test_one_of_two_processes_killed(tmp_path: Path, start: Start, often: list[str], pair_run: RunFolder) -> None:
     """The other one ends with an error instead of waiting, and the same command goes on."""
     training = start(tmp_path / "run", [*often, "max_steps=20"], processes=2, prelude=slowly)
@@ -298,6 +306,7 @@ def test_interrupted_by_the_keyboard(
     assert_undisturbed(start(tmp_path / "run", pair_options).succeed(), pair_run)
 
 
+@pytest.mark.slow
 def test_dropout_is_drawn_as_in_the_undisturbed_run(
     tmp_path: Path, start: Start, pair_options: list[str], pair_run: RunFolder
 ) -> None:
@@ -345,6 +354,7 @@ def kill_before_the_model_is_written() -> None:
     Encoder.save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_killed_before_the_longer_run_wrote_its_model(tmp_path: Path, start: Start, pair_options: list[str]) -> None:
     """The model of the shorter run must not pass for the longer one's, while that goes on or when it is done."""
     short = weights(start(tmp_path / "run", [*pair_options, "max_steps=4"]).succeed())

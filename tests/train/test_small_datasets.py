@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from training_runs import SMALL, Training, losses, read_lines
 
 from jemb.app.cli import main
 from jemb.data.module import PairData
 from jemb.shards import open_datasets
+from tests.helpers.training_runs import SMALL, Training, losses, read_lines
 
 Start = Callable[..., Training]
 
@@ -25,6 +25,7 @@ def options(tmp_path_factory: pytest.TempPathFactory, make_dataset: Callable[...
     return [*SMALL, *own, "log_samples=true", "warmup_steps=0"]
 
 
+@pytest.mark.slow
 def test_by_their_own_size(
     tmp_path: Path, start: Start, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,8 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import on_ranks
-from strategy_ranks import Outcome, distance, run_cases
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -28,6 +26,8 @@ from jemb.distributed import rank, world_size
 from jemb.loss import objectives
 from jemb.model import together
 from jemb.train import fsdp
+from tests.helpers.ranks import on_ranks
+from tests.helpers.strategy_ranks import Outcome, distance, run_cases
 
 pytestmark = pytest.mark.xdist_group("strategies")  # `alone` is made in one worker
 
@@ -52,6 +52,19 @@ SUPERVISED: dict[str, dict[str, Any]] = {
     "labelled": {"objective": "labelled"},
     "distill": {"objective": "distill", "num_negatives": 3},
     "distill_margin": {"objective": "distill_margin", "num_negatives": 2},
+    "weights of its own": {"objective": "tests.helpers.users_losses:Learned", "objective_options": {"width": 16}},
+    "weights of its own, and pairs": {
+        "objective": "tests.helpers.users_losses:Learned",
+        "objective_options": {"width": 16},
+        "objectives": {"other": "pairs"},
+    },
+    "teach": {"objective": "teach"},
+    "teach, two positives and contrast": {
+        "objective": "teach",
+        "num_positives": 2,
+        "objective_options": {"contrastive": 0.5},
+    },
+    "teach, and pairs": {"objective": "teach", "objectives": {"other": "pairs"}},
     "spread_out": {"loss_weights": LossWeights(spread_out=3.0)},
 }
 """By what is said of the samples, or with several of their right answers."""
@@ -74,13 +87,17 @@ def matrix(strategy: str) -> dict[str, dict[str, Any]]:
     for name, options in SUPERVISED.items():
         cases[name] = {**options, "strategy": strategy}
         cases[f"{name}, cached"] = {**options, "strategy": strategy, "micro_batch_size": 3}
+    packed = {"strategy": strategy, "model": ModelConfig(packing="on")}
+    cases |= {f"{name}, packed": {**cases[name], **packed} for name in PACKED}
     cases["pairs, bf16"] = {"precision": "bf16", "strategy": strategy}
     # Parts of 32 texts either way, which draw the same: only what is computed again may differ.
     dropout = {"strategy": strategy, "model": ModelConfig(dropout=0.3)}
     return cases | {"dropout": dropout, "dropout, cached": {**dropout, "micro_batch_size": together.ROWS["cpu"]}}
 
 
-FEW = ("pairs, cached by tokens", "triplets, 3 negatives", "beyond the paper, cached")
+PACKED = ("pairs, cached by tokens", "triplets, 3 negatives")
+"""Also run without padding, for the same result."""
+FEW = (*PACKED, "beyond the paper, cached", *(f"{name}, packed" for name in PACKED))
 """Run on one and on four processes: masks and negatives of all processes, and batches cut by rows and by tokens."""
 
 
@@ -121,7 +138,7 @@ def assert_same(seen: Outcome, expected: Outcome) -> None:
     assert seen.hidden == expected.hidden
 
 
-@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("size", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_weights_change_as_in_one_process(tmp_path: Path, alone: dict[str, Outcome], strategy: str, size: int) -> None:
     found = on_ranks(tmp_path, size, run_cases, pairwise(strategy, size))
@@ -129,7 +146,7 @@ def test_weights_change_as_in_one_process(tmp_path: Path, alone: dict[str, Outco
     for number, outcomes in enumerate(found):
         for case, seen in outcomes.items():
             print("rank", number, case)
-            expected = outcomes["dropout"] if case == "dropout, cached" else alone[case]
+            expected = outcomes["dropout"] if case == "dropout, cached" else alone[case.removesuffix(", packed")]
             if case == "pairs, bf16":
                 assert_near(seen, expected)
             elif case != "dropout":  # drawn by each process for its own rows
@@ -262,6 +279,7 @@ FAULTS: dict[str, tuple[dict[str, Any], Any]] = {
 }
 
 
+@pytest.mark.slow
 def test_each_fault_is_seen(tmp_path: Path, alone: dict[str, Outcome]) -> None:
     """With any of them the tests above would fail, and by far. `pytest -s` shows the table of docs/faults.md."""
     cases = {name: options for name, (options, _) in FAULTS.items()}

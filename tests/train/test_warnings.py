@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from training_runs import Training, read_lines
 
 from jemb.run_folder import RunFolder
 from jemb.shards import open_datasets
+from tests.helpers.training_runs import Training, read_lines
 
 Start = Callable[..., Training]
 
@@ -37,6 +37,9 @@ def test_other_max_steps_where_the_learning_rate_does_not_depend_on_them(
     longer = start(tmp_path / "run", [*options, "max_steps=5"])
     longer.succeed()
     assert "max_steps was" not in longer.output
+    shorter = start(tmp_path / "run", [*options, "max_steps=3"])
+    shorter.succeed()
+    assert "max_steps is 3, but the run has done 5 steps: they stay, and so does its model" in shorter.output
 
 
 def test_a_warm_up_that_never_ends(tmp_path: Path, start: Start, pair_options: list[str]) -> None:

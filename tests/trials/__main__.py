@@ -23,7 +23,7 @@ class Figures:
         self.skipped: dict[str, int] = defaultdict(int)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        family = Path(report.nodeid.partition("::")[0]).stem.removeprefix("test_trial_")
+        family = Path(report.nodeid.partition("::")[0]).stem.removeprefix("test_")
         if report.when == "call" and report.passed:
             self.seconds[family].append(report.duration)
         elif report.failed:

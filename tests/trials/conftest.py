@@ -7,22 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fault import copy_world
-from world import build
+
+from tests.trials.fault import copy_world
+from tests.trials.world import build
 
 SLOW = re.compile(
     r"(tokenize|evaluate|export)-(no-home|no-folder-for|a-terminal-of|few-open-files)|test_killed\[prepare-(?!manifest)"
     r"|test_killed\[train-(?!step-00000002)|test_killed\[tokenize-(?!ids)|test_killed\[evaluate-(?!scores)"
     r"|test_killed\[(prepare|tokenize|evaluate|export).*-after|test_asked_to_end\[\w+-SIG(INT|HUP)|test_workers_die\[SIGTERM"
 )
-"""Trials like others, each of which starts a command twice: `python -m tests.trials` and `-m slow` run them."""
+"""Trials like others, each of which starts a command twice: `python -m tests.trials` and `-m soak` run them."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if SLOW.search(item.nodeid):
-            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.soak)
 
 
 @pytest.fixture(scope="session")

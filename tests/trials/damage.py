@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fault import Break
+from tests.trials.fault import Break
 
 DEEP = "[" * 100_000 + "]" * 100_000
 """JSON nested deeper than any parser goes."""

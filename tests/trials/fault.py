@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ranks import context, write_to
+from tests.helpers.ranks import context, write_to
 
 LIMIT = 60
 """Seconds until a command counts as hanging; nearly all end within two. The machine may be busy."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from signal import SIGTERM
 
-from fault import at, me, run
+from tests.trials.fault import at, me, run
 
 TINY = "model.hidden_size=32 model.num_layers=1 model.vocab_size=300 max_length=16 trackers=[]"
 PREPARE = "prepare input=raw output=out stages=[exact] workers=1"

@@ -114,14 +114,22 @@ def warn_of_others(output: Path, sources: Sequence[Source]) -> None:
 
 
 def warn_of_idle_options(config: PrepareConfig) -> None:
-    """Options of stages that no data set goes through."""
+    """Options of stages that no data set goes through, or not the one they are given for."""
     chosen = {*config.stages, *(stage for source in config.sources.values() for stage in source.stages or ())}
     for name, stage in all_stages(config.plugins).items():
-        if stage.options is None or name in chosen:
+        if stage.options is None:
             continue
         given, usual = asdict(getattr(config, name)), asdict(stage.options())
-        if idle := [option for option in given if given[option] != usual[option]]:
+        idle = [option for option in given if given[option] != usual[option]]
+        if idle and name not in chosen:
             log.warning("%s.%s=%s does nothing: %s is not among the stages", name, idle[0], given[idle[0]], name)
+        for source, own in config.sources.items():
+            stages = config.stages if own.stages is None else own.stages
+            if (more := getattr(own, name, None)) and name not in stages:
+                log.warning(
+                    "sources.%s.%s.%s does nothing: %s is not among the stages of %s",
+                    source, name, next(iter(more)), name, source,
+                )  # fmt: skip
 
 
 def json_lines(values: Iterable[Mapping[str, Any]]) -> str:

@@ -77,9 +77,14 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     found = [
         f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
+        if _or_none(before.get(name)) != _or_none(now.get(name))
     ]
     return found + _changed_files(old["files"], new["files"])
+
+
+def _or_none(value: Any) -> Any:
+    """An option that is off is as good as one that an earlier version did not have."""
+    return None if value is False else value
 
 
 def _changed_files(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]:

@@ -13,7 +13,17 @@ from typing import Any
 
 from jemb.core.files import read_json, write_json
 from jemb.prepare.engine.job import Job
-from jemb.prepare.engine.table import Dropped, Rows, Table, Verdict, add_up, is_verdict, write_dropped, write_verdict
+from jemb.prepare.engine.table import (
+    BESIDE,
+    Dropped,
+    Rows,
+    Table,
+    Verdict,
+    add_up,
+    is_verdict,
+    write_dropped,
+    write_verdict,
+)
 from jemb.prepare.registry import Stage, StageInputs
 
 VERDICT = "verdict.json"
@@ -59,7 +69,7 @@ def _once(job: Job, judge: Callable[[], Result]) -> Result:
     result = judge()
     write_json(marker, result)
     for path in job.folder.iterdir():  # signatures and vectors have done their service, and are many times the verdicts
-        if path != marker and not is_verdict(path):
+        if path not in (marker, job.folder / BESIDE) and not is_verdict(path):
             path.unlink()
     return result
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from jemb.core.records import Kind
 from jemb.prepare.engine.job import Job
-from jemb.prepare.engine.table import PIECE_BYTES, PIECE_ROWS, PIECE_SCHEMA, Piece, Table, add_up, write_table
+from jemb.prepare.engine.table import PIECE_ROWS, PIECE_SCHEMA, Piece, Table, add_up, runs, write_table
 from jemb.prepare.source.check import check_names
 from jemb.prepare.source.parts import Part, Summary, parts, read_part
 from jemb.prepare.source.record_fields import Row
@@ -92,7 +92,7 @@ def _read_part(source: Source, folder: Path, piece_rows: int, part: Part) -> dic
     summary = Summary()
     triplets, supervised = 0, Counter[str]()
     items = read_part(part, source.fields, source.constants, summary)
-    for number, piece in enumerate(_pieces(items, piece_rows, unreadable)):
+    for number, piece in enumerate(runs(_rows(items, unreadable), _size, piece_rows)):
         first, last = piece[0].number, piece[-1].number
         triplets += sum(bool(row.negatives) for row in piece)
         supervised["score"] += sum(row.score is not None for row in piece)
@@ -111,18 +111,14 @@ def _read_part(source: Source, folder: Path, piece_rows: int, part: Part) -> dic
     return found | {"records": summary.records, "lines": summary.lines, "names": dict(summary.names)}
 
 
-def _pieces(items: Iterable[Row | Bad], most: int, unreadable: list[Bad]) -> Iterator[list[Row]]:
-    """Runs of `most` rows or `PIECE_BYTES` characters, whichever comes first. What is no row goes to `unreadable`."""
-    piece: list[Row] = []
-    size = 0
+def _rows(items: Iterable[Row | Bad], unreadable: list[Bad]) -> Iterator[Row]:
+    """The rows; what is no row goes to `unreadable`."""
     for row in items:
         if isinstance(row, Bad):
             unreadable.append(row)
-            continue
-        piece.append(row)
-        size += len(row.query) + len(row.positive) + sum(map(len, row.negatives + row.more_positives)) + len(row.extra)
-        if len(piece) == most or size >= PIECE_BYTES:
-            yield piece
-            piece, size = [], 0
-    if piece:
-        yield piece
+        else:
+            yield row
+
+
+def _size(row: Row) -> int:
+    return len(row.query) + len(row.positive) + sum(map(len, row.negatives + row.more_positives)) + len(row.extra)

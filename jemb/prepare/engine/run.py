@@ -35,8 +35,8 @@ from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.passes import passes, run_each
 from jemb.prepare.engine.plan import Plan, Step, plan_all
 from jemb.prepare.engine.read import Reading, read
-from jemb.prepare.engine.table import Rows, Table, Verdict
-from jemb.prepare.engine.write import write_dropped, write_shards
+from jemb.prepare.engine.table import BESIDE, Rows, Table, Verdict
+from jemb.prepare.engine.write import put_beside, write_dropped, write_shards
 from jemb.prepare.options import PrepareConfig
 from jemb.prepare.registry import MadeRows, Tools
 from jemb.prepare.report.page import write_report
@@ -145,6 +145,8 @@ class _Making:
                 self._add_to_chain(step)
                 self.made = step.stage.source(source, self._job(step.stage.name), step.options, step.inputs)
                 reading = read(self.made.source, self._job("read"))
+                if not reading.rows and (lost := {why: n for why, n in self.made.dropped.items() if n}):
+                    raise InputError(f"{source.where}: {step.stage.name} leaves no row; dropped are {lost}")
                 rest_lost = [row for row in self.made.unreadable if row["rest_lost"]]
                 return replace(
                     reading,
@@ -205,6 +207,8 @@ class _Making:
                 "%s: %s is not run, because it takes positives for right answers, and these rows are %s",
                 self.plan.source.name, name, self.kind,
             )  # fmt: skip
+        elif self.kind == "distill" and getattr(step.options, step.stage.writes_scores or "", False):
+            log.warning("%s: the scores that its rows have are replaced by those of %s", self.plan.source.name, name)
         for number, run in enumerate(steps):
             job = self._job(f"{name}-{number}" if len(steps) > 1 else name)
             result = run(table, job)
@@ -241,7 +245,14 @@ class _Making:
                 replace_folder(dropped, lone_drops)
             return manifest
         shards, fields = write_shards(table, job, result, config.shard_samples, config.seed)
-        manifest = replace(manifest, shards=tuple(shards), fields=fields)
+        files = tuple(
+            put_beside(result, path)
+            for verdicts in self.verdicts.values()
+            for verdict in verdicts
+            for path in sorted((verdict / BESIDE).glob("[!.]*"))
+        )
+        fields = tuple(sorted({*fields, *(step.stage.gives for step in self.plan.steps if step.stage.gives)}))
+        manifest = replace(manifest, shards=tuple(shards), fields=fields, files=files)
         for leftover in result.rglob(".*.tmp"):  # of a process that was killed as it wrote a shard
             leftover.unlink(missing_ok=True)
         write_manifest(result, manifest)

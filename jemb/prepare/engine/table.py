@@ -11,10 +11,10 @@ the id in nine digits.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from jemb.core.files import write_atomic
 
+T = TypeVar("T")
 Ids = npt.NDArray[np.int64]
 
 PIECE_ROWS = 50_000
@@ -41,6 +42,8 @@ PIECE_SCHEMA = pa.schema(
         ("scores", pa.list_(pa.float64())),
     ]
 )
+BESIDE = "beside"
+"""Folder in that of a stage's job with the files that go beside the shards."""
 OF_TEXTS = ("more_positives", "scores")
 """Columns that a stage may change together with the negatives."""
 VERDICT_SCHEMA = pa.schema([("id", pa.int64()), ("reason", pa.string()), ("note", pa.string())])
@@ -207,7 +210,8 @@ class Table:
         found = []
         for row, (place, known) in enumerate(zip(kept.tolist(), scores, strict=True)):
             old = (before.positive[place], *before.more_positives[place], *before.negatives[place])
-            by_text = dict(zip(old, known, strict=True)) if known else {}
+            # A negative that is a positive as well goes, and leaves that one its own score.
+            by_text = dict(zip(reversed(old), reversed(known), strict=True)) if known else {}
             new = (now.positive[row], *now.more_positives[row], *now.negatives[row])
             found.append(tuple(by_text.get(text) for text in new) if by_text else ())
         return found
@@ -219,6 +223,20 @@ class Table:
             return False
         scores = load_table(path, ["scores"])["scores"]
         return bool(scores.null_count < len(scores))
+
+
+def runs(items: Iterable[T], size: Callable[[T], int], most: int) -> Iterator[list[T]]:
+    """The items in pieces: of `most` each, or of `PIECE_BYTES` by `size`, whichever comes first."""
+    piece: list[T] = []
+    total = 0
+    for item in items:
+        piece.append(item)
+        total += size(item)
+        if len(piece) == most or total >= PIECE_BYTES:
+            yield piece
+            piece, total = [], 0
+    if piece:
+        yield piece
 
 
 def drops_file(folder: Path, piece: int) -> Path:

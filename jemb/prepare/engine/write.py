@@ -7,6 +7,7 @@ one piece or shard for each worker; disk: the data once more.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -18,12 +19,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jemb.core.files import write_array
+from jemb.core.files import link_file, write_array
 from jemb.core.records import Sample
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.order import scrambled
 from jemb.prepare.engine.table import Rows, Table, key_of, load_table, read_drops, write_table
-from jemb.shards import ShardInfo, encode_payload, write_shard
+from jemb.shards import FileInfo, ShardInfo, encode_payload, write_shard
 from jemb.shards.writer import fields_of
 
 COLUMNS = ("query", "positive", "negatives", "extra", "more_positives", "score", "label", "scores")
@@ -58,6 +59,13 @@ def write_dropped(table: Table, stages: dict[str, list[Path]], job: Job, folder:
     function = partial(_write_drops, Table(table.pieces), stages, folder)
     infos = job.map("write dropped", function, range(table.num_pieces), sizes=[piece.rows for piece in table.pieces])
     return [ShardInfo(**info) for info in infos if info]
+
+
+def put_beside(folder: Path, path: Path) -> FileInfo:
+    """A stage's file beside the shards in `folder`."""
+    link_file(path, folder / path.name)
+    with path.open("rb") as file:
+        return FileInfo(path.name, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _spill(table: Table, folder: Path, task: tuple[int, tuple[int, int]]) -> dict[str, Any]:

@@ -133,11 +133,6 @@ def _replaced(folded: Packed, ask: npt.NDArray[np.bool_], texts: Packed, apart: 
     return Packed(data, offsets)
 
 
-def copy_runs(data: Bytes, starts: Numbers, lengths: Numbers, targets: Numbers, out: Bytes) -> None:
-    """Copy each run of bytes of `data` to its target."""
-    _copy(data, starts, lengths, targets, out)
-
-
 @cache
 def _letters(apart: bool) -> npt.NDArray[np.uint32]:
     """[65536]: for each code point of the basic plane its lower case, 0 when it is no part of a word, or ASK; with the
@@ -235,7 +230,8 @@ def _fold(data, offsets, letters, out, out_offsets, ask):  # type: ignore[no-unt
 
 
 @kernel
-def _copy(data, starts, lengths, targets, out):  # type: ignore[no-untyped-def]
+def copy_runs(data, starts, lengths, targets, out):  # type: ignore[no-untyped-def]
+    """Copy each run of bytes of `data` to its target in `out`."""
     for row in range(len(lengths)):
         shift = targets[row] - starts[row]
         for at in range(starts[row], starts[row] + lengths[row]):

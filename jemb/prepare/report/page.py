@@ -222,7 +222,8 @@ def _written(manifest: Manifest) -> str:
     if not manifest.shards:
         return "Nothing is left, so there are no shards."
     shards = f"{len(manifest.shards):,} shard{'s' if len(manifest.shards) != 1 else ''}"
-    return f"{manifest.num_samples:,} {manifest.kind} in {shards} of {manifest.bytes / 1e6:,.1f} MB in all."
+    beside = "".join(f"; {file.file} has {file.bytes / 1e6:,.1f} MB" for file in manifest.files)
+    return f"{manifest.num_samples:,} {manifest.kind} in {shards} of {manifest.bytes / 1e6:,.1f} MB in all{beside}."
 
 
 def _anchor(number: int) -> str:

@@ -24,7 +24,7 @@ from jemb.core.files import write_array
 from jemb.prepare.engine.identity import describe
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.read import SERIAL_BYTES
-from jemb.prepare.engine.table import PIECE_BYTES, PIECE_ROWS, add_up, write_table
+from jemb.prepare.engine.table import PIECE_ROWS, add_up, runs, write_table
 from jemb.prepare.source.check import FIRST_ROWS
 from jemb.prepare.source.parts import Part, check_unchanged, parts
 from jemb.prepare.source.record_fields import check_text, reason
@@ -121,7 +121,7 @@ def _read_part(folder: Path, field: str, task: tuple[int, Part]) -> dict[str, An
     first: list[Bad] = []
     pieces: list[tuple[str, int]] = []
     tally = Tally()
-    for place, texts in enumerate(_pieces(_texts(part.records(tally), field, counts, first))):
+    for place, texts in enumerate(runs(_texts(part.records(tally), field, counts, first), len, PIECE_ROWS)):
         path = folder / f"corpus-{number:06d}-{place:06d}.arrow"
         write_array(_hash_file(path), hashes(texts))
         write_table(path, pa.table({"text": pa.array(texts, pa.large_string())}))
@@ -167,19 +167,6 @@ def _text(line: int, value: Any, field: str, there: bool) -> str | Bad:
         return check_text(value)
     except ValueError as error:
         return Bad(line, reason(error))
-
-
-def _pieces(texts: Iterable[str]) -> Iterator[list[str]]:
-    piece: list[str] = []
-    size = 0
-    for text in texts:
-        piece.append(text)
-        size += len(text)
-        if len(piece) == PIECE_ROWS or size >= PIECE_BYTES:
-            yield piece
-            piece, size = [], 0
-    if piece:
-        yield piece
 
 
 def _shown(bad: dict[str, Any]) -> str:

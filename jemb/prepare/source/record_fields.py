@@ -55,7 +55,7 @@ class Converter:
         if query is None:
             query = self.missing_query
         one, many = record.get(self.negative), record.get(self.negatives)
-        negatives = () if one is None and many is None else self._negatives(one, many)
+        negatives = () if one is None and many is None else _texts(self.negatives, many, "a negative", one)
         more: dict[str, Any] = {}
         if not self.more.isdisjoint(record):
             positive, more = self._more(record, query, positive, len(negatives))
@@ -80,7 +80,7 @@ class Converter:
         given = {option: record.get(name) for option in SUPERVISION if (name := getattr(names, option))}
         # As a table has an empty cell.
         given = {option: None if value == "" else value for option, value in given.items()}
-        positives = self._texts(names.positives, given.get("positives"))
+        positives = _texts(names.positives, given.get("positives"), f"one of {names.positives!r}")
         positives = tuple(dict.fromkeys((*((positive,) if isinstance(positive, str) else ()), *positives)))
         label = given.get("label")
         if label is not None and (not isinstance(label, int | str) or isinstance(label, bool)):
@@ -101,17 +101,6 @@ class Converter:
             more["scores"] = tuple(None if item is None else _number(names.scores, item) for item in items)
         return positives[0] if positives else positive, more
 
-    def _texts(self, name: str | None, value: Any) -> tuple[str, ...]:
-        """A blank or null one is none."""
-        if isinstance(value, str):  # how a table holds a list
-            value = _list(name, value)
-        if not isinstance(value, list | None):
-            raise ValueError(f"field {name!r} is {_kind(value)}; wanted a list of texts")
-        for text in value or ():
-            if not isinstance(text, str | None):
-                raise ValueError(f"one of {name!r} is {_kind(text)}; wanted text")
-        return tuple(check_text(text) for text in value or () if text and text.strip())
-
     def _why_no_text(self, record: dict[str, Any]) -> str:
         for name in (self.query, self.positive):
             if name not in record:
@@ -122,18 +111,19 @@ class Converter:
                 return f"field {name!r} is {_kind(record[name])}; wanted text"
         raise AssertionError
 
-    def _negatives(self, one: Any, many: Any) -> tuple[str, ...]:
-        """A blank or null one is none."""
-        if isinstance(many, str):  # how a table holds a list
-            many = _list(self.negatives, many)
-        if not isinstance(many, list | None):
-            raise ValueError(f"field {self.negatives!r} is {_kind(many)}; wanted a list of texts")
-        negatives = [text for text in (one, *(many or ())) if text is not None]
-        for text in negatives:
-            if not isinstance(text, str):
-                raise ValueError(f"a negative is {_kind(text)}; wanted text")
-            check_text(text)
-        return tuple(text for text in negatives if text.strip())
+
+def _texts(name: str | None, value: Any, what: str, *others: Any) -> tuple[str, ...]:
+    """The texts of a field and others that belong to them; a blank or null one is none. what: one of them in words."""
+    if isinstance(value, str):  # how a table holds a list
+        value = _list(name, value)
+    if not isinstance(value, list | None):
+        raise ValueError(f"field {name!r} is {_kind(value)}; wanted a list of texts")
+    texts = [text for text in (*others, *(value or ())) if text is not None]
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"{what} is {_kind(text)}; wanted text")
+        check_text(text)
+    return tuple(text for text in texts if text.strip())
 
 
 def _number(name: str | None, value: Any) -> float:

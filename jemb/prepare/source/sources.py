@@ -240,6 +240,8 @@ def _written(place: str, entries: Sequence[Found]) -> Source | None:
     manifest = Manifest.from_json(value, path)
     if not manifest.shards:
         raise InputError(f"{path}: names no shards; wanted a data set with samples")
+    if manifest.files:
+        log.warning("%s: a teacher's vectors lie beside these shards; they are not taken over (stage teacher)", path)
     return Source(base_name(place), "tar", tuple(join(place, shard.file) for shard in manifest.shards))
 
 

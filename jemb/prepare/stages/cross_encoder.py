@@ -2,11 +2,13 @@
 
 Before: `mine.py` or `negation.py`, or the data set's own negatives. After: `write.py`. A triplet (q, p, n) stays iff
 r(q, p) - r(q, n) > kappa, with r the cross-encoder: what scores nearly as high as the positive may be another right
-answer.
+answer. A pair may be asked for a least r(q, p), and the scores may be written into the rows, as a teacher's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import compress
 from typing import Annotated, Literal
 
 import numpy as np
@@ -18,7 +20,7 @@ from jemb.prepare.engine.table import Rows, Verdict, histogram
 from jemb.prepare.registry import Score, StageInputs, Statistic, stage
 from jemb.prepare.vectors.relevance import load_scorer, score_pairs
 
-Margins = npt.NDArray[np.float64]
+Scores = npt.NDArray[np.float64]
 
 ROWS = 4096
 """Rows whose pairs are scored in one call: memory is that of their tokens."""
@@ -29,12 +31,19 @@ LARGEST = {"logit": 20.0, "sigmoid": 1.0}
 
 @options
 class CrossEncoderConfig:
-    """Triplet filter of the paper: keep a negative n of (q, p) only if r(q, p) - r(q, n) > kappa."""
+    """Triplet filter of the paper: keep a negative n of (q, p) only if r(q, p) - r(q, n) > kappa. A filter of pairs and
+    a teacher besides."""
 
     model: str = "cross-encoder/ms-marco-MiniLM-L-6-v2"
     """Cross-encoder r with one output: a folder or a Hugging Face name."""
-    kappa: Annotated[float, Field(allow_inf_nan=False)] = 0.2
-    """What the positive must score more than the negative, in units of `activation`."""
+    kappa: Annotated[float, Field(allow_inf_nan=False)] | None = 0.2
+    """What the positive must score more than the negative, in units of `activation`; null: all negatives stay."""
+    min_score: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Least score of a positive, in units of `activation`: a row whose positive has less is dropped, also one without
+    negatives, and a further positive that has less is taken out; null: no such bound."""
+    write_scores: bool = False
+    """Write the scores of a row's positives and negatives into the row, which makes a data set of kind distill; scores
+    that the input has are replaced."""
     activation: Literal["logit", "sigmoid"] = "logit"
     """r is the model's raw output, or that squeezed into 0 to 1."""
     max_length: Annotated[int, Field(ge=4)] | None = None
@@ -42,70 +51,108 @@ class CrossEncoderConfig:
     batch_tokens: Positive | None = None
     """Tokens scored at once, padding included; null: what suits the device."""
 
+    def __post_init__(self) -> None:
+        if self.kappa is None and self.min_score is None and not self.write_scores:
+            raise ValueError(
+                "cross_encoder.kappa=null leaves nothing to do; wanted a number, or cross_encoder.min_score=…, or "
+                "cross_encoder.write_scores=true"
+            )
+
 
 @stage(
     "cross_encoder",
-    reasons={"cross_encoder": "no negative scores far enough below the positive"},
+    reasons={
+        "cross_encoder": "no negative scores far enough below the positive",
+        "low_score": "the positive scores below `min_score`",
+    },
     options=CrossEncoderConfig,
     of_answers=True,
     statistics={
+        "positive": Statistic("Score of the positive", axis="r(q, p)", setting="min_score"),
         "margin": Statistic("Lead of the positive over a negative", "negatives", "r(q, p) − r(q, n)", "kappa"),
         "negatives": Statistic("Negatives", "negatives"),
+        "further_positives": Statistic("Further positives", "positives"),
         "pairs": Statistic("Rows without negatives"),
     },
     after="mine",
+    columns=("query", "positive", "negatives", "more_positives"),
     gpu=True,
     speed_only=("batch_tokens",),
-    advice="the negatives answer the queries as well as the positives do",
+    writes_scores="write_scores",
+    advice="the negatives answer the queries as well as the positives do, or the positives do not answer them",
 )
 def cross_encoder(rows: Rows, options: CrossEncoderConfig, inputs: StageInputs) -> Verdict:
     """Take out the negatives n with r(q, p) - r(q, n) <= kappa, and drop a row that loses its last one.
 
     Reason: `cross_encoder`, with the row's largest margin in the note. A row without negatives is a pair, of which the
-    rule says nothing: it passes, so that sources of pairs and of triplets can go through one job. A process loads the
-    model once. Statistics: a histogram of the margins of all negatives; `pairs`, rows without any; negatives `kept` and
-    `removed`. Raises `Failure` when scores are missing or not finite.
+    rule says nothing: it passes, so that sources of pairs and of triplets can go through one job. With `min_score` a
+    row is dropped as `low_score`, with r(q, p) in the note, and a further positive below it is taken out. With
+    `write_scores` the scores of what is left go into the rows. A process loads the model once.
+    Statistics: a histogram of r(q, p) of the rows that were scored, and of the margins of all negatives; `pairs`, rows
+    without any; negatives, and with `min_score` further positives, `kept` and `removed`. Raises `Failure` when scores
+    are missing or not finite.
     """
     verdict = Verdict()
-    changed: list[tuple[str, ...]] = []
+    every = options.write_scores or options.min_score is not None
     largest = LARGEST[options.activation]
-    found: list[Margins] = [np.empty(0)]
-    score = load_scorer(inputs.tools.cross_encoder(options), options.model) if any(rows.negatives) else None
+    negatives: list[tuple[str, ...]] = []
+    further: list[tuple[str, ...]] = []
+    scores: list[tuple[float | None, ...]] = []
+    own: list[Scores] = [np.empty(0)]
+    margins: list[Scores] = [np.empty(0)]
+    score = load_scorer(inputs.tools.cross_encoder(options), options.model) if every or any(rows.negatives) else None
     for start in range(0, len(rows), ROWS):
-        negatives = rows.negatives[start : start + ROWS]
-        for position, (texts, margins) in enumerate(
-            zip(negatives, _margins(rows, start, score, options), strict=True), start
-        ):
-            kept = tuple(text for text, margin in zip(texts, margins, strict=True) if margin > options.kappa)
-            if texts and not kept:
-                verdict.dropped[position] = ("cross_encoder", f"margin {margins.max():.3f}")
-            found.append(margins)
-            changed.append(kept)
-    total, left = (sum(map(len, part)) for part in (rows.negatives, changed))
-    if left < total:
-        verdict.negatives = changed
+        for position, (good, more, bad) in enumerate(_score(rows, start, score, every, options), start):
+            lead = good[0] - bad if len(bad) else bad
+            stays = np.ones(len(bad), bool) if options.kappa is None else lead > options.kappa
+            right = np.ones(len(more), bool) if options.min_score is None else more >= options.min_score
+            if options.min_score is not None and good[0] < options.min_score:
+                verdict.drop(position, "low_score", f"score {good[0]:.3f}")
+            elif len(bad) and not stays.any():
+                verdict.drop(position, "cross_encoder", f"margin {lead.max():.3f}")
+            own.append(good)
+            margins.append(lead)
+            negatives.append(tuple(compress(rows.negatives[position], stays)))
+            further.append(tuple(compress(rows.more_positives[position], right)))
+            if options.write_scores:
+                scores.append((*good.tolist(), *more[right].tolist(), *bad[stays].tolist()))
+    total, left = (sum(map(len, part)) for part in (rows.negatives, negatives))
     verdict.statistics = {
-        "margin": histogram(np.concatenate(found), BINS, -largest, largest),
+        "positive": histogram(np.concatenate(own), BINS, -largest, largest),
+        "margin": histogram(np.concatenate(margins), BINS, -largest, largest),
         "negatives": {"kept": left, "removed": total - left},
         "pairs": sum(not texts for texts in rows.negatives),
     }
+    if left < total:
+        verdict.negatives = negatives
+    if options.min_score is not None:
+        total, left = (sum(map(len, part)) for part in (rows.more_positives, further))
+        verdict.statistics["further_positives"] = {"kept": left, "removed": total - left}
+        if left < total:
+            verdict.more_positives = further
+    if options.write_scores:
+        verdict.scores = scores
     return verdict
 
 
-def _margins(rows: Rows, start: int, score: Score | None, config: CrossEncoderConfig) -> list[Margins]:
-    """r(q, p) - r(q, n) of each negative of each of the `ROWS` rows from `start` on."""
-    part = slice(start, start + ROWS)
-    negatives = rows.negatives[part]
-    pairs: list[tuple[str, str]] = []
-    for query, positive, texts in zip(rows.query[part], rows.positive[part], negatives, strict=True):
-        if texts:
-            pairs += [(query, text) for text in (positive, *texts)]
-    if not pairs or score is None:
-        return [np.empty(0) for _ in negatives]
-    relevance = score_pairs(score, pairs, config.activation)
-    margins: list[Margins] = []
+def _score(
+    rows: Rows, start: int, score: Score | None, every: bool, config: CrossEncoderConfig
+) -> Iterator[tuple[Scores, Scores, Scores]]:
+    """r(q, .) of the positive, the further positives and the negatives of each of the `ROWS` rows from `start` on.
+    every: of all of them; else of no further positive, and nothing of a row without negatives."""
+    answers = [
+        ((rows.positive[row],), rows.more_positives[row] if every else (), rows.negatives[row])
+        if every or rows.negatives[row]
+        else ((), (), ())
+        for row in range(start, min(start + ROWS, len(rows)))
+    ]
+    pairs = [(rows.query[row], text) for row, groups in enumerate(answers, start) for texts in groups for text in texts]
+    found = score_pairs(score, pairs, config.activation) if score and pairs else np.empty(0)
     at = 0
-    for texts in negatives:
-        margins.append(relevance[at] - relevance[at + 1 : at + 1 + len(texts)] if texts else np.empty(0))
-        at += 1 + len(texts) if texts else 0
-    return margins
+    for groups in answers:
+        parts: list[Scores] = []
+        for texts in groups:
+            parts.append(found[at : at + len(texts)])
+            at += len(texts)
+        good, more, bad = parts
+        yield good, more, bad

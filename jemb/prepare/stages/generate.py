@@ -24,7 +24,7 @@ from jemb.config.types import PositiveReal, Seed
 from jemb.core.errors import InputError
 from jemb.core.files import create, read_json, sync_folder, write_json
 from jemb.core.progress import Progress
-from jemb.core.text import normalise
+from jemb.core.text import listed_texts, normalise
 from jemb.prepare.chat import Answer, Answers, Chat, RefusedError, check_endpoint, read_key
 from jemb.prepare.engine.job import Job
 from jemb.prepare.registry import MadeRows, StageInputs, Statistic, Tools, stage
@@ -47,7 +47,9 @@ PROMPT = (
     "would type them, in the language of the document, without copying its sentences. Give one query a line and "
     "nothing else.\n\nDocument:\n{document}"
 )
-THOUGHT = re.compile(r"^.*?</think>", re.DOTALL)
+THOUGHT = re.compile(r"^\s*<think>(?!.*</think>).*|^.*?</think>", re.DOTALL)
+"""What a model thought, to its end; all there is where that was cut off."""
+FENCED = re.compile(r"^```\w*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LIST_SIGN = re.compile(r"^(?:[-*•]|\(?\d{1,3}[.):])\s+")
 QUOTES = ('""', "''", "“”", "«»", "„“", "``")
 
@@ -269,13 +271,17 @@ def request_of(document: str, options: GenerateConfig) -> bytes:
 
 
 def queries_in(answer: Answer, document: str, most: int) -> list[str]:
-    """The queries of an answer, one a line, at most `most`, each once.
+    """The queries of an answer, one a line or in a JSON list, at most `most`, each once.
 
-    Left out are what the model thought, signs and numbers of a list, quotation marks around a line, a first line that
-    announces the others, a last one that was cut off, and the document itself.
+    Left out are what the model thought, what stands around a code block, signs and numbers of a list, quotation marks
+    around a line, lines of signs alone, a first line that announces the others, a last one that was cut off, and the
+    document itself.
     """
-    lines = [" ".join(line.split()) for line in THOUGHT.sub("", answer.text).strip().splitlines()]
-    lines = [line for line in lines if line][: None if answer.whole else -1]
+    text = THOUGHT.sub("", answer.text)
+    if block := FENCED.search(text):
+        text = block[1]
+    lines = [" ".join(line.split()) for line in listed_texts(text) or text.splitlines()]
+    lines = [line for line in lines if any(map(str.isalnum, line))][: None if answer.whole else -1]
     if len(lines) > 1 and lines[0].endswith(":"):
         lines = lines[1:]
     lines = [_bare(line) for line in lines]
@@ -289,6 +295,7 @@ def queries_in(answer: Answer, document: str, most: int) -> list[str]:
 
 def _bare(line: str) -> str:
     line = LIST_SIGN.sub("", line)
+    line = line[:-1] if line[:1] == '"' and line[-2:] == '",' else line  # of a list in JSON that was cut off
     return line[1:-1].strip() if len(line) > 1 and line[0] + line[-1] in QUOTES else line
 
 

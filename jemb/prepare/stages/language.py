@@ -18,7 +18,6 @@ from typing import Any, Literal
 from jemb.config import Share, Sides, Strings, options, suggest
 from jemb.core.errors import InputError
 from jemb.prepare.engine.table import Rows, Verdict
-from jemb.prepare.prose import LOOKED_AT, WORDS, prose
 from jemb.prepare.registry import StageInputs, Statistic, Tools, stage
 
 FLOOR = 0.001
@@ -30,6 +29,14 @@ LABEL = "__label__"
 SPREAD, SPREAD_ALLOWED = 0.25, 0.03
 """Of `WORDS` words or more: another language of at least the first probability is what a text is in where the allowed
 ones have less than the second. Dutch, say, shares its probability with German and Afrikaans."""
+LOOKED_AT = 4000
+"""Characters of a text that are searched for prose."""
+SENTENCE_SHARE, SHARE = 0.5, 0.7
+"""Least share of a text's tokens that are words, where it looks like a sentence and where it does not."""
+SENTENCE_WORDS, WORDS = 2, 4
+"""Least number of them; letters beyond ASCII tell as much as the look of a sentence."""
+_WORD = re.compile(r"""["'“”‘’«»„¿¡(\[]*([^\W\d_]+(?:['’-][^\W\d_]+)*)(["'“”‘’«»)\].,;:!?…]*)""")
+_END = re.compile(r"[.!?…]")
 _OTHER_SCRIPT = re.compile(r"[^\W\d_\u0000-\u024f\u1e00-\u1eff]")
 
 
@@ -166,6 +173,34 @@ def _plain(text: str) -> str:
     """What the model is shown: one line (it takes no other), and not all capitals, which it takes for Italian."""
     line = text.replace("\n", " ")
     return line.lower() if line.isupper() else line
+
+
+def prose(text: str) -> list[str]:
+    """The words of a text in Latin letters, with their punctuation, if they are its better part; none of what may be
+    code, a command, a name or a single word.
+
+    A word is letters alone, in lower case but for the first (or all in capitals); with a hyphen only where a letter is
+    a capital, for `git-rm` is none and `US-Markt` is one. A sentence ends like one, or begins with a capital and goes
+    on with a word in lower case.
+    """
+    tokens = text[:LOOKED_AT].split()
+    found = [(token, match) for token in tokens if (match := _WORD.fullmatch(token)) and _is_word(match[1])]
+    words = [token for token, _ in found]
+    if not words:
+        return []
+    last = found[-1][1]
+    sentence = bool(tokens[-1] == words[-1] and _END.search(last[2])) or (
+        tokens[0] == words[0] and found[0][1][1][0].isupper() and any(match[1][0].islower() for _, match in found)
+    )
+    enough = SENTENCE_WORDS if sentence or not "".join(words).isascii() else WORDS
+    share = SENTENCE_SHARE if sentence else SHARE
+    return words if len(words) >= enough and len(words) >= share * len(tokens) else []
+
+
+def _is_word(letters: str) -> bool:
+    if "-" in letters:
+        return letters != letters.lower()
+    return len(letters) == 1 or letters[1:].islower() or letters.isupper()
 
 
 @lru_cache(maxsize=2)

@@ -29,7 +29,7 @@ from jemb.prepare.registry import StageInputs, Statistic, Tools, model_files, st
 from jemb.prepare.source.corpus import Corpus, find_corpus, read_corpus
 from jemb.prepare.stages.cross_encoder import BINS as LEAD_BINS
 from jemb.prepare.stages.cross_encoder import LARGEST, CrossEncoderConfig
-from jemb.prepare.vectors.hard_negatives import NONE, Mined, Queries, find_negatives
+from jemb.prepare.vectors.hard_negatives import NONE, Mined, Queries, contains, find_negatives, hashes, pair_keys
 from jemb.prepare.vectors.pool import Pool
 from jemb.prepare.vectors.relevance import Reranker
 
@@ -74,6 +74,9 @@ class MineConfig:
     output: what it finds to answer the query as well becomes no negative. null: none."""
     rerank_margin: Annotated[float, Field(allow_inf_nan=False)] = 0.2
     """What the positive must score more than a negative by `rerank`, in its raw output."""
+    relabel_margin: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """A passage that `rerank` scores higher than the positive by this or more becomes a further positive of the row; 0:
+    one that is as good. null: none does."""
     replace: bool = False
     """Put mined negatives in the place of those a row has; else they follow them."""
     max_length: Annotated[int, Field(ge=2)] | None = None
@@ -91,6 +94,13 @@ class MineConfig:
             raise ValueError(f"mine.num_negatives={self.num_negatives} is more than mine.top={self.top} passages")
         if not self.pool_size and self.corpus is None:
             raise ValueError("mine.pool_size=0 leaves nothing to choose from; wanted a number, or mine.corpus=…")
+        if self.relabel_margin is not None and self.rerank is None:
+            raise ValueError(f"mine.relabel_margin={self.relabel_margin:g} goes with mine.rerank=MODEL")
+        if self.relabel_margin is not None and self.relabel_margin < -self.rerank_margin:
+            raise ValueError(
+                f"mine.relabel_margin={self.relabel_margin:g} is below -mine.rerank_margin, {-self.rerank_margin:g}: a "
+                "passage could be a negative and a positive"
+            )
 
 
 def _look(options: MineConfig, tools: Tools) -> tuple[Corpus | None, dict[str, Any]]:
@@ -131,6 +141,7 @@ def _reranking(model: str) -> CrossEncoderConfig:
 )
 def mine(table: Table, job: Job, options: MineConfig, inputs: StageInputs) -> Dropped:
     """Give each row up to `num_negatives` hard negatives; a row that has none after that is dropped as `no_negative`.
+    With `relabel_margin` also further positives: candidates that the cross-encoder finds as good as the positive.
 
     They are left beside the pieces, in the job's folder (`table.changes_file`), for all live rows. No negative equals
     the query, a positive of any row with an equal query, or a negative the row has already, white space and case apart.
@@ -157,8 +168,10 @@ def mine(table: Table, job: Job, options: MineConfig, inputs: StageInputs) -> Dr
         reranker = Reranker(inputs.tools.cross_encoder(_reranking(options.rerank)), options.rerank)
     search = partial(_mine_piece, pool, embeddings, options, inputs.seed, reranker)
     results = job.map("search", search, pieces, sizes=counts, gpu=True)
+    if options.relabel_margin is not None:
+        results += job.map("take back", partial(_take_back, pool), pieces, sizes=counts)
     ids = np.concatenate([np.load(_without_file(job.folder, piece)) for piece in pieces])
-    shown = sorted((row for result in results for row in result.pop("shown")), key=lambda row: int(row["order"]))
+    shown = sorted((row for result in results for row in result.pop("shown", ())), key=lambda row: int(row["order"]))
     statistics = add_up(results) | {"shown": [row["texts"] for row in shown[:SHOWN]]}
     if documents:
         statistics["corpus"] = documents.statistics
@@ -171,9 +184,10 @@ def _mine_piece(
     """Leave the negatives of the rows of a piece, and the ids of those that have none; statistics of them."""
     from jemb.prepare.vectors.scoring import exact_scores
 
-    rows = pool.table.read(piece)
+    rows = pool.table.read(piece, ("query", "positive", "negatives", "more_positives"))
     if not len(rows):
         write_array(_without_file(pool.folder, piece), rows.ids)
+        write_array(_right_file(pool.folder, piece), np.empty(0, np.uint64))
         return {"shown": []}
     kept = [()] * len(rows) if config.replace else rows.negatives
     numbers, positives = embeddings.numbers(*pool.offsets[piece : piece + 2].tolist())
@@ -182,16 +196,23 @@ def _mine_piece(
     judge = partial(reranker.leads, rows, pool.read_texts) if reranker else None
     mined = find_negatives(queries, embeddings.take, pool.passages(), pool.known(), config, seed, judge)
     is_negative = mined.passages != NONE
-    texts = pool.read_texts(np.unique(mined.passages[is_negative]))
+    texts = pool.read_texts(np.unique(np.concatenate([mined.passages[is_negative], mined.right[:, 1]])))
     negatives = [
         (*had, *(texts[passage] for passage in passages if passage != NONE))
         for had, passages in zip(kept, mined.passages.tolist(), strict=True)
     ]
-    write_negatives(pool.folder, piece, rows.ids, negatives)
+    further = list(rows.more_positives)
+    for row, passage in mined.right.tolist():
+        further[row] += (texts[passage],)
+    of_query = queries.hashes[mined.right[:, 0]]
+    write_array(
+        _right_file(pool.folder, piece), pair_keys(of_query, hashes([texts[n] for n in mined.right[:, 1].tolist()]))
+    )
+    write_negatives(pool.folder, piece, rows.ids, negatives, further if len(mined.right) else None)
     write_array(_without_file(pool.folder, piece), rows.ids[[not found for found in negatives]])
     numbers_mined, times = np.unique(np.count_nonzero(is_negative, axis=1), return_counts=True)
     from_corpus = int(np.count_nonzero(pool.are_documents(mined.passages[is_negative])))
-    statistics = {
+    statistics: dict[str, Any] = {
         "positive": histogram(own, BINS, -1.0, 1.0),
         "negative": histogram(mined.scores[is_negative], BINS, -1.0, 1.0),
         "rows": dict(zip(map(str, numbers_mined.tolist()), times.tolist(), strict=True)),
@@ -201,12 +222,34 @@ def _mine_piece(
         positives_used = int(np.count_nonzero(is_negative)) - from_corpus
         statistics["source"] = {"corpus": from_corpus, "positives of the data set": positives_used}
     if reranker:
+        relabelled = {"further positive": len(mined.right)} if config.relabel_margin is not None else {}
         statistics["reranked"] = {
             "negative": len(mined.lead) - len(mined.false),
-            "answers the query": len(mined.false),
+            "answers the query": len(mined.false) - len(mined.right),
+            **relabelled,
         }
         statistics["lead"] = histogram(mined.lead, LEAD_BINS, -LARGEST["logit"], LARGEST["logit"])
     return statistics
+
+
+def _take_back(pool: Pool, piece: int) -> dict[str, Any]:
+    """Take from the negatives of a piece what turned out to be a right answer of a row with an equal query."""
+    right = np.unique(np.concatenate([np.load(_right_file(pool.folder, other)) for other in range(len(pool.counts))]))
+    rows = pool.table.judged(pool.folder).read(piece, ("query", "negatives", "more_positives"))
+    keys = hashes(rows.query).tolist()
+    left = []
+    for query, texts in zip(keys, rows.negatives, strict=True):
+        is_right = contains(right, pair_keys(np.full(len(texts), query, np.uint64), hashes(texts)))
+        left.append(tuple(text for text, answer in zip(texts, is_right.tolist(), strict=True) if not answer))
+    # Kept first: whoever does this again after a kill finds none any more.
+    taken = pool.folder / f"taken-{piece:06d}.npy"
+    if not taken.exists():
+        write_array(taken, np.array(sum(map(len, rows.negatives)) - sum(map(len, left))))
+    count = int(np.load(taken))
+    if count:
+        write_negatives(pool.folder, piece, rows.ids, left, rows.more_positives)
+        write_array(_without_file(pool.folder, piece), rows.ids[[not found for found in left]])
+    return {"reranked": {"answers another row's query": count}} if count else {}
 
 
 def _some_rows(rows: Rows, own: Exact, mined: Mined, texts: dict[int, str], seed: int) -> list[dict[str, Any]]:
@@ -217,6 +260,7 @@ def _some_rows(rows: Rows, own: Exact, mined: Mined, texts: dict[int, str], seed
     for place in np.argsort(orders)[:SHOWN].tolist():
         row = int(with_some[place])
         lines = [["query", rows.query[row]], [f"positive, cosine {own[row]:.3f}", rows.positive[row]]]
+        lines += [["further positive", texts[passage]] for place, passage in mined.right.tolist() if place == row]
         lines += [
             [f"negative, cosine {score:.3f}", texts[passage]]
             for passage, score in zip(mined.passages[row].tolist(), mined.scores[row].tolist(), strict=True)
@@ -225,6 +269,11 @@ def _some_rows(rows: Rows, own: Exact, mined: Mined, texts: dict[int, str], seed
         shown = [[f"Row {key_of(int(rows.ids[row]))}", ""], *([name, text[:LENGTH]] for name, text in lines)]
         found.append({"order": int(orders[place]), "texts": shown})
     return found
+
+
+def _right_file(folder: Path, piece: int) -> Path:
+    """`pair_keys` of the queries of a piece with what was found to answer them."""
+    return folder / f"right-{piece:06d}.npy"
 
 
 def _without_file(folder: Path, piece: int) -> Path:

@@ -12,7 +12,6 @@ out, however many workers there are.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jemb.core.errors import Failure
-from jemb.core.files import write_array
+from jemb.core.files import link_file, write_array
 from jemb.core.progress import duration
 from jemb.prepare.engine.executor import LocalExecutor
 from jemb.prepare.engine.job import Job
@@ -201,7 +200,7 @@ def _embed(work: _Work, block: int) -> dict[str, Any]:
     found = _is_kept(kept, len(texts))
     if not found:
         write_array(kept, _encode(encode, texts))
-    _link(kept, path)
+    link_file(kept, path)  # so that the job does not need the cache again
     return {"dim": np.load(path, mmap_mode="r").shape[1], "found": found}
 
 
@@ -230,15 +229,6 @@ def _is_kept(path: Path, texts: int) -> bool:
     except (OSError, ValueError, EOFError):
         return False
     return bool(kept.ndim == 2 and len(kept) == texts and kept.dtype == np.float32)
-
-
-def _link(kept: Path, path: Path) -> None:
-    """The same file under a second name, so that the job does not need the cache again; a copy on another disk."""
-    path.unlink(missing_ok=True)
-    try:
-        os.link(kept, path)
-    except OSError:
-        write_array(path, np.load(kept))
 
 
 def _block_file(folder: Path, block: int) -> Path:

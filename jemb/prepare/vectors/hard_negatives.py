@@ -60,13 +60,15 @@ class Mined:
 
     passages, scores: [B, num_negatives], rows of the pool, `NONE` where there are no more, and their cosines. lead:
     [C], of each candidate that the cross-encoder looked at, by how much the positive leads. false: [F, 2], row and
-    passage of those that are no negatives by that.
+    passage of those that are no negatives by that. right: [R, 2], of those that answer the query as the positive does,
+    a row's in the order of their cosines.
     """
 
     passages: Numbers
     scores: Scores
     lead: Scores
     false: Numbers
+    right: Numbers
 
 
 Judge = Callable[[Numbers, Numbers, Flags], Scores]
@@ -85,7 +87,8 @@ def find_negatives(
     """The hard negatives of each row.
 
     take: numbers of texts to their vectors. known: `pair_keys` of every row of the data set, sorted. judge: a passage
-    of which it gives `rerank_margin` or less is no negative.
+    of which it gives `rerank_margin` or less is no negative; one of which it gives -`relabel_margin` or less is a right
+    answer.
     """
     from jemb.prepare.vectors.scoring import top_candidates
 
@@ -93,7 +96,7 @@ def find_negatives(
     has = np.sort(pair_keys(places, hashes([text for texts in queries.negatives for text in texts])))
     chosen = np.full((len(queries.ids), config.num_negatives), NONE)
     scores = np.zeros(chosen.shape, np.float32)
-    leads, false = [np.empty(0, np.float32)], [np.empty((0, 2), np.int64)]
+    leads, false, right = [np.empty(0, np.float32)], [np.empty((0, 2), np.int64)], [np.empty((0, 2), np.int64)]
     rows = np.arange(len(queries.ids))
     count = config.skip + config.top + SPARE
     while len(rows):
@@ -110,13 +113,14 @@ def find_negatives(
         if judge is not None:
             lead = judge(ready, found.passages, left)
             wrong = left & (lead <= config.rerank_margin)
-            row, column = np.nonzero(wrong)
-            false.append(np.stack([ready[row], found.passages[row, column]], axis=1))
+            false.append(_places(ready, found, wrong))
+            if config.relabel_margin is not None:
+                right.append(_places(ready, found, wrong & (lead <= -config.relabel_margin)))
             leads.append(lead[left])
             left &= ~wrong
         chosen[ready], scores[ready] = draw_negatives(found, left, pool.ids, config, seed)
         rows, count = rows[~done], min(4 * count, MOST)
-    return Mined(chosen, scores, np.concatenate(leads), np.concatenate(false))
+    return Mined(chosen, scores, np.concatenate(leads), np.concatenate(false), np.concatenate(right))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,12 @@ def candidates(found: Found, allowed: Flags, config: MineConfig) -> Flags:
     allowed = allowed & (found.passages != NONE)
     rank = np.cumsum(allowed, axis=1) - 1
     return allowed & (rank >= config.skip) & (rank < config.skip + config.top) & _in_bounds(found, config)
+
+
+def _places(rows: Numbers, found: Found, which: Flags) -> Numbers:
+    """[F, 2]: row and passage of those that are meant."""
+    row, column = np.nonzero(which)
+    return np.stack([rows[row], found.passages[row, column]], axis=1)
 
 
 def draw_negatives(

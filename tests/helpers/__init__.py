@@ -1,0 +1,1 @@
+"""What several tests share: data sets, processes, servers, models made on the spot."""
