@@ -27,14 +27,16 @@ PATIENCE = 120
 """Seconds until a process that does not end fails its test; the machine may be busy."""
 
 
-def slowly() -> None:
-    """A prelude: each step takes 50 ms longer, so that a signal still finds the run at work on a busy machine."""
+def slowly(last: int | None = None) -> None:
+    """A prelude: each step takes 50 ms longer, so that a signal still finds the run at work on a busy machine.
+
+    Step `last`, where it is given, is done and none after it: the run waits there for its signal."""
     from jemb.train.module import EmbeddingModule
 
     step = EmbeddingModule.training_step
 
     def slow_step(self: EmbeddingModule, batch: Batch, batch_idx: int) -> Tensor:
-        time.sleep(0.05)
+        time.sleep(PATIENCE if last is not None and self.first_step + self.trainer.global_step >= last else 0.05)
         return step(self, batch, batch_idx)
 
     EmbeddingModule.training_step = slow_step
