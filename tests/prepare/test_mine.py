@@ -216,6 +216,13 @@ def test_nothing_to_mine(table: Any, job: Any) -> None:
     assert write_dropped(job("write").folder, judged, [dropped])["dropped"] == {"no_negative": 2}
 
 
+def test_a_row_without_negatives_may_stay(table: Any, job: Any) -> None:
+    rows = [("a b", "c d"), ("A b", "C e"), ("c f", "c  D")]
+    dropped, negatives = run(table(rows), job(), MineConfig(max_share=None, without_negatives="keep"))
+    assert negatives == {0: (), 1: (), 2: ("C e",)}
+    assert not len(dropped.ids)
+
+
 def test_no_right_answer_becomes_a_negative(table: Any, job: Any) -> None:
     """The second's positive answers the first's query as well, and so does it for any row with that query."""
     rows = [("a b", "c d"), ("e f", "g h"), ("A  b", "i j")]
