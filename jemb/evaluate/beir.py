@@ -14,6 +14,8 @@ from jemb.evaluate.rows import Row, check_file, read_lines, read_rows
 
 log = logging.getLogger(__name__)
 
+MAX_RELEVANCE = 10_000
+"""trec_eval counts passages by relevance in an array of that length: an id in its column would fill the memory."""
 Qrels = dict[str, dict[str, int]]
 """For each judged query, in the order of the file: {passage id: relevance}; relevant is > 0."""
 
@@ -69,11 +71,14 @@ def read_qrels(path: Path) -> Qrels:
         try:
             value = float(relevance)
         except ValueError:
-            if num_lines == 1:
+            if num_lines == 1 and not any(map(str.isdigit, relevance)):
                 continue  # the header
             raise InputError(f"{place}: relevance is {relevance!r}; wanted a whole number") from None
-        if not value.is_integer():
-            raise InputError(f"{place}: relevance is {relevance!r}; wanted a whole number")
+        if not (value.is_integer() and abs(value) <= MAX_RELEVANCE):
+            raise InputError(
+                f"{place}: relevance is {relevance!r}; wanted a whole number, {MAX_RELEVANCE} at most "
+                "(columns: query id, passage id, relevance)"
+            )
         if qrels.setdefault(query, {}).setdefault(passage, int(value)) != int(value):
             earlier = qrels[query][passage]
             raise InputError(

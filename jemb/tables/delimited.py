@@ -34,13 +34,16 @@ def read_delimited(place: str, kind: str) -> Iterator[Record | Bad]:
     with open_data(place) as file:
         try:
             refuse_foreign(place, file)
-            for line, cells in rows(Lines(file)):
+            for line, last, cells in rows(Lines(file)):
                 if not header:
                     header = _header(f"{place}: line {line}", cells)
                 elif isinstance(cells, Bad):
                     yield cells
                 elif wrong := _fault(cells, header, kind):
-                    yield Bad(line, wrong, excerpt("\t".join(cells)))
+                    # A stray quote may have joined these lines: each counts as a lost row.
+                    text = excerpt("\t".join(cells))
+                    for number in range(line, last + 1):
+                        yield Bad(number, wrong + (f"; it began in line {line}" if number > line else ""), text)
                 else:
                     quoted += kind == "tsv" and any(map(_looks_quoted, cells))
                     yield line, dict(zip(header, cells, strict=True))
@@ -67,7 +70,8 @@ def refuse_equal_names(where: str, names: Sequence[str]) -> None:
 
 def _header(where: str, cells: list[str] | Bad) -> list[str]:
     if isinstance(cells, Bad):
-        raise InputError(f"{where}: the header cannot be read ({cells.reason})")
+        hint = separator_hint([cells.text]) if "," not in cells.text else ""
+        raise InputError(f"{where}: the header cannot be read ({cells.reason}){hint}")
     if not _is_utf8("".join(cells)):
         raise InputError(f"{where}: the header is not UTF-8")
     refuse_equal_names(where, cells)
@@ -89,17 +93,19 @@ def _fault(cells: list[str], header: list[str], kind: str) -> str:
     return ""
 
 
-def _tsv_rows(lines: Lines) -> Iterator[tuple[int, list[str] | Bad]]:
+def _tsv_rows(lines: Lines) -> Iterator[tuple[int, int, list[str] | Bad]]:
+    """(first line, last line, cells) of each row."""
     for number, line in enumerate(lines, 1):
         if len(line) > MAX_RECORD:
-            yield number, Bad(number, f"row of {TOO_LONG}", excerpt(line))
+            yield number, number, Bad(number, f"row of {TOO_LONG}", excerpt(line))
         elif line.strip(b" \r"):
             # Bytes that are not UTF-8 come through as lone surrogates, so that they spoil their own row only.
             text = line.decode(errors="surrogateescape").removesuffix("\r")
-            yield number, _without_marks(text.split("\t"))
+            yield number, number, _without_marks(text.split("\t"))
 
 
-def _csv_rows(lines: Lines) -> Iterator[tuple[int, list[str] | Bad]]:
+def _csv_rows(lines: Lines) -> Iterator[tuple[int, int, list[str] | Bad]]:
+    """As `_tsv_rows`."""
     feed = _Feed(lines)
     rows = csv.reader(feed, strict=True)
     while True:
@@ -113,24 +119,25 @@ def _csv_rows(lines: Lines) -> Iterator[tuple[int, list[str] | Bad]]:
             if feed.size > MAX_RECORD and feed.number == start:
                 reason = f"row of {TOO_LONG}"
             elif feed.size > MAX_RECORD or feed.number > feed.most:
-                yield start, Bad(start, f"{reason}; a row without an end", rest_lost=True)
+                yield start, start, Bad(start, f"{reason}; a row without an end", feed.first, rest_lost=True)
                 return
             # An unclosed quote swallows lines: each of them is a lost row, and counts as one.
             for line in range(start, max(start, feed.number) + 1):
-                yield line, Bad(line, reason)
+                yield line, line, Bad(line, reason, feed.first if line == start else "")
             continue
         if cells:
-            yield start, _without_marks(cells)
+            yield start, feed.number, _without_marks(cells)
 
 
 class _Feed:
-    """Lines as Python's csv wants them. number: of those given. Set where a row begins: size, of it so far, to 0; most,
-    the number of its last line."""
+    """Lines as Python's csv wants them. number: of those given. first: the start of the row's first line. Set where a
+    row begins: size, of it so far, to 0; most, the number of its last line."""
 
     def __init__(self, lines: Lines) -> None:
         self._lines = iter(lines)
         self._rest: list[str] = []
         self.number = 0
+        self.first = ""
         self.size = 0
         self.most = 0
 
@@ -144,6 +151,8 @@ class _Feed:
             self._rest = re.split(r"(?<=\r)(?!\n)", text)[::-1] if "\r" in text else [text]
         text = self._rest.pop()
         self.number += 1
+        if not self.size:
+            self.first = excerpt(text.rstrip("\r\n"))
         self.size += len(text)
         if self.size > MAX_RECORD:
             raise csv.Error(TOO_LONG)

@@ -170,6 +170,8 @@ def test_where_judgements_lie(tmp_path: Path, qrels: dict[str, str], task: str, 
 @pytest.mark.parametrize(
     ("qrels", "wanted"),
     [
+        ("q1\td1\t1\nq1\td2\t12345678", "line 2: relevance is '12345678'; wanted a whole number, 10000 at most"),
+        ("q1\t1\td1\nq1\t1\td2", "line 1: relevance is 'd1'; wanted a whole number"),
         ("q1\td1\t1\nq7\td1\t1\n", "query 'q7' is not in .*queries.jsonl.gz"),
         ("q1\tx\t1\nq2\ty\t1\n", "none of the 2 judged passages is in .*corpus.jsonl, the first being 'x'"),
         ("q1\td1\n", "line 1: 2 columns"),

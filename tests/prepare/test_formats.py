@@ -198,6 +198,7 @@ def test_binary_parquet_columns_are_text(tmp_path):
         (b'{"query":"\xff","positive":"b"}', "not UTF-8: byte 10"),
         (b'["a","b"]', "is a JSON list; wanted a JSON object"),
         (b'{"query":"lost","query":"last","positive":"b"}', "key 'query' comes twice"),
+        (b'{"query" : "lost", "query"\t: "last", "positive" : "b"}', "key 'query' comes twice"),
         (b'{"query":"a","positive":"b","note":{"x":{"n":1,"n":1}}}', "key 'n' comes twice"),
         (b"\0" * 50, "not JSON"),
         (b'{"query":"a"}', "field 'positive' is missing"),
@@ -274,6 +275,24 @@ def test_an_unclosed_quote_counts_every_line_it_swallows(tmp_path):
     rows, unreadable = read(tmp_path / "a.csv")
     assert len(rows) == 100
     assert [bad.line for bad in unreadable] == list(range(102, 1002))
+    assert unreadable[0].text == '"q100,p100'
+
+
+def test_two_stray_quotes_lose_all_lines_between_them(tmp_path):
+    lines = [f"q{number},p{number}" for number in range(1000)]
+    lines[100], lines[300] = '"q100,p100', 'q300,p300"'
+    (tmp_path / "a.csv").write_text("query,positive\n" + "\n".join(lines) + "\n")
+    rows, unreadable = read(tmp_path / "a.csv")
+    assert len(rows) == 1000 - 201
+    assert [bad.line for bad in unreadable] == list(range(102, 303))
+    assert unreadable[-1].reason == "1 fields; the header has 2; it began in line 102"
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_quoted_header_with_another_separator_is_named(tmp_path, separator):
+    (tmp_path / "a.csv").write_text(f'"query"{separator}"positive"\n"a"{separator}"b"\n')
+    with pytest.raises(InputError, match=f"it has {separator!r} between its names".replace("\\", "\\\\")):
+        read(tmp_path / "a.csv")
 
 
 # ---- files that break off ------------------------------------------------------------------------------------------
