@@ -7,9 +7,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
 
 from jemb.core.errors import InputError
 from jemb.core.files import inside, read_json
@@ -32,6 +32,8 @@ TOKENIZER_CONFIG = {
     # What the model is given here; the class would add token types, which T5 refuses.
     "model_input_names": ["input_ids", "attention_mask"],
 }
+FIRST = ("Transformer", "StaticEmbedding")
+"""The modules of sentence-transformers that may stand first."""
 DENSE = {"in_features", "out_features", "bias", "activation_function"}
 
 
@@ -46,6 +48,9 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False, kind: str = "
     found = _object(folder / "config_sentence_transformers.json").get("model_type", kind) if modules else kind
     if found != kind:
         raise InputError(f"{folder}: a {found} of sentence-transformers; wanted a {kind}")
+    names = [module.rpartition(".")[2] for module, _ in modules]
+    if modules and modules[0][0].startswith("sentence_transformers.") and names[0] not in FIRST:
+        refuse_modules(folder, names)
     foreign = [module for module, _ in modules if not module.startswith("sentence_transformers.")]
     for module, place in modules:
         activation = _object(place / "config.json").get("activation_function")
@@ -63,6 +68,21 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False, kind: str = "
     return first
 
 
+def refuse_modules(folder: Path, names: Sequence[str]) -> NoReturn:
+    """Raises `InputError` that tells which modules the model has, and which are wanted."""
+    raise InputError(
+        f"{folder}: the model is made of {' + '.join(names)}; wanted one that begins with a Transformer for texts, "
+        "followed by a pooling, or with StaticEmbedding"
+    )
+
+
+def is_static(folder: Path) -> bool:
+    """Whether the model is of static embeddings. model2vec puts a config.json beside them, which is none of
+    transformers."""
+    modules = read_modules(folder)
+    return bool(modules) and modules[0][0].endswith(".StaticEmbedding")
+
+
 def has_vocabulary(folder: Path) -> bool:
     return any(any(folder.glob(name)) for name in VOCABULARY)
 
@@ -75,8 +95,8 @@ def read_modules(folder: Path) -> list[tuple[str, Path]]:
     modules = read_json(path, [{"type": str, "path": str, "name": str}])
     if not modules:
         raise InputError(f"{path}: names no modules")
-    places = [module["path"].removesuffix("/") for module in modules]
-    found = [inside(folder, place, path) if place else folder for place in places]
+    places = [str(PurePosixPath(module["path"])) for module in modules]
+    found = [folder if place == "." else inside(folder, place, path) for place in places]
     return [(module["type"], place) for module, place in zip(modules, found, strict=True)]
 
 

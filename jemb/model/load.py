@@ -27,8 +27,8 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from jemb.core.errors import InputError
 from jemb.core.files import read_json
 from jemb.model.encoder import Encoder, choose_prompt
-from jemb.model.folder import check_folder, has_vocabulary, read_modules
-from jemb.model.lora import base_of, merge_lora, put_on
+from jemb.model.folder import check_folder, has_vocabulary, is_static, read_modules, refuse_modules
+from jemb.model.lora import ADAPTER, base_name, base_of, merge_lora
 from jemb.model.packing import table_positions
 from jemb.model.quiet import quiet
 from jemb.run_folder import RunFolder, is_run
@@ -75,13 +75,16 @@ def load_encoder(
     class of its own would be replaced by something made up. Code in the folder runs with trust_remote_code only.
     """
     folder = find_folder(name_or_path, code=trust_remote_code)
-    with guarded(folder), base_of(folder, partial(find_folder, code=trust_remote_code)) as (base, adapter):
+    find = partial(find_folder, code=trust_remote_code)
+    with guarded(folder), base_of(folder, find) as (base, adapter):
         first = check_folder(base, trust_remote_code=trust_remote_code)
         own: dict[str, float] = {}
-        if (first / "config.json").is_file():
+        if not is_static(base):
             check_vocabulary(first)
             if dropout is not None:  # set before the model is built: attention layers copy the number
-                config = AutoConfig.from_pretrained(first, trust_remote_code=trust_remote_code).to_dict()
+                alone = (first / ADAPTER).is_file() and not (first / "config.json").is_file()
+                source = find(base_name(first)) if alone else first
+                config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code).to_dict()
                 own = {k: v for k, v in config.items() if DROPOUT.search(k) and type(v) in (int, float)}
         model = SentenceTransformer(
             str(base),
@@ -92,7 +95,7 @@ def load_encoder(
             config_kwargs={name: 0.0 if WHOLE.search(name) else dropout for name in own},
         ).float()
         if adapter:
-            put_on(model, adapter)
+            model.load_adapter(str(adapter))
         if getattr(model.transformers_model, "peft_config", None):
             merge_lora(model)
         for layer in model.modules():
@@ -129,7 +132,7 @@ def load_encoder(
             )
         check_truncate_dim(folder, encoder.truncate_dim, encoder.full_dim)
         _check_tokens(folder, encoder)
-        _freeze_unused(encoder)
+        _freeze_unused(folder, encoder)
     return encoder.eval()
 
 
@@ -196,8 +199,10 @@ def guarded(folder: Path) -> Iterator[None]:
         with quiet(), torch.random.fork_rng(devices=[]), _as_described(folder):
             torch.manual_seed(0)
             yield
-    except InputError:
-        raise
+    except InputError as error:
+        if str(folder) in str(error):
+            raise
+        raise InputError(f"{folder}: {error}") from error
     except Exception as error:
         raise InputError(
             f"{folder}: the model cannot be loaded ({type(error).__name__}: {first_line(error)})"
@@ -206,9 +211,9 @@ def guarded(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _as_described(folder: Path) -> Iterator[None]:
-    """Refuses a model that is far larger than its files, or than memory, while it is being built, and one that lacks
-    weights. transformers tells which ones it has drawn at random instead if it is asked, and sentence-transformers does
-    not ask."""
+    """Refuses a model that is far larger than its files, or than memory, while it is being built, one that lacks
+    weights, and an adapter of another model. transformers tells which weights it has drawn at random instead if it is
+    asked, and sentence-transformers does not ask."""
     files = [*folder.rglob("model*.safetensors"), *folder.rglob("pytorch_model*")]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     stored = sum(path.stat().st_size for path in files)
@@ -233,15 +238,25 @@ def _as_described(folder: Path) -> Iterator[None]:
         if missing := sorted(key for key in info["missing_keys"] if not key.startswith("pooler.")):
             names = ", ".join(missing[:3])
             raise InputError(f"{folder}: {len(missing)} of the model's weights are not in it ({names}, …)")
+        if unused := sorted(info["unexpected_keys"]):
+            log.info("%s: %d of its weights are not used (%s, …)", folder, len(unused), ", ".join(unused[:3]))
         return model
 
+    def load_adapter(self: Any, *arguments: Any, **options: Any) -> Any:
+        info = super(kind, self).load_adapter(*arguments, **options)
+        if wrong := sorted({*info.missing_keys, *info.unexpected_keys}):
+            names = ", ".join(wrong[:3])
+            raise InputError(f"{folder}: the adapter does not fit its model: {len(wrong)} weights differ ({names}, …)")
+        return info
+
     handle = register_module_parameter_registration_hook(count)
-    kind.from_pretrained = classmethod(from_pretrained)
+    kind.from_pretrained, kind.load_adapter = classmethod(from_pretrained), load_adapter
     try:
         yield
     finally:
         handle.remove()
         kind.from_pretrained = original
+        del kind.load_adapter
 
 
 def check_vocabulary(folder: Path) -> None:
@@ -254,13 +269,14 @@ def check_vocabulary(folder: Path) -> None:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in `folder`; of static embeddings, that of the tokenizers library. Raises `InputError` where there
-    is none."""
+    """The tokenizer of the model in `folder`; of static embeddings, that of the tokenizers library. Raises `InputError`
+    where there is none."""
     with guarded(folder):
-        check_vocabulary(folder)
-        if not (folder / "config.json").is_file():
-            return Tokenizer.from_file(str(folder / "tokenizer.json"))
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        first = check_folder(folder)
+        check_vocabulary(first)
+        if is_static(folder):
+            return Tokenizer.from_file(str(first / "tokenizer.json"))
+        return AutoTokenizer.from_pretrained(first, trust_remote_code=False)
 
 
 def _prepare_modules(folder: Path, model: SentenceTransformer, *, saved: bool) -> None:
@@ -270,15 +286,22 @@ def _prepare_modules(folder: Path, model: SentenceTransformer, *, saved: bool) -
     text = isinstance(first, Transformer) and isinstance(first.tokenizer, PreTrainedTokenizerBase)
     pooled = text and (first.module_output_name == "sentence_embedding" or any(isinstance(m, Pooling) for m in model))
     if not pooled and not isinstance(first, StaticEmbedding):
-        raise InputError(
-            f"{folder}: the model is made of {' + '.join(type(module).__name__ for module in model)}; wanted one that "
-            "begins with a Transformer for texts, followed by a pooling, or with StaticEmbedding"
-        )
+        refuse_modules(folder, [type(module).__name__ for module in model])
+    if text and not hasattr(_embeddings_of(first.model), "weight"):
+        kind = type(first.model).__name__
+        raise InputError(f"{folder}: {kind} has no embeddings of tokens, so it is no model for texts alone")
     if text and not saved:
         first.modality_config = {"text": first.modality_config["text"]}
         first.input_formatter.supported_modalities = ["text"]
     if text and first.tokenizer.pad_token_id is None and first.tokenizer.eos_token_id is not None:
         first.tokenizer.pad_token = first.tokenizer.eos_token  # which is masked wherever it pads
+
+
+def _embeddings_of(backbone: PreTrainedModel) -> nn.Module | None:
+    try:
+        return backbone.get_input_embeddings()
+    except NotImplementedError:
+        return None
 
 
 def _check_tokens(folder: Path, encoder: Encoder) -> None:
@@ -346,11 +369,14 @@ def num_positions(backbone: PreTrainedModel) -> int | None:
     return number if number and number > 0 else None
 
 
-def _freeze_unused(encoder: Encoder) -> None:
+def _freeze_unused(folder: Path, encoder: Encoder) -> None:
     """Freeze what no loss can reach: pooling heads, attention for other tasks. A parameter without gradient would stop
-    DistributedDataParallel."""
+    DistributedDataParallel. Raises `InputError` where vectors are not as wide as the model says."""
+    vectors = encoder(encoder.tokenize(["a", "some words, and a number: 27"]))
+    if vectors.shape[1] != encoder.dim:
+        raise InputError(f"{folder}: says that its vectors have {encoder.dim} numbers; they have {vectors.shape[1]}")
     seen: set[Any] = set()
-    todo: list[Any] = [encoder(encoder.tokenize(["a", "some words, and a number: 27"])).grad_fn]
+    todo: list[Any] = [vectors.grad_fn]
     while todo:
         node = todo.pop()
         if node is not None and node not in seen:
@@ -363,8 +389,8 @@ def _freeze_unused(encoder: Encoder) -> None:
 
 def check_truncate_dim(folder: Path | str, asked: int | None, dim: int) -> int | None:
     """`asked`, or `InputError` where a model of width `dim` has not so many numbers."""
-    if asked is not None and not 1 <= asked <= dim:
-        raise InputError(f"{folder}: truncate_dim is {asked}; its vectors have {dim} numbers: wanted 1 to {dim}")
+    if asked is not None and not (type(asked) is int and 1 <= asked <= dim):
+        raise InputError(f"{folder}: truncate_dim is {asked!r}; its vectors have {dim} numbers: wanted 1 to {dim}")
     return asked
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import copytree
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from warnings import catch_warnings, simplefilter
 
 import torch
-from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
-from torch import Tensor
 
 from jemb.core.errors import InputError
 from jemb.core.files import read_json
@@ -70,13 +69,21 @@ def add_lora(
 def merge_lora(model: SentenceTransformer) -> None:
     """Add each product to the matrix it stands beside; what is left is a model without adapter."""
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
 
     backbone = model.transformers_model
     assert backbone is not None
+    done: tuple[str, ...] = ()
     for name, layer in list(backbone.named_modules()):
-        if isinstance(layer, BaseTunerLayer):
+        if not isinstance(layer, AuxiliaryTrainingWrapper | BaseTunerLayer) or name.startswith(done):
+            continue
+        if isinstance(layer, AuxiliaryTrainingWrapper):  # of a layer, or of some tokens, trained whole
+            plain = layer.unload_and_optionally_merge_module(True, False, None)
+        else:
             layer.merge()
-            backbone.set_submodule(name, layer.get_base_layer())
+            plain = layer.get_base_layer()
+        backbone.set_submodule(name, plain)
+        done += (f"{name}.",)
     backbone._hf_peft_config_loaded = False
     # How the names in a loaded adapter's file differ from the model's, which transformers would save all weights by.
     backbone.__dict__.pop("_weight_conversions", None)
@@ -98,31 +105,35 @@ def base_of(folder: Path, find: Callable[[str], Path]) -> Iterator[tuple[Path, P
     check_peft_installed(str(adapter))
     base = folder
     if not [*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*")]:
-        base = find(read_json(adapter, {"base_model_name_or_path": str})["base_model_name_or_path"])
-    tokenizer = _tokenizer_files(folder) if has_vocabulary(folder) else set()
+        base = find(base_name(folder))
+    tokenizer = _tokenizer_files(folder) if base != folder and has_vocabulary(folder) else set()
     if base != folder and not tokenizer:
         yield base, folder
         return
+    left_out = {path.name for path in (_tokenizer_files(base) if tokenizer else folder.glob("adapter_*"))}
     # transformers would go by the adapter's word where that lies beside the model, and knows one folder alone.
     with TemporaryDirectory() as whole:
-        left_out = _tokenizer_files(base) if base != folder else set(folder.glob("adapter_*"))
-        for path in {*base.iterdir(), *tokenizer} - left_out:
-            (Path(whole) / path.name).symlink_to(path.resolve())
+        copytree(
+            base,
+            whole,
+            ignore=lambda place, _: left_out if Path(place) == base else set(),
+            copy_function=_link,
+            dirs_exist_ok=True,
+        )
+        for path in tokenizer:
+            _link(path, Path(whole) / path.name)
         yield Path(whole), folder
+
+
+def _link(path: str | Path, name: str | Path) -> None:
+    Path(name).symlink_to(Path(path).resolve())
+
+
+def base_name(folder: Path) -> str:
+    """The model that the adapter in that folder names as its own. Raises `InputError` where there is no adapter."""
+    name: str = read_json(folder / ADAPTER, {"base_model_name_or_path": str})["base_model_name_or_path"]
+    return name
 
 
 def _tokenizer_files(folder: Path) -> set[Path]:
     return {path for pattern in TOKENIZER for path in folder.glob(pattern)}
-
-
-def put_on(model: SentenceTransformer, adapter: Path) -> None:
-    """Load the adapter in that folder. Raises `InputError` where it belongs to another model."""
-    model.load_adapter(str(adapter))
-    stored = _total(load_file(adapter / "adapter_model.safetensors").values())
-    loaded = _total(p for name, p in model.named_parameters() if "lora_" in name)
-    if abs(stored - loaded) > 1e-3 * stored:
-        raise InputError(f"{adapter}: the adapter does not fit its model: not all of its weights have a place there")
-
-
-def _total(values: Iterable[Tensor]) -> float:
-    return sum(float(value.detach().double().abs().sum()) for value in values)

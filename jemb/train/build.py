@@ -60,10 +60,14 @@ def make_encoder(config: TrainConfig, readers: Mapping[str, ShardReader]) -> Enc
     check_prompts(config.prompts, readers)
     encoder.prompts |= config.prompts.given
     encoder.packed = config.model.packing == "on"
-    if encoder.default_prompt:
+    used = {encoder.prompt(role, dataset) for role in ("query", "document") for dataset in readers}
+    if unused := [name for name, text in encoder.prompts.items() if text not in used]:
         log.warning(
-            "the default prompt of %s is not used in training, only those called query and document",
+            "prompts of %s that are not used in training: %s; queries get %r, documents %r",
             config.init or config.model.path,
+            ", ".join(unused),
+            encoder.prompt("query"),
+            encoder.prompt("document"),
         )
     probe(encoder, config.init or config.model.path or "the model made on the spot")
     return encoder

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
+from sentence_transformers.sentence_transformer.modules import BoW
 from transformers import AutoModel
 
 from benchmarks import zoo
@@ -116,6 +117,22 @@ def test_static_embeddings(tmp_path: Path) -> None:
     limited.save(tmp_path / "limited")
     np.testing.assert_allclose(encode(limited, TEXTS), theirs(tmp_path / "limited"), atol=1e-5)
     assert load_encoder(str(tmp_path / "limited")).max_length == 3
+
+
+def test_the_folder_that_model2vec_writes(tmp_path: Path) -> None:
+    made = zoo.static(tmp_path / "made")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_bytes((made / "tokenizer.json").read_bytes())
+    weights = load_file(made / "model.safetensors")["embedding.weight"]
+    save_file({"embeddings": weights}, folder / "model.safetensors")
+    edit(folder / "config.json", model_type="model2vec", architectures=["StaticModel"], normalize=True)
+    kinds = {".": "StaticEmbedding", "1_Normalize": "Normalize"}
+    modules = [{"path": place, "type": f"sentence_transformers.models.{kind}"} for place, kind in kinds.items()]
+    (folder / "modules.json").write_text(json.dumps([{"idx": i, "name": str(i), **m} for i, m in enumerate(modules)]))
+    agrees(folder, tmp_path)
+    assert load_encoder(str(folder), dropout=0.0).static
+    assert load_tokenizer(folder).get_vocab_size() == len(weights)
 
 
 @pytest.mark.parametrize("architecture", DECODERS)
@@ -325,6 +342,39 @@ def test_a_router_is_refused(plain: Callable[[str], Path], tmp_path: Path) -> No
     SentenceTransformer(modules=[router], device="cpu").save(str(tmp_path), create_model_card=False)
     with pytest.raises(InputError, match="the model is made of Router; wanted one that begins with a Transformer"):
         load_encoder(str(tmp_path))
+
+
+def test_another_width_than_the_pooling_says_is_refused(plain: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = zoo.with_head(tmp_path / "model", plain("BERT"), "mean")
+    edit(folder / "1_Pooling" / "config.json", embedding_dimension=48)
+    with pytest.raises(InputError, match="says that its vectors have 48 numbers; they have 32"):
+        load_encoder(str(folder))
+
+
+def test_a_bag_of_words_is_refused(tmp_path: Path) -> None:
+    modules = [BoW(["film", "bad"]), zoo.dense(2, 4, torch.nn.Identity())]
+    SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path), create_model_card=False)
+    with pytest.raises(
+        InputError, match=r"the model is made of BoW \+ Dense; wanted one that begins with a Transformer"
+    ):
+        load_encoder(str(tmp_path))
+
+
+def test_weights_that_are_not_used_are_said(
+    plain: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    shutil.copytree(plain("BERT"), tmp_path / "model")
+    edit(tmp_path / "model" / "config.json", num_hidden_layers=1)
+    load_encoder(str(tmp_path / "model"))
+    assert "16 of its weights are not used (encoder.layer.1." in caplog.text
+
+
+def test_a_refusal_names_the_folder(tmp_path: Path) -> None:
+    folder = zoo.plain(tmp_path / "model", "Llama", zoo.bpe(pad=False))
+    edit(folder / "tokenizer_config.json", eos_token=None)
+    with pytest.raises(InputError, match=f"^{folder}: the tokenizer .* has no padding token"):
+        load_encoder(str(folder))
 
 
 @pytest.mark.parametrize("setting", [{"query_length": 9}, {"document_length": 9}])

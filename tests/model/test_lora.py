@@ -12,12 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
 from benchmarks import zoo
 from jemb.core.errors import InputError
 from jemb.model import Encoder, add_lora, encode, load_encoder
 
 pytest.importorskip("peft")
+from peft import IA3Config, LoraConfig, get_peft_model
+
 TEXTS = ["a man is playing", "the film was not bad at all", "27"]
 
 
@@ -103,6 +106,66 @@ def test_the_tokenizer_beside_an_adapter_is_its_own(tmp_path: Path) -> None:
     theirs = with_sentence_transformers(tmp_path / "adapter")
     theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
     np.testing.assert_allclose(encode(encoder, TEXTS), theirs, atol=1e-5)
+
+
+def test_an_adapter_with_its_tokenizer_on_a_model_of_sentence_transformers(tmp_path: Path) -> None:
+    base = zoo.with_head(tmp_path / "base", zoo.plain(tmp_path / "plain", "BERT"), "max")
+    encoder = lora(load_encoder(str(base)), base)
+    encoder.save(tmp_path / "whole", adapter=True)
+    (tmp_path / "adapter").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tmp_path / "whole" / name, tmp_path / "adapter")
+    loaded = load_encoder(str(tmp_path / "adapter"))
+    assert loaded.pooling == "max"
+    np.testing.assert_allclose(encode(loaded, TEXTS), encode(encoder, TEXTS), atol=1e-5)
+
+
+def by_peft(base: Path, folder: Path, config: Any) -> np.ndarray:
+    """The vectors of an adapter that PEFT has made and saved."""
+    first = Transformer(str(base))
+    adapted = get_peft_model(first.model, config)
+    with torch.no_grad():
+        for p in adapted.parameters():
+            if p.requires_grad:
+                p += torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())) / 2
+    adapted.save_pretrained(folder)
+    first.model = adapted
+    modules = [first, Pooling(32, "mean"), Normalize()]
+    return np.asarray(SentenceTransformer(modules=modules, device="cpu").encode(TEXTS, show_progress_bar=False))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(r=2, target_modules=["query"], bias="lora_only", rank_pattern={"layer.0.attention.self.query": 4}),
+        LoraConfig(r=2, target_modules=["query"], modules_to_save=["LayerNorm", "word_embeddings"]),
+        LoraConfig(r=2, target_modules=["query", "word_embeddings"]),
+        LoraConfig(r=2, target_modules=["query"], trainable_token_indices={"word_embeddings": [7, 8, 9, 30]}),
+        IA3Config(target_modules=["key", "output.dense"], feedforward_modules=["output.dense"]),
+    ],
+    ids=["pattern and bias", "modules_to_save", "embeddings", "tokens", "IA3"],
+)
+def test_whatever_peft_trains_is_loaded_and_merged(config: Any, tmp_path: Path) -> None:
+    expected = by_peft(zoo.plain(tmp_path / "base", "BERT"), tmp_path / "adapter", config)
+    encoder = load_encoder(str(tmp_path / "adapter"))
+    np.testing.assert_allclose(encode(encoder, TEXTS), expected, atol=1e-5)
+    encoder.save(tmp_path / "saved")
+    np.testing.assert_allclose(with_sentence_transformers(tmp_path / "saved"), expected, atol=1e-5)
+
+
+def test_an_adapter_that_transformers_loads_in_part_is_refused(tmp_path: Path) -> None:
+    base = zoo.plain(tmp_path / "base", "BERT")
+    by_peft(base, tmp_path / "adapter", LoraConfig(r=2, target_modules=["query"], use_dora=True))
+    with pytest.raises(InputError, match=r"adapter does not fit its model: .*lora_magnitude_vector"):
+        load_encoder(str(tmp_path / "adapter"))
+
+
+def test_dropout_reaches_the_model_that_an_adapter_names(tmp_path: Path) -> None:
+    base = zoo.plain(tmp_path / "base", "BERT")
+    lora(load_encoder(str(base)), base).save(tmp_path / "adapter", adapter=True)
+    encoder = load_encoder(str(tmp_path / "adapter"), dropout=0.25)
+    assert encoder.backbone.config.attention_probs_dropout_prob == 0.25
+    assert encoder.own_dropout["attention_probs_dropout_prob"] == 0.1
 
 
 def test_what_cannot_be_adapted_is_said(tmp_path: Path) -> None:
