@@ -348,6 +348,16 @@ class TrainConfig:
         """The options that an objective gets, if it takes them."""
         return {name: getattr(self, name) for name in LOSS_OPTIONS} | {"loss_weights": asdict(self.loss_weights)}
 
+    @property
+    def given_to_losses(self) -> list[str]:
+        """Those of the options that an objective may take which are not at their default."""
+        items = {name: item for name, item in type(self).__dataclass_fields__.items() if name in LOSS_OPTIONS}
+        defaults = {
+            name: item.default if item.default_factory is MISSING else item.default_factory()
+            for name, item in items.items()
+        }
+        return [name for name, default in defaults.items() if getattr(self, name) != default]
+
     def _possible(self) -> list[str]:
         """The objectives that data sets may be learned by."""
         of_all = get_args(Kind) if self.objective == "auto" else (self.objective,)
@@ -365,10 +375,8 @@ class TrainConfig:
         if strangers and self.several_objectives:
             names = ", ".join(self._possible())
             raise ValueError(f"objective_options.{strangers[0]}: none of the objectives takes it ({names})")
-        for name, item in type(self).__dataclass_fields__.items():
-            default = item.default if item.default_factory is MISSING else item.default_factory()
-            if name in LOSS_OPTIONS and name not in taken and getattr(self, name) != default:
-                raise ValueError(f"{name} is given, but objective={self.objective} does not take it")
+        if unused := [name for name in self.given_to_losses if name not in taken]:
+            raise ValueError(f"{unused[0]} is given, but objective={self.objective} does not take it")
         weights, pairs = self.loss_weights, self._possible() == ["pairs"]
         terms = [weights.query_to_positive, weights.positive_to_query, weights.joint]
         contrastive = "pairs" in self._possible() or "triplets" in self._possible()

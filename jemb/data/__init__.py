@@ -1,7 +1,7 @@
 """The data path of training: which samples make a batch (`plan`), reading them, and the batch of token ids."""
 
 from jemb.data.ahead import ReadAhead
-from jemb.data.checks import check_negatives
+from jemb.data.checks import check_data
 from jemb.data.collate import Collate
 from jemb.data.loader import loader_processes, make_loader
 from jemb.data.plan import BatchPlan
@@ -17,7 +17,7 @@ __all__ = [
     "ReadAhead",
     "StepDataset",
     "Verifier",
-    "check_negatives",
+    "check_data",
     "for_sentence_transformers",
     "loader_processes",
     "make_loader",

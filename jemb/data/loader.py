@@ -44,7 +44,10 @@ class RowDataset(Dataset[dict[str, Any]]):
             "dataset": name,
             "query": sample.query,
             "positive": sample.positive,
+            **({"positives": list(sample.positives)} if sample.more_positives else {}),
             **({"negatives": list(sample.negatives)} if sample.negatives else {}),
+            **{name: value for name in ("score", "label") if (value := getattr(sample, name)) is not None},
+            **({"scores": list(sample.scores)} if sample.scores else {}),
         }
 
 

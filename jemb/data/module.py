@@ -52,8 +52,9 @@ class PairData(lightning.LightningDataModule):
     num_negatives: hard negatives of each sample where its objective takes them; None: one. num_positives: of the right
     answers of a sample with several. objective, objectives: names as for the module, which has the last word; without
     either, num_negatives holds for all.
-    collate_fn: a function from the samples of a step (dictionaries with key, query, positive, negatives) to anything,
-    in place of a `Batch` of token ids. rank, world_size, steps: as for `GlobalBatchSampler`.
+    collate_fn: a function from the samples of a step (dictionaries with key, dataset, query, positive, and what else
+    they have: positives, negatives, score, label, scores) to anything, in place of a `Batch` of token ids. rank,
+    world_size, steps: as for `GlobalBatchSampler`.
     verify: compare with its checksum each shard that is read, beside the training; what has changed ends the fit, and
     `Checkpoints` saves no step before all that it has read is verified.
     Raises InputError for shards, tokens or data sets that are not there or do not fit.

@@ -51,11 +51,13 @@ def wanted_of(
             f"objective={name} needs a {needs!r} of each sample, but {at}: prepare it from rows with that field "
             f"(fields.{needs}=NAME), or use objective=auto, which goes by the kind"
         )
-    if name in PLAIN and kind in ("scored", "labelled") and (alone or not chosen):
+    contrastive = getattr(getattr(objective, "objective", None), "contrastive", 0)  # of `teach`, once it is made
+    if (name in PLAIN or contrastive) and kind in ("scored", "labelled") and (alone or not chosen):
         more = "" if alone else f", or objectives.{manifest.name}={name}, if all its positives are right answers"
+        with_pairs = f" with objective_options.contrastive={contrastive}" if contrastive else ""
         raise InputError(
-            f"objective={name} would take every positive for a right answer, but {at}: use objective=auto, or "
-            f"objectives.{manifest.name}={kind}{more}"
+            f"objective={name}{with_pairs} would take every positive for a right answer, but {at}: use "
+            f"objective=auto, or objectives.{manifest.name}={kind}{more}"
         )
     number = num_negatives if takes_negatives or objective is None else 0
     unused = ""

@@ -43,6 +43,10 @@ class Rows:
         """Each row so many times in turn."""
         return Rows(*(getattr(self, item.name).repeat_interleave(times, 0) for item in fields(self)))
 
+    def every(self, number: int, start: int) -> Rows:
+        """Each row whose place, from `start` on, is a multiple of `number`."""
+        return Rows(*(getattr(self, item.name)[start::number] for item in fields(self)))
+
 
 @dataclass(frozen=True, slots=True)
 class Texts:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from jemb.core.errors import InputError
-from jemb.loss.protocol import Loss, Texts, check_above_zero
+from jemb.loss.protocol import Loss, Rows, Texts, check_above_zero
 from jemb.loss.tiles import in_full_precision, log_sum_exp
 
 
@@ -41,8 +41,9 @@ class Scored:
         check_above_zero(scale=self.scale)
 
     def __call__(self, texts: Texts) -> Loss:
-        cosine_N = _cosines(texts.query.all_ND, texts.positive.all_ND)
-        return _named("cosent", cosent(self.scale * cosine_N, _said(texts.score_N)))
+        query, positives = _repeated(texts)
+        cosine_N = _cosines(query.all_ND, texts.positive.all_ND)
+        return _named("cosent", cosent(self.scale * cosine_N, _said(texts.score_N).repeat_interleave(positives)))
 
 
 def cosent(logits_N: Tensor, score_N: Tensor) -> Tensor:
@@ -71,14 +72,16 @@ class ScoredCosine:
                 f"objective=scored_cosine: data set {texts.dataset} has the score {worst:g}; wanted cosines, -1 to 1. "
                 "objective=scored takes any scale"
             )
-        cosine_B = _cosines(texts.query.local_BD, texts.positive.local_BD)
-        return _named("cosine", (cosine_B - score_B.to(cosine_B.dtype)).square().mean())
+        query, positives = _repeated(texts)
+        cosine_B = _cosines(query.local_BD, texts.positive.local_BD)
+        wanted_B = score_B.repeat_interleave(positives).to(cosine_B.dtype)
+        return _named("cosine", (cosine_B - wanted_B).square().mean())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """SupCon: texts of one label are near each other and far from all others. Both sides of a row have its label; a
-    text that nobody shares the label of counts only for the others."""
+    """SupCon: texts of one label are near each other and far from all others. All texts of a row have its label; a text
+    that nobody shares the label of counts only for the others."""
 
     needs: ClassVar[str] = "label"
     temperature: float = 0.05
@@ -87,7 +90,7 @@ class Labelled:
         check_above_zero(temperature=self.temperature)
 
     def __call__(self, texts: Texts) -> Loss:
-        sides = [texts.query] if texts.positive is texts.query else [texts.query, texts.positive]
+        sides = [texts.query, *_each_positive(texts)]
         label_N = _said(texts.label_N)
         _, class_N = label_N.unique(return_inverse=True)
         count_C = torch.bincount(class_N) * len(sides)
@@ -167,6 +170,20 @@ def _answers(texts: Texts) -> tuple[Tensor, Tensor]:
     answers_BAD = torch.cat([in_full_precision(s.local_BD).unflatten(0, (len(query_BD), -1)) for s in sides], 1)
     cosine_BA = (query_BD[:, None] * answers_BAD).sum(-1)
     return cosine_BA, _local(_said(texts.scores_NA), texts).to(cosine_BA.dtype)
+
+
+def _repeated(texts: Texts) -> tuple[Rows, int]:
+    """(the queries, each as often as it has positives, that number): each positive has the row's score."""
+    positives = len(texts.positive.local_BD) // len(texts.query.local_BD)
+    return texts.query.repeated(positives), positives
+
+
+def _each_positive(texts: Texts) -> list[Rows]:
+    """The first positive of each row, the second of each, and so on; none where the query stands alone."""
+    if texts.positive is texts.query:
+        return []
+    number = len(texts.positive.local_BD) // len(texts.query.local_BD)
+    return [texts.positive.every(number, place) for place in range(number)]
 
 
 def _cosines(left_ND: Tensor, right_ND: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from jemb.config import TrainConfig
 from jemb.core.records import Tokens
-from jemb.data import BatchPlan, check_negatives
+from jemb.data import BatchPlan, check_data
 from jemb.data.module import PairData
 from jemb.launch import planned_world_size
 from jemb.model import Encoder, add_lora
@@ -44,7 +44,7 @@ def dry_run(config: TrainConfig) -> str:
     check_installed(config.trackers)
     data = PairData.of_run(config)
     data.plan.check_processes(processes)
-    check_negatives(data.readers, data.wanted())
+    check_data(config, data.readers, data.wanted())
     steps = count_steps(config, data.plan)
     done = steps_done(config)
     device = "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jemb.config import ModelConfig, TrainConfig
 from jemb.core.files import whole_folder, writing
-from jemb.data import check_negatives
+from jemb.data import check_data
 from jemb.distributed import world_size
 from jemb.distributed.agree import on_rank_zero
 from jemb.model import Encoder, load_start, load_weights, probe, save_start
@@ -45,7 +45,7 @@ def decide_start(run: RunFolder, job: Job, evaluations: Evaluations) -> Start:
     remove_leftovers(run)
     step, state = find_start(run, data.plan.fingerprint)
     if state is None:
-        check_negatives(data.readers, data.wanted())
+        check_data(config, data.readers, data.wanted())
         encoder = make_encoder(config, data.readers)
         data.open_tokens(encoder)
         with writing(run.start), whole_folder(run.start) as folder:

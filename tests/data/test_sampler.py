@@ -14,11 +14,12 @@ from torch.utils.data import ConcatDataset, DataLoader
 
 import jemb
 from jemb.core.errors import InputError
-from jemb.core.records import Batch
+from jemb.core.records import Batch, Sample
 from jemb.data import BatchPlan, GlobalBatchSampler, PlanSource
 from jemb.model import load_encoder
 from tests.helpers import loops
 from tests.helpers.loops import BATCH, SIZES, Seen
+from tests.helpers.made_shards import write_shards
 from tests.helpers.ranks import on_ranks
 
 STEPS = sum(SIZES.values()) // BATCH
@@ -141,3 +142,13 @@ def test_batches_of_tokens_without_a_trainer(shards: Path, t5_folder: Path) -> N
         jemb.PairData(shards, global_batch_size=BATCH, weights={"d": 2}, collate_fn=list).train_dataloader()
     with pytest.raises(InputError, match="tokens=ids has ids in place of texts"):
         jemb.PairData(shards, tokens="ids", collate_fn=list)
+
+
+def test_samples_in_a_loop_have_all_that_was_said_of_them(tmp_path: Path) -> None:
+    said: dict[str, Any] = {"score": 0.0, "label": "x", "scores": (2.0, 1.0, None)}
+    write_shards(tmp_path / "d", "d", [Sample("0", "q", "p", ("n",), more_positives=("r",), **said)])
+    ((sample,),) = jemb.PairData(tmp_path / "d", global_batch_size=1, workers=0, collate_fn=list).train_dataloader()
+    assert sample == said | {
+        "key": "0", "dataset": "d", "query": "q", "positive": "p", "positives": ["p", "r"], "negatives": ["n"],
+        "scores": [2.0, 1.0, None],
+    }  # fmt: skip

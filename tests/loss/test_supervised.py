@@ -206,6 +206,22 @@ def test_several_positives_are_as_many_pairs(ranks: int) -> None:
         Pairs(mask_equal_texts=False)(texts(q, p))
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("objective", [Scored(), ScoredCosine(), Labelled()])
+def test_several_positives_have_the_score_and_the_label_of_their_row(objective: Any, ranks: int) -> None:
+    """As if each were a row of its own; in `labelled`, where the query counts once, as if each were a text alone."""
+    q, p = vectors(N), vectors(N * 2, seed=1)
+    said = {"label_N": LABEL} if isinstance(objective, Labelled) else {"score_N": SCORE / 5}
+    found = sum(float(objective(texts(q, p, rank=r, ranks=ranks, **said)).total) for r in range(ranks)) / ranks
+    alone = torch.cat([q, p])
+    apart = (
+        texts(alone, alone, label_N=torch.cat([LABEL, LABEL.repeat_interleave(2)]))
+        if isinstance(objective, Labelled)
+        else texts(q.repeat_interleave(2, 0), p, score_N=(SCORE / 5).repeat_interleave(2))
+    )
+    assert found == pytest.approx(float(objective(apart).total), abs=1e-5)
+
+
 def test_spread_out_by_hand() -> None:
     """The second moment of sentence-transformers' GOR, of which it takes what exceeds 1 / D."""
     x = vectors(N)

@@ -122,7 +122,10 @@ def test_a_stage_that_scores_and_one_that_adds_negatives_after_it(tmp_path: Path
             {"query": "q", "positive": "p", "label": 0.5},
             "field 'label' is float (0.5); wanted a whole number or a text",
         ),
-        ({"query": "q", "positive": "p", "scores": [1, 2]}, "'scores' is a list of 2; wanted a number for each of 1"),
+        (
+            {"query": "q", "positive": "p", "scores": [1, 2]},
+            "'scores' is a list of 2; wanted a number, or null, for each of 1",
+        ),
         ({"query": "q", "positives": [3]}, "one of 'positives' is int (3); wanted text"),
     ],
 )
@@ -140,7 +143,15 @@ def test_all_rows_have_it_or_none(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert (manifest.kind, samples["q1"].extra) == ("pairs", {"score": 1})
     with caplog.at_level(logging.INFO):
         prepared(tmp_path, rows[1:])
-    assert "d: its rows have a score: a data set of kind scored" in caplog.text
+    assert "d: its rows have the field score: a data set of kind scored" in caplog.text
+    prepared(tmp_path, [row | {"negative": "n"} for row in rows[1:]])
+    assert "d: 2 of its rows have hard negatives, which objective=scored does not use" in caplog.text
+
+
+def test_a_first_positive_that_says_nothing_does_not_take_the_others_along(tmp_path: Path) -> None:
+    rows = [{"query": "q", "positives": ["Q ", "a"]}, {"query": "r", "positive": "", "positives": ["b", "c"]}]
+    _, samples, _ = prepared(tmp_path, rows, stages=("exact",))
+    assert (samples["q"].positives, samples["r"].positives) == (("a",), ("b", "c"))
 
 
 class Scorer:
@@ -188,6 +199,9 @@ def test_a_cross_encoder_as_the_teacher(tmp_path: Path, caplog: pytest.LogCaptur
     prepare(replace(config, overwrite=True), tools)
     assert "d: the scores that its rows have are replaced by those of cross_encoder" in caplog.text
     assert {sample.scores for sample in ShardReader(tmp_path / "out" / "d")} == {(3, 2, -1.5)}
+    assert "get no scores" not in caplog.text
+    prepare(replace(config, overwrite=True, stages=["negation"], negation={"unmatched": "keep"}), tools)
+    assert "d: the negatives of negation get no scores, so objective=distill leaves them out" in caplog.text
 
 
 def test_tars_of_others(tmp_path: Path) -> None:

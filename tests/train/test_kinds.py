@@ -3,7 +3,7 @@ from stored tokens, on one process and on two, killed and continued."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from jemb.config import ModelConfig, TokenizeConfig
 from jemb.core.errors import InputError
 from jemb.core.records import Sample
 from jemb.model import make_tiny
+from jemb.train.dry_run import dry_run
 from tests.helpers.made_shards import WORDS, write_shards
 from tests.helpers.training_runs import SMALL, Training, losses, read_lines, slowly
 
@@ -126,6 +127,26 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         jemb.train(jemb.TrainConfig(shards=str(kinds / name), output=str(tmp_path / "run"), max_steps=2, **more))
+
+
+@pytest.mark.parametrize("labels", [range(8), [1] * 7 + ["1"]])
+def test_labels_that_teach_nothing_are_refused(tmp_path: Path, labels: Sequence[int | str]) -> None:
+    write_shards(tmp_path / "d", "d", [Sample(f"{n}", f"text {n}", f"text {n}", label=y) for n, y in enumerate(labels)])
+    config = jemb.TrainConfig(shards=tmp_path / "d", output=tmp_path / "run", objective="auto", global_batch_size=8)
+    with pytest.raises(InputError, match=r"data set d: its 8 samples have \d labels? .* wants several"):
+        dry_run(config)
+
+
+def test_options_that_no_data_set_has_a_use_for_are_named(
+    tmp_path: Path, kinds: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {"temperature": 0.1, "margin": 0.1, "num_negatives": 2, "num_positives": 2, "global_batch_size": 8}
+    dry_run(jemb.TrainConfig(shards=kinds / "graded", output=tmp_path / "run", objective="auto", **options))
+    assert "temperature, margin, num_negatives: not used, as scored does not take it" in caplog.text
+    assert "num_positives=2: not used, as no row has `positives`" in caplog.text
+    caplog.clear()
+    dry_run(jemb.TrainConfig(shards=kinds, output=tmp_path / "run", objective="auto", **options | {"margin": 0.05}))
+    assert "not used" not in caplog.text
 
 
 def test_graded_pairs_may_be_taken_for_right_answers(kinds: Path) -> None:

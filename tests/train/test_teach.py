@@ -92,6 +92,14 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, taught: Path) -> None:
     data[-2] ^= 1
     path.write_bytes(bytes(data))
     refused(tmp_path / "changed", r"teacher\.vectors\.npy: sha256 is .* it has changed")
+    rows = [{"query": f"q {n}", "positive": f"p {n}", "score": n} for n in range(8)]
+    teacher = {"model": str(taught / "teacher")}
+    jemb.prepare(jemb.PrepareConfig(output=str(tmp_path / "graded"), stages=["teacher"], teacher=teacher), {"d": rows})
+    refused(
+        tmp_path / "graded",
+        r"objective=teach with objective_options\.contrastive=0\.5 would take every positive for a right answer",
+        objective_options={"contrastive": 0.5},
+    )
 
 
 def test_other_objectives_need_none_of_it(tmp_path: Path, taught: Path) -> None:

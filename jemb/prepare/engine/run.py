@@ -165,7 +165,7 @@ class _Making:
 
     def _with_negatives(self, reading: Reading, adds_negatives: bool) -> Table:
         """Once a data set has negatives, a row without one cannot stay, unless a later stage finds it some."""
-        table = reading.table
+        table, name = reading.table, self.plan.source.name
         reasons = {"unreadable": len(reading.unreadable)}
         self.verdicts["read"] = []
         for field_name, number in reading.supervised.items():
@@ -176,9 +176,12 @@ class _Making:
                     f"fields.{field_name}=null it is a field like any other"
                 )
             if number:
-                log.info(
-                    "%s: its rows have a %s: a data set of kind %s", self.plan.source.name, field_name, reading.kind
-                )
+                log.info("%s: its rows have the field %s: a data set of kind %s", name, field_name, reading.kind)
+        if reading.kind in ("scored", "labelled") and reading.triplets:
+            log.warning(
+                "%s: %d of its rows have hard negatives, which objective=%s does not use",
+                name, reading.triplets, reading.kind,
+            )  # fmt: skip
         if reading.kind == "triplets" and reading.triplets < reading.rows and not adds_negatives:
             job = self._job("negatives")
             reasons |= run_each("negatives", _need_negatives, table, job, ("negatives",))["dropped"]
@@ -186,7 +189,7 @@ class _Making:
             log.warning(
                 "%s: %d of %d rows have hard negatives, so it becomes a data set of triplets; the %d rows without are "
                 "dropped (no_negative). For pairs, point fields.negative and fields.negatives elsewhere",
-                self.plan.source.name, reading.triplets, reading.rows, reasons["no_negative"],
+                name, reading.triplets, reading.rows, reasons["no_negative"],
             )  # fmt: skip
         settings = self.plan.made_from["settings"]
         fields = {name: value for name, value in settings.items() if name.startswith("fields.")}
@@ -207,8 +210,13 @@ class _Making:
                 "%s: %s is not run, because it takes positives for right answers, and these rows are %s",
                 self.plan.source.name, name, self.kind,
             )  # fmt: skip
-        elif self.kind == "distill" and getattr(step.options, step.stage.writes_scores or "", False):
+        elif self.kind == "distill" and _writes_scores(step):
             log.warning("%s: the scores that its rows have are replaced by those of %s", self.plan.source.name, name)
+        elif self.kind == "distill" and step.stage.adds_negatives and not any(map(_writes_scores, self.plan.steps)):
+            log.warning(
+                "%s: the negatives of %s get no scores, so objective=distill leaves them out; the stage cross_encoder "
+                "with cross_encoder.write_scores=true scores all", self.plan.source.name, name,
+            )  # fmt: skip
         for number, run in enumerate(steps):
             job = self._job(f"{name}-{number}" if len(steps) > 1 else name)
             result = run(table, job)
@@ -282,6 +290,10 @@ def _decides_rows(setting: str) -> bool:
 
 def _need_negatives(rows: Rows) -> Verdict:
     return Verdict({position: ("no_negative", "") for position, texts in enumerate(rows.negatives) if not texts})
+
+
+def _writes_scores(step: Step) -> bool:
+    return bool(step.stage.writes_scores and getattr(step.options, step.stage.writes_scores))
 
 
 def _words(count: StageCount) -> str:

@@ -11,6 +11,7 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from jemb.core.text import normalise
 from jemb.prepare.options import FIELD_OPTIONS, FieldsConfig
 from jemb.tables.records import NotText, excerpt
 
@@ -81,7 +82,8 @@ class Converter:
         # As a table has an empty cell.
         given = {option: None if value == "" else value for option, value in given.items()}
         positives = _texts(names.positives, given.get("positives"), f"one of {names.positives!r}")
-        positives = tuple(dict.fromkeys((*((positive,) if isinstance(positive, str) else ()), *positives)))
+        first = (positive,) if isinstance(positive, str) and (positive.strip() or not positives) else ()
+        positives = tuple(dict.fromkeys((*first, *positives)))
         label = given.get("label")
         if label is not None and (not isinstance(label, int | str) or isinstance(label, bool)):
             raise ValueError(f"field {names.label!r} is {_kind(label)}; wanted a whole number or a text")
@@ -97,8 +99,16 @@ class Converter:
             answers = len(positives) + negatives
             if not isinstance(items, list) or len(items) != answers:
                 seen = f"a list of {len(items)}" if isinstance(items, list) else _kind(scores)
-                raise ValueError(f"field {names.scores!r} is {seen}; wanted a number for each of {answers} answers")
+                raise ValueError(
+                    f"field {names.scores!r} is {seen}; wanted a number, or null, for each of {answers} answers, "
+                    "blank texts and repeated positives not counted"
+                )
             more["scores"] = tuple(None if item is None else _number(names.scores, item) for item in items)
+        elif len(positives) > 1 and isinstance(query, str):
+            # One that repeats the query goes alone; as the first it would take the row along.
+            said = normalise(query)
+            positives = tuple(sorted(positives, key=lambda text: normalise(text) == said))
+            more["more_positives"] = positives[1:]
         return positives[0] if positives else positive, more
 
     def _why_no_text(self, record: dict[str, Any]) -> str:
