@@ -207,7 +207,10 @@ def test_binary_parquet_columns_are_text(tmp_path):
         (b'{"query":"a","positive":"b","negatives":"n"}', "field 'negatives' is text; wanted a JSON list"),
         (b'{"query":"a","positive":"b","negatives":{"n":1}}', "field 'negatives' is dict"),
         (b'{"query":"a","positive":"b","negatives":["n",1]}', "a negative is int (1); wanted text"),
-        (b'{"query":"a","positive":"b","negative":["n"]}', "a negative is list (['n']); wanted text"),
+        (
+            b'{"query":"a","positive":"b","negative":["n"]}',
+            "field 'negative' is list (['n']); wanted a text. Lists: fields",
+        ),
         (b'{"query":"\\ud83d","positive":"b"}', "half a surrogate pair"),
         (b'{"query":"a","positive":"b","negative":"\\ud83d"}', "half a surrogate pair"),
         (b'{"query":"a","positive":"b","note":["\\udc00"]}', "half a surrogate pair"),

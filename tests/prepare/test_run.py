@@ -501,6 +501,8 @@ def test_output_that_cannot_be(tmp_path, write_jsonl, make):
         make(output=str(tmp_path / "in" / "." / ""))
     with pytest.raises(InputError, match="is a file"):
         make(output=str(write_jsonl(tmp_path / "file", [])))
+    with pytest.raises(InputError, match=r"a\.jsonl: is a file"):
+        make(output=str(tmp_path / "in" / "a.jsonl"))
 
 
 def test_a_data_set_that_is_not_in_the_input_is_warned_of(tmp_path, write_jsonl, make, caplog):
@@ -613,8 +615,9 @@ def test_evaluation_texts_are_kept_out(tmp_path, write_jsonl, make):
         make(stages=["decontaminate"])
     with pytest.raises(ValueError, match=r"against is given, but decontaminate is not among the stages"):
         make(stages=["exact"], decontaminate=against)
-    task.write_text("Yes\n")
-    with pytest.raises(InputError, match=r"no text of at least 3 words"):
+    (tmp_path / "short.txt").write_text("Yes\n")
+    against = DecontaminateConfig(against=[str(task), str(tmp_path / "short.txt")])
+    with pytest.raises(InputError, match=r"no text of at least 3 words in .*short.txt"):
         make(stages=["decontaminate"], decontaminate=against)
 
 

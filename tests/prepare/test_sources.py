@@ -124,6 +124,12 @@ def test_folders_that_hold_no_clear_data_sets(tmp_path, names, wanted):
         find(tmp_path)
 
 
+def test_a_name_too_long_for_what_lies_beside_it(tmp_path):
+    write_files(tmp_path, "é" * 101 + ".jsonl")
+    with pytest.raises(InputError, match="wanted a name of at most 200 bytes"):
+        find(tmp_path)
+
+
 def test_missing_path_and_unknown_file(tmp_path):
     with pytest.raises(InputError, match="nowhere: no such file or folder"):
         find(tmp_path / "nowhere")

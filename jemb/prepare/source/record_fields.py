@@ -56,6 +56,11 @@ class Converter:
         if query is None:
             query = self.missing_query
         one, many = record.get(self.negative), record.get(self.negatives)
+        if isinstance(one, list):
+            raise ValueError(
+                f"field {self.negative!r} is {_kind(one)}; wanted a text. Lists: fields.negatives={self.negative} "
+                "fields.negative=none"
+            )
         negatives = () if one is None and many is None else _texts(self.negatives, many, "a negative", one)
         more: dict[str, Any] = {}
         if not self.more.isdisjoint(record):

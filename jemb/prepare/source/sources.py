@@ -42,6 +42,8 @@ ADVICE = {
     "give the folder that save_to_disk wrote, or write Parquet": ("arrow", "feather"),
 }
 """What to do with files of other kinds: endings."""
+MAX_NAME = 200
+"""Bytes of a data set's name; what lies beside its folder has a longer one, and no file system takes more than 255."""
 LEFT_BY_PREPARE = (".unreadable.jsonl", ".dropped", ".dropped.jsonl.gz")
 """What `jemb prepare` leaves beside its data sets; the output of one preparation may be the input of the next."""
 
@@ -82,6 +84,8 @@ def find_sources(config: PrepareConfig) -> list[Source]:
     for name, source in found.items():
         if not name.isprintable():  # line ends, and bytes that are not UTF-8
             raise InputError(f"{source.where!a}: {name!a} cannot be shown as the name of a data set; rename it")
+        if len(name.encode()) > MAX_NAME:
+            raise InputError(f"{source.where}: wanted a name of at most {MAX_NAME} bytes for a data set; rename it")
     for name, options in config.sources.items():
         if options.path is not None:
             _check_name(name)
@@ -127,7 +131,8 @@ def find_in(place: str, leave_out: Path | None = None) -> dict[str, Source]:
     found: dict[str, Source] = {}
     ignored: list[str] = []
     for entry in entries:
-        if leave_out and not is_url(place) and os.path.realpath(entry.place) == os.path.realpath(leave_out):
+        is_output = leave_out and not is_url(place) and os.path.realpath(entry.place) == os.path.realpath(leave_out)
+        if is_output and entry.is_folder:
             continue
         source = None
         if entry.is_folder and not entry.name.endswith(LEFT_BY_PREPARE):
@@ -247,7 +252,8 @@ def _written(place: str, entries: Sequence[Found]) -> Source | None:
 
 def _check_name(name: str) -> None:
     """`InputError` for a name that no folder can have."""
-    if not name.strip() or name.startswith(".") or "/" in name or "\0" in name or len(name.encode()) > 200:
+    if not name.strip() or name.startswith(".") or "/" in name or "\0" in name or len(name.encode()) > MAX_NAME:
         raise InputError(
-            f"sources.{name}: {name!r} becomes the name of a folder; wanted no '/' and no '.' at its start"
+            f"sources.{name}: {name!r} becomes the name of a folder; wanted no '/', no '.' at its start, "
+            f"{MAX_NAME} bytes at most"
         )

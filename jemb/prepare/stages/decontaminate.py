@@ -56,14 +56,16 @@ def _evaluation_texts(options: DecontaminateConfig, tools: Tools) -> tuple[list[
     """What the training data may not hold. Raises `InputError` where a path or task is wrong."""
     if not options.against:
         raise InputError("stage decontaminate: give decontaminate.against=[PATH, mteb:TASK, …], the evaluation texts")
-    texts = choose_texts(
-        (text for entry in options.against for text in tools.evaluation_texts(entry)), options.min_words
-    )
-    if not texts:
-        raise InputError(
-            f"decontaminate.against={options.against}: no text of at least {options.min_words} words in there "
-            "(decontaminate.min_words)"
-        )
+    found: list[str] = []
+    for entry in options.against:
+        texts = choose_texts(tools.evaluation_texts(entry), options.min_words)
+        if not texts:
+            raise InputError(
+                f"decontaminate.against: no text of at least {options.min_words} words in {entry} "
+                "(decontaminate.min_words)"
+            )
+        found += texts
+    texts = choose_texts(found, options.min_words)
     # No folders, so that they may move; other texts make another data set.
     return texts, {"against": [base_name(entry) for entry in options.against], "texts": digest(texts)}
 
