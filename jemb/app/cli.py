@@ -210,6 +210,8 @@ def _overrides(name: str, arguments: Sequence[str]) -> list[str]:
             overrides += [argument] if argument.startswith("--config-dir=") else []
         elif "=" in argument:
             overrides.append(argument.removeprefix("--"))
+        elif argument == "--config-dir":
+            raise InputError("--config-dir: wanted --config-dir=DIR")
         elif argument.startswith("--"):
             overrides.append(argument.removeprefix("--") + "=true")
         elif before.startswith("--") and "=" not in before and kinds.get(option) != "true|false":

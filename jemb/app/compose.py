@@ -50,6 +50,11 @@ def compose_config(name: str, cls: type[T], overrides: Sequence[str]) -> T:
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise InputError(_readable(str(error))) from None
     assert isinstance(values, dict)
+    if name == "train" and "experiment" in values:
+        raise InputError(
+            "experiment: this file sets no option of jemb train; wanted the first line `# @package _global_`, and "
+            "options below it"
+        )
     for path, value in texts:
         inner = values
         for part in path[:-1]:

@@ -114,6 +114,8 @@ def _shown(value: Any) -> str:
 
 def _values(override: str) -> list[str]:
     name, _, value = override.partition("=")
+    if name == "--config-dir":
+        return [value]
     kind = find_kind(TrainConfig, name)
     if kind.startswith("text"):
         return next(csv.reader([value], quotechar="'" if "'" in value else '"', skipinitialspace=True), [value])

@@ -91,6 +91,12 @@ class PairData(lightning.LightningDataModule):
             raise InputError(
                 f"PairData: tokens={tokens} has ids in place of texts, which collate_fn gets; leave out one"
             )
+        TrainConfig(  # checks them
+            shards=os.fspath(shards), output="-", global_batch_size=global_batch_size, seed=seed,
+            weights=dict(weights or {}), small_datasets=small_datasets, shuffle_shards=shuffle_shards,
+            num_negatives=num_negatives or 1, num_positives=num_positives, workers=workers, cache_gb=cache_gb,
+            read_ahead=read_ahead,
+        )  # fmt: skip
         self.place, self.global_batch_size, self.seed = os.fspath(shards), global_batch_size, seed
         self.weights, self.small_datasets, self.shuffle_shards = dict(weights or {}), small_datasets, shuffle_shards
         self.num_negatives, self.num_positives = num_negatives, num_positives
@@ -215,10 +221,11 @@ class PairData(lightning.LightningDataModule):
         return make_loader(self._batches(), self.workers, batch_sampler=sampler)
 
     def next_step(self) -> int:
-        """Where the Trainer stands; counted on from the module's `first_step`."""
+        """The first batch that the weights have not learned; of a module that does not say, by the Trainer's steps."""
         assert self.trainer is not None
-        first = getattr(self.trainer.lightning_module, "first_step", 0)
-        return first + self.trainer.global_step * self.trainer.accumulate_grad_batches
+        by_steps = self.trainer.global_step * self.trainer.accumulate_grad_batches
+        found: int = getattr(self.trainer.lightning_module, "batches", by_steps)
+        return found
 
     @property
     def last_step(self) -> int:

@@ -51,7 +51,14 @@ def load_weights(encoder: Encoder, checkpoint: Path) -> None:
 
     Raises `InputError` where they are not those of this encoder.
     """
-    missing, unexpected = encoder.load_state_dict(read_weights(checkpoint), strict=False)
+    weights, own = read_weights(checkpoint), encoder.state_dict()
+    if other := [name for name in weights.keys() & own.keys() if weights[name].shape != own[name].shape]:
+        there, here = tuple(weights[other[0]].shape), tuple(own[other[0]].shape)
+        raise InputError(
+            f"{checkpoint / WEIGHTS}: not the weights of this model ({len(other)} differ: {other[0]} has the shape "
+            f"{there}, that of the model {here}, …)"
+        )
+    missing, unexpected = encoder.load_state_dict(weights, strict=False)
     needed = {name for name, p in encoder.named_parameters() if p.requires_grad or not encoder.lora}
     if wrong := [*unexpected, *needed.intersection(missing)]:
         raise InputError(f"{checkpoint / WEIGHTS}: not the weights of this model ({len(wrong)} differ: {wrong[0]}, …)")

@@ -24,6 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from jemb.config import TrainConfig
 from jemb.core.errors import InputError
 from jemb.core.files import read_json, sync_folder, write_json, writing
 from jemb.data.module import PairData
@@ -64,6 +65,7 @@ class Checkpoints(lightning.Callback):
         keep: int = 2,
         start: tuple[int, Path | None] | None = None,
     ) -> None:
+        TrainConfig(shards="-", output="-", checkpoint_every=every, keep_checkpoints=keep)  # checks them
         self.run, self.every, self.keep, self.given = RunFolder(Path(folder)), every, keep, start
         self.wanted: Callable[[int], bool] = lambda step: False
         self.best: Callable[[], int | None] = lambda: None

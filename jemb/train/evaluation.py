@@ -274,5 +274,5 @@ def evaluate_in_loop(
 
     Options are those of `evaluation` of `jemb train`; `best_step()` of its `evaluations` is the best one's number.
     """
-    options = EvaluationConfig(tasks=list(tasks), metric=metric, patience=patience)
+    options = EvaluationConfig(tasks=list(tasks), every=every, metric=metric, patience=patience)
     return EvaluateInLoop(Evaluations(RunFolder(Path(folder)), options, every=every, stop=0))

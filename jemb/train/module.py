@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from jemb.config import TrainConfig
 from jemb.core.errors import Failure, InputError
 from jemb.core.records import Batch
 from jemb.data.module import PairData
@@ -35,6 +36,9 @@ from jemb.train.fsdp import shard
 from jemb.train.optim import Schedule, clip_gradients, make_optimizer
 
 log = logging.getLogger(__name__)
+
+BATCHES = "jemb.batches"
+"""In a checkpoint of Lightning: the number of batches that its weights have learned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,9 @@ class EmbeddingModule(lightning.LightningModule):
     (`temperature=0.05`, …). All others are those of `jemb train`. Raises InputError for what does not exist or fit.
 
     In each step it logs the loss and its terms. `facts` holds the latest step's measurements, `loss_terms` the parts
-    of its loss, `grad_norm` the norm of its gradient before clipping, `skipped` the number of steps left out because
-    gradients were too large for fp16, of a Trainer that scales the loss.
+    of its loss, `batches` how many batches the weights have learned, `grad_norm` the norm of its gradient before
+    clipping, `skipped` the number of steps left out because gradients were too large for fp16, of a Trainer that scales
+    the loss.
     """
 
     def __init__(
@@ -105,8 +110,14 @@ class EmbeddingModule(lightning.LightningModule):
         self.objectives, self.heads = made, nn.ModuleDict(made.heads)
         self.schedule = Schedule(schedule, learning_rate, warmup_steps, max_steps)
         self.first_step, self.weight_decay, self.seed, self.bf16 = first_step, weight_decay, seed, bf16
+        TrainConfig(  # checks them
+            shards="-", output="-", learning_rate=learning_rate, warmup_steps=warmup_steps, max_steps=max_steps,
+            weight_decay=weight_decay, micro_batch_size=micro_batch_size, micro_batch_tokens=micro_batch_tokens,
+            seed=seed,
+        )  # fmt: skip
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
         self.facts: StepFacts | None = None
+        self.batches = first_step
         self._unmeasured: tuple[Batch, Loss, int] | None = None
         self.learned_by = self.objectives.default
         self.loss_terms: Mapping[str, float] = {}
@@ -264,8 +275,19 @@ class EmbeddingModule(lightning.LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         self._check_norm(norm)
 
+    def setup(self, stage: str) -> None:
+        if not self.trainer.global_step:
+            self.batches = self.first_step
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[BATCHES] = self.batches
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.batches = checkpoint.get(BATCHES, checkpoint["global_step"] * self.trainer.accumulate_grad_batches)
+
     def optimizer_step(self, *arguments: Any, **more: Any) -> None:
         super().optimizer_step(*arguments, **more)
+        self.batches = self.step
         if isinstance(self.trainer.strategy, DeepSpeedStrategy):
             self._check_norm(last_norm(self.trainer.strategy))
 

@@ -85,6 +85,7 @@ MISTAKES = [
     ("weights.a=heavy", "option 'weights.a': got 'heavy'"),
     ("weights.a=inf", "option 'weights.a': got"),
     ("--config-dir=/no/such/folder", "--config-dir=/no/such/folder: no such folder"),
+    ("--config-dir", "--config-dir: wanted --config-dir=DIR"),
     ("max_epochs=0", "option 'max_epochs': got 0"),
     ("schedule=cosin", "option 'schedule': got 'cosin'; input should be 'linear', 'cosine', 'wsd' or 'constant'"),
     ("epochs=3", "unknown option 'epochs': here that is max_epochs"),
@@ -309,6 +310,9 @@ def test_a_recipe_of_the_users(given: Given, refused: Callable[..., str], tmp_pa
     assert "only jemb train has experiments" in refused("export", f"--config-dir={tmp_path}", "run=a", "output=b")
     message = refused("train", f"--config-dir={tmp_path}", "experiment=mine", "shards=a", "output=b")
     assert "max_stpes" in message
+    recipe.write_text("max_steps: 7\n")
+    message = refused("train", f"--config-dir={tmp_path}", "experiment=mine", "shards=a", "output=b")
+    assert "wanted the first line `# @package _global_`" in message
 
 
 def broken_shards(folder: Path, pairs: Path) -> dict[str, tuple[list[str], list[str]]]:

@@ -69,6 +69,7 @@ def test_one_that_fails_does_not_stop_the_others(
         ("matryoshka_widths=[8],[8,16]", ["[8]", "[8,16]"]),
         ("extra_negatives=[query_query,positive_positive]", []),
         ("weights.a=1,2", ["1", "2"]),
+        ("--config-dir=my settings", []),
     ],
 )
 def test_values(override: str, values: list[str]) -> None:

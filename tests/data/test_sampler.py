@@ -146,9 +146,9 @@ def test_batches_of_tokens_without_a_trainer(shards: Path, t5_folder: Path) -> N
 
 def test_samples_in_a_loop_have_all_that_was_said_of_them(tmp_path: Path) -> None:
     said: dict[str, Any] = {"score": 0.0, "label": "x", "scores": (2.0, 1.0, None)}
-    write_shards(tmp_path / "d", "d", [Sample("0", "q", "p", ("n",), more_positives=("r",), **said)])
-    ((sample,),) = jemb.PairData(tmp_path / "d", global_batch_size=1, workers=0, collate_fn=list).train_dataloader()
-    assert sample == said | {
+    write_shards(tmp_path / "d", "d", [Sample(k, "q", "p", ("n",), more_positives=("r",), **said) for k in "01"])
+    ((sample, _),) = jemb.PairData(tmp_path / "d", global_batch_size=2, workers=0, collate_fn=list).train_dataloader()
+    assert sample | {"key": "0"} == said | {
         "key": "0", "dataset": "d", "query": "q", "positive": "p", "positives": ["p", "r"], "negatives": ["n"],
         "scores": [2.0, 1.0, None],
     }  # fmt: skip

@@ -15,7 +15,9 @@ import pytest
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from jemb import Checkpoints, CopyToStorage, EmbeddingModule, PairData
+from jemb.config import ModelConfig
 from jemb.core.errors import InputError
+from jemb.model import load_weights, make_tiny
 from jemb.run_folder import OPTIMIZER, WEIGHTS, RunFolder
 from jemb.train import fsdp
 from tests.helpers import own_trainer
@@ -132,6 +134,40 @@ def test_what_checkpoints_cannot_do(tmp_path: Path, pair_run: RunFolder, pair_sh
     assert "micro_batch_size" in refused(EmbeddingModule(str(pair_run.start)), accumulate_grad_batches=2)
 
 
+def test_weights_of_another_model(tmp_path: Path, pair_run: RunFolder) -> None:
+    other = make_tiny(
+        ["a b c"] * 9, ModelConfig(hidden_size=8, num_layers=1, vocab_size=300, num_heads=2), seed=0, max_length=8
+    )
+    with pytest.raises(InputError, match=r"not the weights of this model \(\d+ differ: .* has the shape"):
+        load_weights(other, pair_run.checkpoints()[-1][1])
+
+
+def test_accumulated_batches_that_do_not_fill_a_pass(tmp_path: Path, pair_run: RunFolder, pair_shards: Path) -> None:
+    """At the end of a pass Lightning takes a step with what it has; the next one begins behind it."""
+    seen: list[int] = []
+    once = [0, 1, 2, 3, 4]
+
+    class See(lightning.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            seen.append(batch.step)
+
+    def fit_passes(number: int, ckpt_path: Path | None = None) -> lightning.Trainer:
+        trainer = lightning.Trainer(
+            accelerator="cpu", devices=1, max_epochs=number, accumulate_grad_batches=3, logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, callbacks=[See()],
+        )  # fmt: skip
+        module = EmbeddingModule(str(pair_run.start), schedule="constant", warmup_steps=0)
+        trainer.fit(module, PairData(pair_shards, global_batch_size=8, workers=0, steps=5), ckpt_path=ckpt_path)
+        return trainer
+
+    fit_passes(1).save_checkpoint(tmp_path / "one.ckpt")
+    fit_passes(2, tmp_path / "one.ckpt")
+    assert seen == [*once, *(step + 5 for step in once)]
+    seen.clear()
+    fit_passes(2)
+    assert seen == [*once, *(step + 5 for step in once)]
+
+
 def fit_alone(model: str, shards: str) -> str:
     """What a Trainer says that was not told of the other processes."""
     trainer = lightning.Trainer(accelerator="cpu", devices=1, max_steps=1, logger=False, enable_checkpointing=False)
@@ -155,5 +191,11 @@ def test_options_of_the_module(pair_run: RunFolder) -> None:
         EmbeddingModule(str(pair_run.start), temprature=0.1)
     with pytest.raises(InputError, match="there is no such objective"):
         EmbeddingModule(str(pair_run.start), objective="cosent")
+    with pytest.raises(InputError, match="'learning_rate': got -1"):
+        EmbeddingModule(str(pair_run.start), learning_rate=-1.0)
+    with pytest.raises(InputError, match="'global_batch_size': got 0"):
+        PairData("shards", global_batch_size=0)
+    with pytest.raises(InputError, match="'checkpoint_every': got 0"):
+        Checkpoints("folder", every=0)
     module = EmbeddingModule(str(pair_run.start), objective="triplets", margin=0.1)
     assert module.objective.negatives
