@@ -8,14 +8,15 @@ from pathlib import Path
 
 from jemb.config import ExportConfig
 from jemb.core.errors import InputError
-from jemb.core.files import whole_folder, write_json, writing
+from jemb.core.files import read_json, whole_folder, write_json, writing
 from jemb.export.card import write_card
 from jemb.export.check import check_same_vectors
 from jemb.export.hub import check_login, push
 from jemb.export.onnx_file import check_onnx_installed, check_onnx_possible, write_onnx
 from jemb.lineage import TRAINING, Stage, public_name, stages_before
 from jemb.model import Encoder, load_encoder, load_start, load_weights
-from jemb.model.load import check_truncate_dim
+from jemb.model.load import check_truncate_dim, find_folder
+from jemb.model.lora import ADAPTER
 from jemb.model.weights import LORA
 from jemb.run_folder import RunFolder, is_run
 
@@ -116,6 +117,8 @@ def load_trained(place: str, *, trust_remote_code: bool = False, adapter: bool =
         return load_encoder(str(run.model), trust_remote_code=trust_remote_code), FINISHED
     if adapter and not (run.start / LORA).is_file():
         raise InputError(f"adapter=true: {run.path} trained all weights (no model.lora.rank); leave adapter out")
+    if adapter:
+        _check_base(read_json(run.start / LORA)["base"])
     found = run.newest_checkpoint()
     if found is None:
         raise InputError(
@@ -125,6 +128,14 @@ def load_trained(place: str, *, trust_remote_code: bool = False, adapter: bool =
     encoder = load_start(run.start, trust_remote_code=trust_remote_code)
     load_weights(encoder, folder)
     return encoder, f"the weights of the checkpoint at step {position['step']}"
+
+
+def _check_base(base: str) -> None:
+    """Raises `InputError` where an adapter on that model would be of no use to those who load it."""
+    if not base:
+        raise InputError("adapter=true: it would belong to a model that was made on the spot; leave adapter out")
+    if (find_folder(base) / ADAPTER).is_file():
+        raise InputError(f"adapter=true: {base}, which it would belong to, has an adapter itself; leave adapter out")
 
 
 def _at_width(scores: Mapping[str, Mapping[str, float]], width: int) -> dict[str, dict[str, float]]:

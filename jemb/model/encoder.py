@@ -19,7 +19,7 @@ from jemb.model.folder import make_readable
 from jemb.model.lora import merge_lora
 from jemb.model.packing import Pack, run_packed
 from jemb.model.quiet import quiet
-from jemb.model.tokenize import Tokenize
+from jemb.model.tokenize import Tokenize, side_cut
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,7 +51,7 @@ class Encoder(nn.Module):
         self.tokenizer: Any = self.first.tokenizer
         if self.static:
             if max_length is not None:
-                self.tokenizer.enable_truncation(max_length)
+                self.tokenizer.enable_truncation(max_length, direction=side_cut(self.tokenizer))
         else:
             self.tokenizer.padding_side = "right"  # as ours: absolute positions count from the left
             self.tokenizer.model_max_length = max_length

@@ -271,10 +271,10 @@ def check_vocabulary(folder: Path) -> None:
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of the model in `folder`; of static embeddings, that of the tokenizers library. Raises `InputError`
     where there is none."""
-    with guarded(folder):
-        first = check_folder(folder)
+    with guarded(folder), base_of(folder, find_folder) as (base, _):
+        first = check_folder(base)
         check_vocabulary(first)
-        if is_static(folder):
+        if is_static(base):
             return Tokenizer.from_file(str(first / "tokenizer.json"))
         return AutoTokenizer.from_pretrained(first, trust_remote_code=False)
 
@@ -342,7 +342,11 @@ def _set_pooling(folder: Path, model: SentenceTransformer, pooling: PoolingMode)
     old = next((module for module in model if isinstance(module, Pooling)), None)
     if old is None:
         raise InputError(f"{folder}: model.pooling={pooling}: the model has no pooling to choose")
-    model[list(model).index(old)] = Pooling(old.embedding_dimension, pooling, old.include_prompt)
+    new, place = Pooling(old.embedding_dimension, pooling, old.include_prompt), list(model).index(old)
+    width, was = new.get_embedding_dimension(), old.get_embedding_dimension()
+    if width != was and any(list(module.parameters()) for module in list(model)[place + 1 :]):
+        raise InputError(f"{folder}: model.pooling={pooling} gives {width} numbers; the modules after it take {was}")
+    model[place] = new
 
 
 def choose_max_length(folder: Path, model: Any, asked: int | None) -> int | None:

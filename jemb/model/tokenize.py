@@ -36,7 +36,7 @@ class Tokenize:
         self.max_length = max_length
         self.pad_id = 0
         self.prompt_lengths: Mapping[str, int] = {}
-        backend, side = tokenizer, "right"
+        backend = tokenizer
         if not isinstance(tokenizer, Tokenizer):
             name = type(tokenizer).__name__
             if not tokenizer.is_fast:
@@ -44,14 +44,14 @@ class Tokenize:
             if tokenizer.pad_token_id is None:
                 raise InputError(f"the tokenizer {name} has no padding token")
             self.pad_id = int(tokenizer.pad_token_id)
-            backend, side = tokenizer.backend_tokenizer, tokenizer.truncation_side
+            backend = tokenizer.backend_tokenizer
         # The Rust tokenizer itself: transformers' call around it costs as much again for short texts.
         self._tokenizer: Tokenizer = Tokenizer.from_str(backend.to_str())
         self._tokenizer.no_padding()
         self._split = bool(getattr(tokenizer, "split_special_tokens", False))
         self._tokenizer.encode_special_tokens = self._split
         if max_length is not None:
-            self._tokenizer.enable_truncation(max_length, direction=side)
+            self._tokenizer.enable_truncation(max_length, direction=side_cut(tokenizer))
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self.__dict__.update(state)
@@ -81,3 +81,10 @@ class Tokenize:
         rows = [encoding.ids for encoding in encoded]
         lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
         return np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum())), lengths
+
+
+def side_cut(tokenizer: PreTrainedTokenizerBase | Tokenizer) -> str:
+    """Where the tokenizer cuts texts that are too long: "left" or "right"."""
+    if isinstance(tokenizer, Tokenizer):
+        return str(tokenizer.truncation["direction"]) if tokenizer.truncation else "right"
+    return tokenizer.truncation_side

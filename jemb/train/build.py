@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -26,6 +27,7 @@ from jemb.loss import Objectives
 from jemb.model import Encoder, load_encoder, make_tiny, probe
 from jemb.model.load import DEFAULT_MAX_LENGTH
 from jemb.pretokenize import check_prompts
+from jemb.run_folder import RunFolder, is_run
 from jemb.shards import ShardReader
 from jemb.train.module import EmbeddingModule
 from jemb.train.strategies import JoinedEnvironment, make_strategy
@@ -98,6 +100,8 @@ def _load_or_make(config: TrainConfig, readers: Mapping[str, ShardReader]) -> En
 def lora_options(config: TrainConfig) -> dict[str, Any] | None:
     """Of `add_lora`, where adapters are trained."""
     lora, base = config.model.lora, config.init or config.model.path or ""
+    if base and is_run(run := Path(base).expanduser()):
+        base = str(RunFolder(run).model)
     return {**asdict(lora), "seed": mix("lora", config.seed), "base": base} if lora.rank else None
 
 

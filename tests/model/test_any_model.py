@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
-from sentence_transformers.sentence_transformer.modules import BoW
+from sentence_transformers.sentence_transformer.modules import BoW, Pooling, Transformer
 from transformers import AutoModel
 
 from benchmarks import zoo
@@ -117,6 +117,12 @@ def test_static_embeddings(tmp_path: Path) -> None:
     limited.save(tmp_path / "limited")
     np.testing.assert_allclose(encode(limited, TEXTS), theirs(tmp_path / "limited"), atol=1e-5)
     assert load_encoder(str(tmp_path / "limited")).max_length == 3
+
+
+def test_static_embeddings_are_cut_on_the_side_that_their_tokenizer_cuts(tmp_path: Path) -> None:
+    cut = {"direction": "Left", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    edit(zoo.static(tmp_path / "model") / "tokenizer.json", truncation=cut)
+    assert agrees(tmp_path / "model", tmp_path).max_length == 4
 
 
 def test_the_folder_that_model2vec_writes(tmp_path: Path) -> None:
@@ -349,6 +355,13 @@ def test_another_width_than_the_pooling_says_is_refused(plain: Callable[[str], P
     edit(folder / "1_Pooling" / "config.json", embedding_dimension=48)
     with pytest.raises(InputError, match="says that its vectors have 48 numbers; they have 32"):
         load_encoder(str(folder))
+
+
+def test_a_pooling_too_narrow_for_the_head_is_refused(plain: Callable[[str], Path], tmp_path: Path) -> None:
+    modules = [Transformer(str(plain("BERT"))), Pooling(32, ("cls", "mean")), zoo.dense(64, 8, torch.nn.Tanh())]
+    SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path / "model"), create_model_card=False)
+    with pytest.raises(InputError, match=r"model\.pooling=mean gives 32 numbers; the modules after it take 64"):
+        load_encoder(str(tmp_path / "model"), pooling="mean")
 
 
 def test_a_bag_of_words_is_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from benchmarks import zoo
 from jemb.core.errors import InputError
 from jemb.model import Encoder, add_lora, encode, load_encoder
+from jemb.model.load import load_tokenizer
 
 pytest.importorskip("peft")
 from peft import IA3Config, LoraConfig, get_peft_model
@@ -74,6 +75,7 @@ def test_folders_of_peft_and_adapters_beside_a_whole_model(tmp_path: Path) -> No
             (place / name).write_bytes((tmp_path / "adapter" / name).read_bytes())
     (tmp_path / "base" / "adapter_config.json").rename(tmp_path / "kept")
     np.testing.assert_allclose(encode(load_encoder(str(tmp_path / "peft")), TEXTS), vectors, atol=1e-5)
+    assert load_tokenizer(tmp_path / "peft").get_vocab() == encoder.tokenizer.get_vocab()
     for folder in ("peft", "adapter"):
         load_encoder(str(tmp_path / folder)).save(tmp_path / "again" / folder)
         np.testing.assert_allclose(with_sentence_transformers(tmp_path / "again" / folder), vectors, atol=1e-5)

@@ -72,6 +72,25 @@ def test_the_adapter_alone_is_exported(adapted: tuple[list[str], RunFolder], tmp
     np.testing.assert_allclose(vectors, encode(load_encoder(str(run.model)), TEXTS), atol=1e-5)
 
 
+def test_what_an_adapter_belongs_to(
+    adapted: tuple[list[str], RunFolder], pair_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, first = adapted
+    exported = tmp_path / "first"
+    assert run_command("export", [f"run={first.path}", f"output={exported}", "adapter=true"]) == 0
+    options = [*OPTIONS, f"shards={pair_shards}", "model.lora.rank=4", "max_steps=1"]
+    tiny = ["model.hidden_size=32", "model.num_layers=1", "model.vocab_size=300"]
+    refusals = {f"model.path={exported}": "has an adapter itself", "model.dropout=0": "was made on the spot"}
+    for given, refusal in refusals.items():
+        run, output = tmp_path / f"run {refusal}", tmp_path / f"second {refusal}"
+        assert run_command("train", [*options, *tiny, given, f"output={run}"]) == 0
+        assert run_command("export", [f"run={run}", f"output={output}", "adapter=true"]) == 2
+        assert refusal in capsys.readouterr().err
+        assert run_command("export", [f"run={run}", f"output={output}"]) == 0
+    assert run_command("train", [*options, f"init={first.path}", f"output={tmp_path / 'on'}"]) == 0
+    assert run_command("export", [f"run={tmp_path / 'on'}", f"output={tmp_path / 'third'}", "adapter=true"]) == 0
+
+
 MODELS: dict[str, Callable[[Path], Path]] = {
     "Dense head": lambda folder: zoo.with_head(folder / "m", zoo.plain(folder / "b", "BERT"), "cls, Dense (tanh)"),
     "prompt left out": lambda folder: zoo.with_head(
