@@ -40,9 +40,9 @@ def read_delimited(place: str, kind: str) -> Iterator[Record | Bad]:
                 elif isinstance(cells, Bad):
                     yield cells
                 elif wrong := _fault(cells, header, kind):
-                    # A stray quote may have joined these lines: each counts as a lost row.
                     text = excerpt("\t".join(cells))
-                    for number in range(line, last + 1):
+                    # A stray quote may have joined lines to a row of another width: each counts as a lost row.
+                    for number in range(line, (line if len(cells) == len(header) else last) + 1):
                         yield Bad(number, wrong + (f"; it began in line {line}" if number > line else ""), text)
                 else:
                     quoted += kind == "tsv" and any(map(_looks_quoted, cells))
@@ -109,6 +109,7 @@ def _csv_rows(lines: Lines) -> Iterator[tuple[int, int, list[str] | Bad]]:
     feed = _Feed(lines)
     rows = csv.reader(feed, strict=True)
     while True:
+        after_cut = feed.is_cut
         start, feed.size, feed.most = feed.number + 1, 0, feed.number + MAX_SWALLOWED
         try:
             cells = next(rows)
@@ -125,19 +126,25 @@ def _csv_rows(lines: Lines) -> Iterator[tuple[int, int, list[str] | Bad]]:
             for line in range(start, max(start, feed.number) + 1):
                 yield line, line, Bad(line, reason, feed.first if line == start else "")
             continue
-        if cells:
+        if cells and (after_cut or feed.is_cut):
+            reason = "a carriage return in a cell without quotes cuts the row"
+            yield start, start, Bad(start, reason, excerpt("\t".join(cells)))
+        elif cells:
             yield start, feed.number, _without_marks(cells)
 
 
 class _Feed:
-    """Lines as Python's csv wants them. number: of those given. first: the start of the row's first line. Set where a
-    row begins: size, of it so far, to 0; most, the number of its last line."""
+    """Lines as Python's csv wants them. number: of those given. first: the start of the row's first line. is_cut: the
+    last one ends in a single carriage return, and the first line does not, as on old Macs. Set where a row begins:
+    size, of it so far, to 0; most, the number of its last line."""
 
     def __init__(self, lines: Lines) -> None:
         self._lines = iter(lines)
         self._rest: list[str] = []
         self.number = 0
         self.first = ""
+        self.is_cut = False
+        self._mac = False
         self.size = 0
         self.most = 0
 
@@ -146,10 +153,13 @@ class _Feed:
 
     def __next__(self) -> str:
         if not self._rest:
-            text = next(self._lines).decode(errors="surrogateescape").removeprefix(BOM) + "\n"
-            # Single carriage returns end lines, too, as on old Macs.
+            text = next(self._lines).decode(errors="surrogateescape") + "\n"
+            if not self.size:
+                text = text.removeprefix(BOM)
             self._rest = re.split(r"(?<=\r)(?!\n)", text)[::-1] if "\r" in text else [text]
+            self._mac = self._mac or (not self.number and len(self._rest) > 1)
         text = self._rest.pop()
+        self.is_cut = not self._mac and text.endswith("\r")
         self.number += 1
         if not self.size:
             self.first = excerpt(text.rstrip("\r\n"))

@@ -291,6 +291,20 @@ def test_two_stray_quotes_lose_all_lines_between_them(tmp_path):
     assert unreadable[-1].reason == "1 fields; the header has 2; it began in line 102"
 
 
+def test_line_ends_and_marks_in_cells(tmp_path):
+    (tmp_path / "a.csv").write_bytes(
+        b'query,positive\n"a\rb","c\n\xef\xbb\xbfd"\n'  # lines 2 to 4, the mark is a character of the text
+        b"e,f\rg\nh\ri,j\n"  # lines 5 to 8: what single carriage returns cut is no row, whatever its width
+        b"k,l\n"
+    )
+    rows, unreadable = read(tmp_path / "a.csv")
+    assert texts(rows) == [("a\rb", "c\n\ufeffd"), ("k", "l")]
+    reason = "a carriage return in a cell without quotes cuts the row"
+    assert [(bad.line, bad.reason) for bad in unreadable] == [(line, reason) for line in (5, 6, 7, 8)]
+    (tmp_path / "mac.csv").write_bytes(b"query,positive\ra,b\rc,d")
+    assert texts(read(tmp_path / "mac.csv")[0]) == [("a", "b"), ("c", "d")]
+
+
 @pytest.mark.parametrize("separator", [";", "\t"])
 def test_a_quoted_header_with_another_separator_is_named(tmp_path, separator):
     (tmp_path / "a.csv").write_text(f'"query"{separator}"positive"\n"a"{separator}"b"\n')
