@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow
 
 from jemb.core.errors import InputError
-from jemb.tables.places import open_bytes
+from jemb.tables.places import base_name, open_bytes
 from jemb.tables.records import MAX_RECORD
 
 BLOCK = 1 << 20
@@ -52,7 +52,7 @@ class Damaged(Exception):
 
 def packing(place: str) -> str | None:
     """How the file of that name is packed: gzip, zstd or not."""
-    name = place.lower().partition("?")[0]
+    name = base_name(place).lower()
     return next((kind for ending, kind in PACKINGS.items() if name.endswith(ending)), None)
 
 
