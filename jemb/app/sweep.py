@@ -114,7 +114,7 @@ def _shown(value: Any) -> str:
 
 def _values(override: str) -> list[str]:
     name, _, value = override.partition("=")
-    if name == "--config-dir":
+    if name in ("--config-dir", "output"):  # one folder, whatever its name holds
         return [value]
     kind = find_kind(TrainConfig, name)
     if kind.startswith("text"):

@@ -70,6 +70,7 @@ def test_one_that_fails_does_not_stop_the_others(
         ("extra_negatives=[query_query,positive_positive]", []),
         ("weights.a=1,2", ["1", "2"]),
         ("--config-dir=my settings", []),
+        ("output=runs/a,runs/b", []),
     ],
 )
 def test_values(override: str, values: list[str]) -> None:
