@@ -27,14 +27,22 @@ def info_nce(own_B: Tensor, others: Sequence[Tensor], times: int = 1) -> Tensor:
     return torch.stack([start_B, *(other_B - own_B for other_B in others)]).logsumexp(0).mean()
 
 
-def margin_loss(q_BD: Tensor, p_BD: Tensor, n_BKD: Tensor, margin: float, anchor_BD: Tensor | None = None) -> Tensor:
+def margin_loss(
+    q_BD: Tensor,
+    p_BD: Tensor,
+    n_BKD: Tensor,
+    margin: float,
+    anchor_BD: Tensor | None = None,
+    none_BK: Tensor | None = None,
+) -> Tensor:
     """Mean over B and K of ReLU(s(anchor, n) - s(q, p) + margin), s the cosine of unit vectors. A scalar.
 
     anchor_BD: what the negatives shall be far from; default: q. Then with K = 1 this is the third term of L_triplets
-    (arXiv 2307.11224, section 3.2).
+    (arXiv 2307.11224, section 3.2). none_BK: where there is no negative, which counts 0.
     """
     q_BD, p_BD, n_BKD = in_full_precision(q_BD), in_full_precision(p_BD), in_full_precision(n_BKD)
     anchor_BD = q_BD if anchor_BD is None else in_full_precision(anchor_BD)
     positive_B1 = (q_BD * p_BD).sum(-1, keepdim=True)
     negative_BK = (n_BKD * anchor_BD[:, None]).sum(-1)
-    return relu(negative_BK - positive_B1 + margin).mean()
+    loss_BK = relu(negative_BK - positive_B1 + margin)
+    return (loss_BK if none_BK is None else loss_BK.masked_fill(none_BK, 0)).mean()

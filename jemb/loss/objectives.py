@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from jemb.core.errors import InputError
+from jemb.core.records import to_device
 from jemb.loss.contrastive import info_nce, margin_loss
 from jemb.loss.masks import EqualTexts, equal_texts
 from jemb.loss.protocol import Loss, Rows, Texts
@@ -109,7 +110,8 @@ def contrastive_loss(
     offset: this rank's first row among all. temperature: > 0. weights: by term, >= 0; 0 where not given.
     mask_equal_texts: hide candidates that share a text with the row (`masks.py`).
     mask_margin: hide candidates more similar to the row than its query and positive are by more than this: s(row,
-    candidate) > s(q_i,p_i) + mask_margin (Qwen3-Embedding, arXiv 2506.05176). The margin terms know no masks.
+    candidate) > s(q_i,p_i) + mask_margin (Qwen3-Embedding, arXiv 2506.05176). The margin terms leave out
+    nothing but a negative that is the row's own query or positive, as where a row has none.
     widths: train the first so many numbers of the vectors, too, with weight 1 (Matryoshka, arXiv 2205.13147); the full
     width is always in. Raises InputError for one above D, ValueError for names that do not exist or nothing to compute.
     """
@@ -131,7 +133,10 @@ def contrastive_loss(
         cut = {name: rows.cut(width) for name, rows in texts.items()}
         contrasts = _Contrasts(cut, equal, offset, temperature, mask_margin)
         for name, sets in chosen.items():
-            value = _margin(name, cut, margin, rows_each) if name in MARGINS else contrasts.info_nce(name, sets)
+            if name in MARGINS:
+                value = _margin(name, cut, margin, rows_each, mask_equal_texts)
+            else:
+                value = contrasts.info_nce(name, sets)
             total = total + weights[name] * value
             terms[name if width == full else f"{name}@{width}"] = value.detach()
         if spread := weights.get(SPREAD):
@@ -190,11 +195,20 @@ def _equal(texts: Mapping[str, Rows], offset: int) -> dict[str, EqualTexts | Non
     return found
 
 
-def _margin(name: str, texts: Mapping[str, Rows], margin: float, rows_each: int) -> Tensor:
-    query_BD, positive_BD = texts["query"].local_BD, texts["positive"].local_BD
-    negatives_BKD = texts["negative"].local_BD.unflatten(0, (len(query_BD) // rows_each, -1))
-    negatives_BKD = negatives_BKD.repeat_interleave(rows_each, 0) if rows_each > 1 else negatives_BKD
-    return margin_loss(query_BD, positive_BD, negatives_BKD, margin, texts[MARGINS[name]].local_BD)
+def _margin(name: str, texts: Mapping[str, Rows], margin: float, rows_each: int, mask_equal_texts: bool) -> Tensor:
+    query, positive, negative = texts["query"], texts["positive"], texts["negative"]
+
+    def by_row(value: Tensor) -> Tensor:
+        """[B / P * K, ...] -> [B, K, ...]"""
+        return value.unflatten(0, (len(query.local_BD) // rows_each, -1)).repeat_interleave(rows_each, 0)
+
+    none_BK = None
+    if mask_equal_texts:  # in a row that has none its positive stands for a negative
+        hash_BK = by_row(negative.hash_B)
+        same_BK = (hash_BK == query.hash_B[:, None]) | (hash_BK == positive.hash_B[:, None])
+        none_BK = to_device(same_BK, query.local_BD.device) if same_BK.any() else None
+    anchor_BD = texts[MARGINS[name]].local_BD
+    return margin_loss(query.local_BD, positive.local_BD, by_row(negative.local_BD), margin, anchor_BD, none_BK)
 
 
 class _Contrasts:

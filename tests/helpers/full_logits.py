@@ -112,9 +112,11 @@ def _of_width(
     }
     if "n" in text:
         negatives = text["n"].view(size, -1, text["n"].shape[1])
+        count = negatives.shape[1]
+        of_row = [[mask_equal_texts and bool(equal_n[i, i * count + k]) for k in range(count)] for i in range(size)]
         for name, side in (("margin", "q"), ("positive_margin", "p")):
             s = torch.einsum("bd,bkd->bk", text[side], negatives)
-            terms[name] = (s - own[:, None] + margin).clamp(min=0).mean()
+            terms[name] = ((s - own[:, None] + margin).clamp(min=0) * ~torch.tensor(of_row)).mean()
     loss = torch.stack([weights.get(name, 0.0) * value for name, value in terms.items()]).sum()
     if weights.get("query_to_positive"):
         return loss, hidden_of["qp"] + hidden_of["qn"] + hidden_of["qq"]

@@ -115,6 +115,16 @@ def test_margin_by_hand() -> None:
     assert margin_loss(Q, P, N[:, None], 0.0).item() == 0
 
 
+def test_a_row_without_negatives_by_hand() -> None:
+    """In the second its positive stands for one, which counts 0. The first: ReLU(0 - 1 + 1.25) / 2."""
+    hashes = [torch.tensor([1, 2]), torch.tensor([3, 4]), torch.tensor([5, 4])]
+    weights = {"margin": 1.0, "positive_margin": 1.0}
+    loss = on_one_rank([Q, P, torch.stack([N[0], P[1]])], hashes, margin=1.25, weights=weights)
+    assert {name: value.item() for name, value in loss.terms.items()} == pytest.approx(
+        {"margin": 0.125, "positive_margin": 0.125}, abs=1e-6
+    )
+
+
 def test_similar_candidates_by_hand() -> None:
     """s(q1, .) of the others: 0.6, 0, 0.8 against 1; s(q2, .): 0, 1, 0.6 against 0.8; s(p2, q1) = 0.6. Above by 0.1:
     n1 for the second query alone. What its row keeps: ln(e^-0.8 + 1 + e^-0.2)."""
@@ -217,6 +227,8 @@ def slow_loss(
         own = math.exp(s(q[i], p[i]) / temperature)
         total += (-math.log(own / down) - math.log(own / back)) / size
         for k in range(count):
+            if mask and nt[i * count + k] in (qt[i], pt[i]):
+                continue
             total += max(0.0, s(q[i], n[i * count + k]) - s(q[i], p[i]) + margin) / (size * count)
     return total
 
@@ -371,15 +383,23 @@ FAULTS: dict[str, tuple[str, Any]] = {
     "equal texts not hidden": ("log_sum_exp", _replaced(equal=None)),
     "margins of the first negative": (
         "margin_loss",
-        lambda q, p, n, margin, anchor: margin_loss(q, p, n[:, :1], margin, anchor),
+        lambda q, p, n, margin, anchor, none: margin_loss(q, p, n[:, :1], margin, anchor),
+    ),
+    "margins of what is no negative": (
+        "margin_loss",
+        lambda q, p, n, margin, anchor, none: margin_loss(q, p, n, margin, anchor),
     ),
 }
+
+
+MASKED = {"equal texts not hidden", "margins of what is no negative"}
+"""Faults that show where texts are equal; the others show without that."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the fault in, `test_ranks_average_to_the_whole_table` would fail, and by far."""
-    options = {"temperature": 0.3, "margin": 0.5, "mask_equal_texts": fault == "equal texts not hidden"}
+    options = {"temperature": 0.3, "margin": 0.5, "mask_equal_texts": fault in MASKED}
     assert deviation(options, 3, 2)[1] < 1e-11
     name, wrong = FAULTS[fault]
     monkeypatch.setattr(objectives, name, wrong)
