@@ -88,7 +88,7 @@ def merge(config: MergeConfig) -> Path:
         weights = tried[0].weights
         log.info("%s", table(tried))
     else:
-        weights = normalised(config.weights or [1.0] * len(members), len(members))
+        weights = normalised(config.weights or [1 / len(members)] * len(members), len(members))
         loaded = _load_alike(members, config)
         encoder = next(loaded)
         states = chain([encoder.state_dict()], (other.state_dict() for other in loaded))
