@@ -177,7 +177,8 @@ def test_a_domain_in_small(data: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(adaptation, "MODEL", str(start))
     monkeypatch.setattr(adaptation, "MAX_LENGTH", 32)
     results = run(monkeypatch, data, tmp_path, "adaptation")
-    arms = ["before", "raw", "raw, halfway", "curated", "ST on raw", "mined negatives", "held", "curated, top_k=10"]
+    arms = ["before", "raw", "raw, halfway", "curated", "ST on raw", "mined negatives", "mined, others dropped", "held"]
+    arms += ["curated, top_k=10"]
     assert [line["arm"] for line in results] == arms
     assert all(set(line["scores"]) == SCORED | {"here", "here recall", "here MRR"} for line in results)
     before, after, halfway = (load_encoder(str(place)) for place in places(tmp_path, start))

@@ -3,8 +3,8 @@
 all-MiniLM-L6-v2 on four domains: shell commands, descriptions of packages, a medical FAQ, a dictionary of computing.
 A tenth of the passages, and all queries that lead to them, are held out of training; those queries look for them among
 all passages of the domain. Arms: the pairs as they are; the mean of the weights before and after that; filtered;
-sentence-transformers' trainer with its own sampler on the pairs as they are; these with mined negatives, without or
-with those for which none is found; these, and held by the vectors of the model before; filtered with a larger `top_k`.
+sentence-transformers' trainer with its own sampler on the pairs as they are; these with mined negatives, with and
+without those for which none is found; these, and held by the vectors of the model before; filtered with a larger `top_k`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ARMS = {
     "curated": [],
     "ST on raw": [],
     "mined negatives": ["objective=triplets", "num_negatives=1"],
-    "mined, none dropped": ["objective=triplets", "num_negatives=1"],
+    "mined, others dropped": ["objective=triplets", "num_negatives=1"],
     "held": ["objective=teach", "objective_options.contrastive=1"],
     "curated, top_k=10": [],
 }
@@ -115,7 +115,7 @@ def prepare(lab: Lab, domain: str, arm: str) -> Path:
         return lab.prepare(name, raw, ["exact", "teacher"], *options)
     if arm.startswith("mined"):
         options = [f"mine.{cache}", f"mine.max_length={MAX_LENGTH}"]
-        options += ["mine.without_negatives=keep"] if arm == "mined, none dropped" else []
+        options += ["mine.without_negatives=drop"] if arm == "mined, others dropped" else []
         return lab.prepare(name, raw, ["exact", "mine"], *options)
     options = [f"consistency.{cache}", f"consistency.max_length={MAX_LENGTH}"]
     if arm == "curated, top_k=10":

@@ -68,7 +68,7 @@ def prepare(lab: Lab) -> tuple[Path, Path, Path, Path]:
     """(pairs, the same with mined negatives, these with the teacher's scores, the pairs with its vectors)."""
     raw, pairs = prepare_pairs(lab)
     cache = f"cache={lab.folder / 'vectors'}"
-    mine = [f"mine.{cache}", "mine.max_length=64"]
+    mine = [f"mine.{cache}", "mine.max_length=64", "mine.without_negatives=drop"]
     triplets = lab.prepare("teacher-triplets", raw, ["exact", "near_duplicates", "language", "mine"], *mine)
     scored = lab.raw("teacher-scores", lambda: dict(with_scores(triplets)))
     teach = [f"teacher.model={TEACHER}", f"teacher.{cache}", "teacher.max_length=64"]

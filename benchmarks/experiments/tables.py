@@ -34,8 +34,8 @@ MEANS = {
     "mean easy": (*EASY, f"{ANTONYMS} easy"),
 }
 NEGATION = arms("negation", "before", "the paper's loss", "with p against n")
-DOMAINS = arms("adaptation", "before", "raw", "raw, halfway", "curated", "curated, top_k=10", "mined negatives", "held",
-               "ST on raw")  # fmt: skip
+DOMAINS = arms("adaptation", "before", "raw", "raw, halfway", "curated", "curated, top_k=10", "mined negatives",
+               "mined, others dropped", "held", "ST on raw")  # fmt: skip
 OWN = ("own domain", "own recall", "own MRR")
 
 

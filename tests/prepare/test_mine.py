@@ -98,7 +98,7 @@ def brute_force(rows: list[Row], config: MineConfig) -> list[list[str]]:
     ],
 )
 def test_with_all_drawn_it_is_the_brute_force(table: Any, job: Any, options: dict[str, Any]) -> None:
-    config = MineConfig(**options)
+    config = MineConfig(**options, without_negatives="drop")
     rows = make_rows()
     dropped, negatives = run(table(rows, piece_rows=50), job(), config)
     expected = [
@@ -208,18 +208,14 @@ def test_a_query_with_many_answers_is_searched_deeper(table: Any, job: Any, monk
 
 def test_nothing_to_mine(table: Any, job: Any) -> None:
     rows = [("a b", "c d"), ("A b", "C e"), ("c f", "c  D")]
-    dropped, negatives = run(table(rows), job(), MineConfig(max_share=None))
+    dropped, negatives = run(table(rows), job(), MineConfig(max_share=None, without_negatives="drop"))
     # The first two ask the same, and the third's only other passage is the second's positive.
     assert negatives == {0: (), 1: (), 2: ("C e",)}
     assert dropped.ids.tolist() == [0, 1]
     judged = table(rows)
     assert write_dropped(job("write").folder, judged, [dropped])["dropped"] == {"no_negative": 2}
-
-
-def test_a_row_without_negatives_may_stay(table: Any, job: Any) -> None:
-    rows = [("a b", "c d"), ("A b", "C e"), ("c f", "c  D")]
-    dropped, negatives = run(table(rows), job(), MineConfig(max_share=None, without_negatives="keep"))
-    assert negatives == {0: (), 1: (), 2: ("C e",)}
+    dropped, same = run(table(rows), job("kept"), MineConfig(max_share=None))
+    assert same == negatives
     assert not len(dropped.ids)
 
 

@@ -180,7 +180,7 @@ def test_a_lock_is_no_link(tmp_path: Path, lock: str) -> None:
     assert victim.read_text() == "precious"
 
 
-@pytest.mark.parametrize("path", ["../../elsewhere", "/etc", "a\\..\\b", "a//b"])
+@pytest.mark.parametrize("path", ["../../elsewhere", "/etc", "a\\..\\b", "a/../../b"])
 def test_folders_of_modules_stay_in_the_model(tmp_path: Path, path: str) -> None:
     modules = [{"idx": 0, "name": "0", "path": path, "type": "sentence_transformers.models.Transformer"}]
     (tmp_path / "modules.json").write_text(json.dumps(modules))

@@ -13,6 +13,7 @@ nomic-embed; that a cross-encoder looks for right answers among the candidates i
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -36,6 +37,8 @@ from jemb.prepare.vectors.relevance import Reranker
 if TYPE_CHECKING:
     from jemb.prepare.vectors.embeddings import Embeddings
     from jemb.prepare.vectors.scoring import Exact
+
+log = logging.getLogger(__name__)
 
 BINS = 40
 SHOWN, LENGTH = 5, 300
@@ -77,9 +80,9 @@ class MineConfig:
     relabel_margin: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """A passage that `rerank` scores higher than the positive by this or more becomes a further positive of the row; 0:
     one that is as good. null: none does."""
-    without_negatives: Literal["drop", "keep"] = "drop"
-    """What becomes of a row for which no negative is left, often one whose positive the encoder does not find: `keep`
-    lets it be trained on by the negatives of the other rows."""
+    without_negatives: Literal["keep", "drop"] = "keep"
+    """What becomes of a row for which no negative is left, often one whose positive the encoder does not find: kept, it
+    is trained on with the other rows' positives and negatives."""
     replace: bool = False
     """Put mined negatives in the place of those a row has; else they follow them."""
     max_length: Annotated[int, Field(ge=2)] | None = None
@@ -140,12 +143,12 @@ def _reranking(model: str) -> CrossEncoderConfig:
     whole=True,
     adds_negatives=True,
     speed_only=("batch_tokens", "cache"),
-    advice="the bounds leave no passage: raise mine.max_share or mine.top, give a mine.corpus, or keep such rows by "
-    "mine.without_negatives=keep",
+    advice="the bounds leave no passage: keep such rows by mine.without_negatives=keep, raise mine.max_share or mine.top, "
+    "or give a mine.corpus",
 )
 def mine(table: Table, job: Job, options: MineConfig, inputs: StageInputs) -> Dropped:
-    """Give each row up to `num_negatives` hard negatives; a row that has none after that is dropped as `no_negative`,
-    or kept with `without_negatives=keep`.
+    """Give each row up to `num_negatives` hard negatives. A row that has none after that stays, or is dropped as
+    `no_negative` with `without_negatives=drop`.
     With `relabel_margin` also further positives: candidates that the cross-encoder finds as good as the positive.
 
     They are left beside the pieces, in the job's folder (`table.changes_file`), for all live rows. No negative equals
@@ -176,7 +179,11 @@ def mine(table: Table, job: Job, options: MineConfig, inputs: StageInputs) -> Dr
     if options.relabel_margin is not None:
         results += job.map("take back", partial(_take_back, pool), pieces, sizes=counts)
     without = [np.load(_without_file(job.folder, piece)) for piece in pieces]
-    ids = np.concatenate(without) if options.without_negatives == "drop" else np.empty(0, np.int64)
+    ids = np.concatenate(without)
+    if options.without_negatives == "keep":
+        if len(ids):
+            log.info("%s: mine finds no negative for %d of %d rows, which stay", job.label, len(ids), sum(counts))
+        ids = ids[:0]
     shown = sorted((row for result in results for row in result.pop("shown", ())), key=lambda row: int(row["order"]))
     statistics = add_up(results) | {"shown": [row["texts"] for row in shown[:SHOWN]]}
     if documents:
