@@ -143,8 +143,8 @@ def _reranking(model: str) -> CrossEncoderConfig:
     whole=True,
     adds_negatives=True,
     speed_only=("batch_tokens", "cache"),
-    advice="the bounds leave no passage: keep such rows by mine.without_negatives=keep, raise mine.max_share or mine.top, "
-    "or give a mine.corpus",
+    advice="the bounds leave no passage: raise mine.max_share or mine.top, or keep such rows "
+    "(mine.without_negatives=keep)",
 )
 def mine(table: Table, job: Job, options: MineConfig, inputs: StageInputs) -> Dropped:
     """Give each row up to `num_negatives` hard negatives. A row that has none after that stays, or is dropped as
