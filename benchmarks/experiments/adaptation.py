@@ -4,7 +4,8 @@ all-MiniLM-L6-v2 on four domains: shell commands, descriptions of packages, a me
 A tenth of the passages, and all queries that lead to them, are held out of training; those queries look for them among
 all passages of the domain. Arms: the pairs as they are; the mean of the weights before and after that; filtered;
 sentence-transformers' trainer with its own sampler on the pairs as they are; these with mined negatives, with and
-without those for which none is found; these, and held by the vectors of the model before; filtered with a larger `top_k`.
+without those for which none is found; these, and held by the vectors of the model before; filtered with a larger
+`top_k`.
 """
 
 from __future__ import annotations
