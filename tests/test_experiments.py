@@ -76,8 +76,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(monkeypatch: pytest.MonkeyPatch, data: Path, output: Path, *names: str) -> list[dict[str, Any]]:
-    options = ["--data", str(data), "--output", str(output), "--seeds", "3"]
+def run(monkeypatch: pytest.MonkeyPatch, data: Path, output: Path, *names: str, seed: int = 3) -> list[dict[str, Any]]:
+    options = ["--data", str(data), "--output", str(output), "--seeds", str(seed)]
     options += ["--train", "max_steps=2", "global_batch_size=16"]
     monkeypatch.setattr("sys.argv", ["experiments", *names, *options])
     main()
@@ -189,7 +189,13 @@ def test_a_domain_in_small(data: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert run(monkeypatch, data, tmp_path, "adaptation") == results
     table = tables.all_tables(results)
     assert [line.split(" | ")[0] for line in table["by domain"][2:]] == [f"| {arm}" for arm in arms]
-    assert len(table["own domain"]) == 2 + 8 + 7
+    assert len(table["own domain"]) == 2 + 9 + 8
+
+    again = run(monkeypatch, data, tmp_path, "adaptation", seed=4)[len(results) :]
+    assert [line["arm"] for line in again] == ["raw", "raw, halfway"], "the others once"
+    means = next(line for line in tables.across_domains([*results, *again]) if line["arm"] == "raw")
+    both = [line["scores"]["here"] for line in (*results, *again) if line["arm"] == "raw"]
+    assert means["scores"]["own domain"] == pytest.approx(sum(both) / 2)
 
     mteb = pytest.importorskip("mteb")
     monkeypatch.setattr(with_mteb, "DOMAIN", "here")

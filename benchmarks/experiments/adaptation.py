@@ -51,6 +51,8 @@ ARMS = {
     "curated, top_k=10": [],
 }
 """Options beside the recipe. The arms are trained for each domain in turn, the first ones first."""
+REPEATED = ["raw"]
+"""Arms of all seeds; the others are trained with the first one alone, for the time they take."""
 HALFWAY = "raw, halfway"
 """The mean of the weights before and after the first arm (Wortsman et al. 2022, WiSE-FT): scored, not trained."""
 
@@ -66,7 +68,7 @@ def run(lab: Lab, seed: int) -> None:
 def train_arm(lab: Lab, domain: str, arm: str, seed: int) -> None:
     model, runs = find_folder(MODEL), lab.folder / "runs" / f"adaptation-{domain}"
     wanted = [arm, HALFWAY] if arm == "raw" else [arm]
-    if all(lab.scored(f"adaptation {domain}", name, seed) for name in wanted):
+    if all(lab.scored(f"adaptation {domain}", name, seed if arm in REPEATED else None) for name in wanted):
         return
     recipe = [
         "experiment=adapt",

@@ -119,8 +119,10 @@ class Lab:
         self.done.add(line)
         append_line(self.folder / "commands.jsonl", {"command": line, "seconds": round(time.monotonic() - began, 1)})
 
-    def scored(self, experiment: str, arm: str, seed: int) -> bool:
-        return any((r["experiment"], r["arm"], r["seed"]) == (experiment, arm, seed) for r in self.results)
+    def scored(self, experiment: str, arm: str, seed: int | None) -> bool:
+        """Whether that is in the results; with any seed for None."""
+        found = [r["seed"] for r in self.results if (r["experiment"], r["arm"]) == (experiment, arm)]
+        return bool(found) if seed is None else seed in found
 
     def score(
         self,

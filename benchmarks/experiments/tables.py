@@ -86,9 +86,9 @@ TABLES = (
            "nli_new_protocols_dev hard", "semantoneg_held_out easy", "condaqa_dev easy", "sick easy")),
     Table("and what it costs", COST, COST[0]),
     Table("own domain", DOMAINS, DOMAINS[0],
-          (*OWN, "similarity", "stackfaq", "scifact"), "runs"),
-    Table("own domain, peer", (DOMAINS[-1], DOMAINS[1]), DOMAINS[-1],
-          (*OWN, "similarity", "stackfaq", "scifact"), "runs"),
+          (*OWN, "similarity", "stackfaq", "scifact"), "domains"),
+    Table("own domain, against the pairs alone", DOMAINS[1:], DOMAINS[1],
+          (*OWN, "similarity", "stackfaq", "scifact"), "domains"),
     Table("what the term adds", NEGATION[1:], NEGATION[1],
           ("captions_negated hard", "mean hard", "mean easy", *SIMILARITY, "similarity", "retrieval")),
 )  # fmt: skip
@@ -107,6 +107,7 @@ STEPS = {
     "triplets of negation, with p against n": (NEGATION[2], NEGATION[0]),
     "raw files by jemb, against sentence-transformers": (CLEAN, ("peer", "ST on raw")),
     "a good model on pairs of its new domain": (DOMAINS[1], DOMAINS[0]),
+    "the same, with a mined negative each": (DOMAINS[5], DOMAINS[0]),
     "the same, on filtered pairs": (DOMAINS[3], DOMAINS[0]),
     "negation, with batches of pairs between": (COST[4], COST[0]),
     "the same, antonyms from WordNet alone": (COST[6], COST[0]),
@@ -127,7 +128,7 @@ def summary(results: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def by_domain(results: Sequence[dict[str, Any]]) -> list[str]:
-    """nDCG@10 of the held-out queries of each domain, by arm; means where there are several seeds."""
+    """nDCG@10 of the held-out queries of each domain, by arm, with the interval where there are several seeds."""
     found: dict[str, dict[str, list[float]]] = {}
     for line in results:
         experiment, _, domain = line["experiment"].partition(" ")
@@ -135,25 +136,27 @@ def by_domain(results: Sequence[dict[str, Any]]) -> list[str]:
             found.setdefault(line["arm"], {}).setdefault(domain, []).append(line["scores"][domain])
     domains = sorted({domain for arm in found.values() for domain in arm})
     cells = [
-        [arm, *(f"{np.mean(scores[domain]):.1f}" if domain in scores else "" for domain in domains)]
+        [arm, *(_shown(scores[domain]) if domain in scores else "" for domain in domains)]
         for arm, scores in found.items()
     ]
     return _lines(["arm", *domains], cells) if cells else []
 
 
 def across_domains(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The lines of `adaptation DOMAIN` as those of one experiment, with a number for each domain and seed as its seed:
-    what the model was before stands in it once for each."""
-    lines = [line for line in results if line["experiment"].startswith("adaptation ")]
-    runs = sorted({(line["experiment"], line["seed"]) for line in lines if line["arm"] != "before"})
+    """The lines of `adaptation DOMAIN` as those of one experiment, in which a domain stands in the place of a seed: a
+    line for each arm and domain, with the means over its seeds."""
+    found: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for line in results:
+        experiment, _, domain = line["experiment"].partition(" ")
+        if experiment == "adaptation":
+            found.setdefault((line["arm"], domain), []).append(line["scores"])
+    domains = sorted({domain for _, domain in found})
     made = []
-    for number, (experiment, seed) in enumerate(runs):
-        domain = experiment.partition(" ")[2]
-        for line in lines:
-            if line["experiment"] == experiment and (line["seed"] == seed or line["arm"] == "before"):
-                own = {"own domain": domain, "own recall": f"{domain} recall", "own MRR": f"{domain} MRR"}
-                scores = {name: line["scores"][key] for name, key in own.items()} | line["scores"]
-                made.append({"experiment": "adaptation", "arm": line["arm"], "seed": number, "scores": scores})
+    for (arm, domain), several in found.items():
+        own = {"own domain": domain, "own recall": f"{domain} recall", "own MRR": f"{domain} MRR"}
+        means = {name: float(np.mean([scores[name] for scores in several])) for name in several[0]}
+        scores = {name: means[key] for name, key in own.items()} | means
+        made.append({"experiment": "adaptation", "arm": arm, "seed": domains.index(domain), "scores": scores})
     return made
 
 
@@ -274,10 +277,13 @@ def _row(name: str, several: Sequence[dict[int, dict[str, float]]], columns: Seq
         for seed in seeds:
             scores = [arm[seed if seed in arm else 0].get(column, float("nan")) for arm in several]
             values.append(scores[0] if len(several) == 1 else scores[0] - scores[1])
-        mean, half = interval(values)
-        sign = "+" if len(several) > 1 else ""
-        cells.append(f"{mean:{sign}.1f}" + (f" ± {half:.1f}" if half == half else ""))
+        cells.append(_shown(values, "+" if len(several) > 1 else ""))
     return [name, str(len(seeds)), *cells]
+
+
+def _shown(values: Sequence[float], sign: str = "") -> str:
+    mean, half = interval(values)
+    return f"{mean:{sign}.1f}" + (f" ± {half:.1f}" if half == half else "")
 
 
 def _common(first: dict[int, Any], second: dict[int, Any]) -> set[int]:
