@@ -112,16 +112,23 @@ def writing(path: Path, more: str = "") -> Iterator[None]:
 def write_atomic(path: Path, data: bytes | memoryview | str) -> None:
     """Write `path` so that a reader sees the old file or the whole new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    with _new_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+    sync_folder(path.parent)
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """To be written to; it has its name from the end of the block on, whole and on the disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with naming(path), create(temporary) as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def link_file(path: Path, name: Path) -> None:
@@ -130,15 +137,8 @@ def link_file(path: Path, name: Path) -> None:
     try:
         os.link(path, name)
     except OSError:
-        temporary = name.with_name(f".{name.name}.{os.getpid()}.tmp")
-        try:
-            with naming(name), create(temporary) as file, path.open("rb") as source:
-                shutil.copyfileobj(source, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(name)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with _new_file(name) as file, path.open("rb") as source:
+            shutil.copyfileobj(source, file)
     sync_folder(name.parent)
 
 

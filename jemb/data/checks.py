@@ -33,13 +33,14 @@ def check_data(config: TrainConfig, readers: Mapping[str, ShardReader], wanted: 
 
 
 def check_labels(readers: Mapping[str, ShardReader], wanted: Mapping[str, Wanted]) -> None:
-    """Raises InputError for a data set, learned by its labels, of whose samples no two, or all, have the same one."""
+    """Raises InputError for a data set, learned by its labels, of whose samples no two, or all, have the same one, as
+    far as all samples can be looked at."""
     for name, reader in readers.items():
         if getattr(OBJECTIVES.find(wanted[name].objective), "needs", None) != "label":
             continue
         count = min(len(reader), LOOKED_AT if reader.tars is None else LOOKED_AT_REMOTE)
         labels = Counter(str(sample.label) for sample in reader.spread(count) if not isinstance(sample, InputError))
-        if len(labels) == 1 or (count == len(reader) and len(labels) == labels.total()):
+        if labels and count == len(reader) and len(labels) in (1, labels.total()):
             raise InputError(
                 f"data set {name}: its {count} samples have {len(labels)} label{'s' * (len(labels) > 1)} (as "
                 f"{next(iter(labels))!r}), and objective={wanted[name].objective} wants several, with several samples "

@@ -230,7 +230,7 @@ def _as_described(folder: Path) -> Iterator[None]:
             )
 
     kind: Any = PreTrainedModel
-    original = kind.__dict__["from_pretrained"]
+    original, original_adapter = kind.__dict__["from_pretrained"], kind.load_adapter
 
     def from_pretrained(cls: Any, *arguments: Any, **options: Any) -> Any:
         model, info = original.__func__(cls, *arguments, **{**options, "output_loading_info": True})
@@ -243,7 +243,7 @@ def _as_described(folder: Path) -> Iterator[None]:
         return model
 
     def load_adapter(self: Any, *arguments: Any, **options: Any) -> Any:
-        info = super(kind, self).load_adapter(*arguments, **options)
+        info = original_adapter(self, *arguments, **options)
         if wrong := sorted({*info.missing_keys, *info.unexpected_keys}):
             names = ", ".join(wrong[:3])
             raise InputError(f"{folder}: the adapter does not fit its model: {len(wrong)} weights differ ({names}, …)")
@@ -255,8 +255,7 @@ def _as_described(folder: Path) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-        kind.from_pretrained = original
-        del kind.load_adapter
+        kind.from_pretrained, kind.load_adapter = original, original_adapter
 
 
 def check_vocabulary(folder: Path) -> None:

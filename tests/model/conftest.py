@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from benchmarks import zoo
 from jemb.config import ModelConfig
 from jemb.model import Encoder, load_encoder, make_tiny
 
@@ -18,6 +20,18 @@ TEXTS = [
     "the film was not bad at all, though nobody would call it good, and the music was loud and long and late",
 ]
 SMALL = ModelConfig(vocab_size=300, hidden_size=32, num_layers=2, num_heads=4, dropout=None)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The plain folder of an architecture, made once. Not to be written to."""
+    root = tmp_path_factory.mktemp("plain")
+
+    def make(architecture: str) -> Path:
+        folder = root / architecture
+        return folder if folder.is_dir() else zoo.plain(folder, architecture)
+
+    return make
 
 
 @pytest.fixture

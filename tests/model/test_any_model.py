@@ -53,18 +53,6 @@ def agrees(folder: Path, tmp_path: Path) -> Encoder:
     return encoder
 
 
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The plain folder of an architecture, made once. Not to be written to."""
-    root = tmp_path_factory.mktemp("plain")
-
-    def make(architecture: str) -> Path:
-        folder = root / architecture
-        return folder if folder.is_dir() else zoo.plain(folder, architecture)
-
-    return make
-
-
 ENCODERS = [
     name for name in zoo.ARCHITECTURES if zoo.ARCHITECTURES[name][1] is not zoo.bpe and name not in ("FNet", "BigBird")
 ]

@@ -23,18 +23,6 @@ ARCHITECTURES = ["BERT", "RoBERTa", "ModernBERT", "Qwen3", "T5 encoder"]
 POOLINGS = ["mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", ["mean", "cls"]]
 
 
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The plain folder of an architecture, made once. Not to be written to."""
-    root = tmp_path_factory.mktemp("plain")
-
-    def make(architecture: str) -> Path:
-        folder = root / architecture
-        return folder if folder.is_dir() else zoo.plain(folder, architecture)
-
-    return make
-
-
 def result(encoder: Encoder, packed: bool, **way: Any) -> tuple[Tensor, dict[str, Tensor], int]:
     """(vectors, gradients, token slots computed) of all texts."""
     encoder.zero_grad()

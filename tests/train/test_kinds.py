@@ -12,7 +12,11 @@ import jemb
 from jemb.config import ModelConfig, TokenizeConfig
 from jemb.core.errors import InputError
 from jemb.core.records import Sample
+from jemb.data import checks
+from jemb.data.checks import check_labels
+from jemb.data.wanted import Wanted
 from jemb.model import make_tiny
+from jemb.shards import open_datasets
 from jemb.train.dry_run import dry_run
 from tests.helpers.made_shards import WORDS, write_shards
 from tests.helpers.training_runs import SMALL, Training, losses, read_lines, slowly
@@ -135,6 +139,21 @@ def test_labels_that_teach_nothing_are_refused(tmp_path: Path, labels: Sequence[
     config = jemb.TrainConfig(shards=tmp_path / "d", output=tmp_path / "run", objective="auto", global_batch_size=8)
     with pytest.raises(InputError, match=r"data set d: its 8 samples have \d labels? .* wants several"):
         dry_run(config)
+
+
+def test_labels_are_refused_only_where_all_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by those of a part of the samples, nor where none can be read, which the step that wants them says."""
+    samples = [Sample(f"{n}", f"text {n}", f"text {n}", label=n) for n in range(8)]
+    folder = write_shards(tmp_path / "d", "d", samples)
+    wanted = {"d": Wanted("labelled")}
+    with pytest.raises(InputError, match="wants several"):
+        check_labels(open_datasets(folder), wanted)
+    monkeypatch.setattr(checks, "LOOKED_AT", 4)
+    check_labels(open_datasets(folder), wanted)
+    monkeypatch.undo()
+    (tar,) = folder.glob("*.tar")
+    tar.write_bytes(tar.read_bytes().replace(b'{"query"', b'{"quer":'))
+    check_labels(open_datasets(folder), wanted)
 
 
 def test_options_that_no_data_set_has_a_use_for_are_named(
