@@ -55,8 +55,11 @@ ARMS: dict[str, tuple[str, list[str]]] = {
     "with pairs, twice the steps": ("all", []),
     "with pairs, other origin": ("other", []),
     "sentences of antonyms, other origin": ("sentences", []),
+    "the same, LoRA": ("sentences", ["model.lora.rank=16", "learning_rate=3e-4"]),
 }
 """Shards, and options beside the recipe."""
+HALFWAY = {"sentences of antonyms, other origin": "the same, halfway"}
+"""Of these arms the mean of the weights before and after is scored as well (WiSE-FT, arXiv 2109.01903)."""
 
 
 def run(lab: Lab, seed: int) -> None:
@@ -64,11 +67,16 @@ def run(lab: Lab, seed: int) -> None:
     lab.score("negation cost", "before", 0, model, tasks(lab), MAX_LENGTH)
     made = prepare(lab)
     for arm, (shards, options) in ARMS.items():
-        if lab.scored("negation cost", arm, seed):
+        wanted = [arm, HALFWAY[arm]] if arm in HALFWAY else [arm]
+        if all(lab.scored("negation cost", name, seed) for name in wanted):
             continue
         recipe = ["experiment=negation", f"init={model}", *options]
         run = lab.train("negation-cost", arm.replace(" ", "-").replace(",", ""), seed, made[shards], *recipe)
         lab.score("negation cost", arm, seed, run, tasks(lab), MAX_LENGTH)
+        if arm in HALFWAY:
+            merged = run.parents[1] / "halfway" / run.name
+            lab.jemb("merge", f"runs=[{model},{run}]", "weights=[0.5,0.5]", f"output={merged}")
+            lab.score("negation cost", HALFWAY[arm], seed, merged, tasks(lab), MAX_LENGTH)
 
 
 def tasks(lab: Lab) -> list[str]:

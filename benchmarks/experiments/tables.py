@@ -53,7 +53,7 @@ class Table:
 
 COST = arms(
     "negation cost", "before", "triplets alone", "with pairs", "with pairs, held", "with pairs, twice the steps",
-    "with pairs, other origin", "sentences of antonyms, other origin",
+    "with pairs, other origin", "sentences of antonyms, other origin", "the same, halfway", "the same, LoRA",
 )  # fmt: skip
 CLEAN = ("ablation", "consistency")
 GATHERED = ("sources", "single")
