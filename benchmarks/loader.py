@@ -147,9 +147,10 @@ def bare_tokenizer(rows: list[dict[str, str]]) -> Callable[[], int]:
 def our_batches(folder: Path, count: int, stored: bool = False) -> Callable[[], int]:
     from jemb.config import TokenizeConfig
     from jemb.data import Collate, GlobalBatchSampler, StepDataset
-    from jemb.data.joined import open_tokens
+    from jemb.data.deal import PayloadSizes
     from jemb.model import find_folder, load_encoder
     from jemb.pretokenize import pretokenize
+    from jemb.shards.tokens import open_tokens
 
     plan, readers = make_plan(folder)
     model = str(find_folder("all-MiniLM-L6-v2"))
@@ -161,7 +162,7 @@ def our_batches(folder: Path, count: int, stored: bool = False) -> Callable[[], 
         pretokenize(TokenizeConfig(shards=shards, model=model, output=output, max_length=256))
         tokens = open_tokens(output, readers, encoder)
     dataset = StepDataset(plan, readers, collate, tokens=tokens)
-    lengths = {name: rows.sizes for name, rows in dataset.readers.items()}
+    lengths = {name: PayloadSizes(reader) for name, reader in readers.items()}
     sampler = GlobalBatchSampler(plan, lengths=lengths)
 
     def run() -> int:

@@ -18,11 +18,10 @@ from jemb.core.errors import InputError
 from jemb.core.files import alone, inside
 from jemb.core.progress import Progress
 from jemb.core.text import content_hash
-from jemb.data.joined import recipe_of, token_folder
 from jemb.model import Tokenize, load_encoder, probe
 from jemb.prepare.engine.executor import LocalExecutor
 from jemb.shards import ShardReader, open_datasets
-from jemb.shards.tokens import Recipe, finish_tokens, has_part, start_tokens, write_part
+from jemb.shards.tokens import Recipe, finish_tokens, has_part, recipe_of, start_tokens, token_folder, write_part
 
 ROWS = 4096
 """Samples that are tokenised at once."""
@@ -52,7 +51,7 @@ def pretokenize(config: TokenizeConfig) -> str:
     encoder.prompts |= config.prompts.given
     probe(encoder, config.model)
     output = token_folder(config.output, "output")
-    recipes = {name: recipe_of(name, reader, encoder) for name, reader in readers.items()}
+    recipes = {name: recipe_of(reader.manifest, encoder) for name, reader in readers.items()}
     with alone(output, "jemb tokenize"):
         tasks = []
         for name, reader in readers.items():

@@ -36,7 +36,7 @@ from jemb.config import ModelConfig, TrainConfig, WeighConfig
 from jemb.core.errors import Failure, InputError
 from jemb.core.files import make_way, write_atomic
 from jemb.core.progress import Progress
-from jemb.data.checks import LOOKED_AT, LOOKED_AT_REMOTE
+from jemb.data.checks import some_samples
 from jemb.data.module import PairData
 from jemb.data.permutation import mix
 from jemb.distributed.processes import choose_device
@@ -242,8 +242,7 @@ def _warn_of_shared(dev: Mapping[str, ShardReader], found: Mapping[str, ShardRea
     wanted = {text for row in texts for text in row}
     told = []
     for name, reader in found.items():
-        samples = reader.spread(min(len(reader), LOOKED_AT if reader.tars is None else LOOKED_AT_REMOTE))
-        there = {text for s in samples if not isinstance(s, InputError) for text in s.texts if text in wanted}
+        there = {text for sample in some_samples(reader) for text in sample.texts if text in wanted}
         if number := sum(not there.isdisjoint(row) for row in texts):
             told.append(f"{name} {number}")
     if told:

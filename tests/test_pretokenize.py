@@ -22,11 +22,10 @@ from jemb.config import TokenizeConfig
 from jemb.core.errors import InputError
 from jemb.core.records import Batch, Sample, Tokens
 from jemb.data import BatchPlan, Collate, PlanSource
-from jemb.data.joined import open_tokens
 from jemb.model import Encoder, find_folder, load_encoder
 from jemb.pretokenize import pretokenize
 from jemb.shards import open_datasets, write_dataset
-from jemb.shards.tokens import ARRAYS, finish_tokens, start_tokens
+from jemb.shards.tokens import ARRAYS, finish_tokens, open_tokens, start_tokens
 from tests.helpers.step_batches import Steps
 
 AUXILIARY = str(find_folder("all-MiniLM-L6-v2"))
@@ -48,7 +47,7 @@ def batches(
 ) -> list[Batch]:
     readers = open_datasets(shards)
     sources = [PlanSource(name, len(reader), reader.manifest.fingerprint) for name, reader in readers.items()]
-    plan = BatchPlan(sources, seed=1, global_batch_size=size, small_datasets="join")
+    plan = BatchPlan(sources, seed=1, global_batch_size=size)
     collate = Collate(
         encoder.tokenize,
         negatives,
@@ -100,25 +99,6 @@ def test_batches_are_those_of_the_texts(
     assert any(batch.positive.input_ids.shape[1] == 32 for batch in from_ids)
 
 
-@pytest.mark.slow
-def test_joined_data_sets(tmp_path: Path, make_dataset: Callable[..., Path]) -> None:
-    """Two small ones as one: the rows of both, each once, with the name before their keys; also from stored tokens."""
-    for name, size in (("b", 33), ("a", 19)):
-        make_dataset(tmp_path / "shards", name, size, negatives=3)
-    pretokenize(
-        TokenizeConfig(shards=str(tmp_path / "shards"), model=AUXILIARY, output=str(tmp_path / "tokens"), max_length=16)
-    )
-    encoder = load_encoder(AUXILIARY, max_length=16)
-    found = batches(tmp_path / "shards", encoder, None, 2, 2, size=64)
-    for one, other in zip(
-        found, batches(tmp_path / "shards", encoder, tmp_path / "tokens", 2, 2, size=64), strict=True
-    ):
-        assert_equal(one, other)
-    assert {(batch.dataset, len(batch.query_hash)) for batch in found} == {("joined-pairs", 16)}
-    keys = [key for batch in found[:12] for key in batch.keys]  # of rank 0, which has those of all
-    assert sorted(keys[:52]) == sorted([f"a/a-{i}" for i in range(19)] + [f"b/b-{i}" for i in range(33)])
-
-
 def test_a_large_vocabulary_and_a_sample_with_too_few(
     mixed_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,7 +108,7 @@ def test_a_large_vocabulary_and_a_sample_with_too_few(
     encoder.tokenize.flat = lambda texts: (flat(texts)[0] + 70_000, flat(texts)[1])  # type: ignore[method-assign]
     (reader,) = open_datasets(mixed_shards).values()
     (tmp_path / "tokens" / "mixed").mkdir(parents=True)
-    recipe = module.recipe_of("mixed", reader, encoder)
+    recipe = module.recipe_of(reader.manifest, encoder)
     for number in range(7):
         stop = min(64, 10 * number + 10)
         task = module._Task(reader, number, 10 * number, stop, encoder.tokenize, recipe, tmp_path / "tokens" / "mixed")
@@ -154,7 +134,7 @@ def test_any_number_of_shards(tmp_path: Path, make_dataset: Callable[..., Path])
     before = len(list(Path("/proc/self/fd").iterdir()))
     assert (tokens.count(np.arange(len(reader))) == 2).all()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
-    encoder, recipe = load_encoder(AUXILIARY), module.recipe_of("many", reader, load_encoder(AUXILIARY))
+    encoder, recipe = load_encoder(AUXILIARY), module.recipe_of(reader.manifest, load_encoder(AUXILIARY))
     (tmp_path / "empty").mkdir()
     module._write(module._Task(reader, 0, 0, 0, encoder.tokenize, recipe, tmp_path / "empty"))
     assert np.load(tmp_path / "empty" / "000000.starts.npy").tolist() == [0]
@@ -212,7 +192,7 @@ def test_refused(mixed_shards: Path, tmp_path: Path) -> None:
     for output in (tmp_path / "file", tmp_path / "file" / "tokens"):
         with pytest.raises(InputError, match="there is a file where a folder is wanted"):
             pretokenize(replace(config, output=str(output)))
-    with pytest.raises(InputError, match=r"tokens.json: made from another tokenizer"):
+    with pytest.raises(InputError, match=r"tokens.json: made with tokenizer .*; use another folder, or remove"):
         open_tokens(str(tmp_path / "tokens"), readers, encoder)
     encoder = load_encoder(AUXILIARY)
     encoder.prompts["query"] = "q: "
@@ -223,10 +203,10 @@ def test_refused(mixed_shards: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"tokens=s3://bucket/tokens: wanted a folder"):
         open_tokens("s3://bucket/tokens", readers, encoder)
     changed = TokenizeConfig(**{**vars(config), "max_length": 7})
-    with pytest.raises(InputError, match="made from another tokenizer; use another output, or remove"):
+    with pytest.raises(InputError, match=r"made with tokenizer .*; use another folder, or remove"):
         pretokenize(changed)
-    (folder / "tokens.json").write_text(json.dumps({"format": 99}))
-    with pytest.raises(InputError, match="not the tokens of a data set of format 1"):
+    (folder / "tokens.json").write_text(json.dumps({"format": 99, "recipe": {}, "finished": True}))
+    with pytest.raises(InputError, match=r"tokens\.json: made with format 99, wanted 1"):
         pretokenize(config)
 
 
@@ -236,5 +216,5 @@ def test_damaged_arrays_are_named(mixed_shards: Path, tmp_path: Path, array: str
     pretokenize(TokenizeConfig(shards=str(mixed_shards), model=AUXILIARY, output=str(tmp_path / "tokens"), workers=1))
     for path in (tmp_path / "tokens" / "mixed").glob(f"*.{array}.npy"):
         os.truncate(path, path.stat().st_size - 2)
-    with pytest.raises(InputError, match=rf"00000\d.{array}.npy: damaged .* run `jemb tokenize` again"):
+    with pytest.raises(InputError, match=rf"00000\d.{array}.npy: damaged, .* run `jemb tokenize` again"):
         batches(mixed_shards, load_encoder(AUXILIARY), tmp_path / "tokens", 0, 1)

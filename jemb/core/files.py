@@ -153,28 +153,27 @@ MAX_MAPPED = 30_000
 """Arrays that each kind of reader in a process keeps mapped, of indexes and of token ids; Linux allows 65,530."""
 
 
-def map_array(path: Path) -> np.ndarray:
-    """The array in a `.npy` file, read where it is looked at. Raises OSError or ValueError for one that is not whole.
+def map_array(path: Path, remedy: str) -> np.ndarray:
+    """The array in a `.npy` file, read where it is looked at. `InputError` with the remedy for one that is not whole.
 
     A process maps very many: numpy's own mapping would hold a file descriptor for each, torch's holds none.
     """
     import torch
 
-    with path.open("rb") as file:
-        version = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, by_columns, dtype = read_header(file)
-        start = file.tell()
-    if dtype.hasobject:
-        raise ValueError("holds Python objects")
-    size = start + math.prod(shape) * dtype.itemsize
-    if path.stat().st_size != size:
-        raise ValueError(f"{path.stat().st_size} bytes, wanted {size}")
     try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, by_columns, dtype = header(file)
+            start = file.tell()
+        size = start + math.prod(shape) * dtype.itemsize
+        if dtype.hasobject or path.stat().st_size != size:
+            raise ValueError(f"{path.stat().st_size} bytes of {dtype}, wanted {size}")
         data = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
-    except RuntimeError as error:
-        raise OSError(str(error).splitlines()[0]) from None
-    return data[start:].view(dtype).reshape(shape, order="F" if by_columns else "C")
+        return data[start:].view(dtype).reshape(shape, order="F" if by_columns else "C")
+    except (OSError, ValueError, RuntimeError) as error:
+        why = str(getattr(error, "strerror", None) or error).partition("\n")[0]
+        raise InputError(f"{path}: damaged, or cannot be read ({why}); {remedy}") from None
 
 
 def write_json(path: Path, value: Any) -> None:

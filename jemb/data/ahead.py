@@ -38,12 +38,11 @@ class ReadAhead:
         self, plan: BatchPlan, readers: Mapping[str, ShardReader], *, steps: int, stop: int, lag: int = 0
     ) -> None:
         self.plan, self.steps, self.stop, self.lag = plan, steps, stop, lag
-        self.remote: dict[str, list[tuple[RemoteTars, ShardInfo]]] = {}
-        for source in plan.sources:
-            for reader in (readers[member.name] for member in source.members or (source,)):
-                if reader.tars:
-                    shards = [(reader.tars, shard) for shard in reader.manifest.shards]
-                    self.remote.setdefault(source.name, []).extend(shards)
+        self.remote: dict[str, list[tuple[RemoteTars, ShardInfo]]] = {
+            name: [(reader.tars, shard) for shard in reader.manifest.shards]
+            for name, reader in readers.items()
+            if reader.tars
+        }
         self.changed: threading.Condition | None = None
 
     def reached(self, step: int) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from jemb.config import TrainConfig
 from jemb.core.errors import InputError
+from jemb.core.records import Sample
 from jemb.data.wanted import Wanted
 from jemb.registry import OBJECTIVES
 from jemb.shards import ShardReader
@@ -27,49 +28,45 @@ LOOKED_AT_REMOTE = 2_000
 
 def check_data(config: TrainConfig, readers: Mapping[str, ShardReader], wanted: Mapping[str, Wanted]) -> None:
     """Raises InputError for data that cannot be learned from, warns of what does nothing."""
-    check_negatives(readers, wanted)
-    check_labels(readers, wanted)
+    for name, reader in readers.items():
+        check_samples(reader, wanted[name])
     warn_of_idle_options(config, {name: wanted[name] for name in readers})
 
 
-def check_labels(readers: Mapping[str, ShardReader], wanted: Mapping[str, Wanted]) -> None:
-    """Raises InputError for a data set, learned by its labels, of whose samples no two, or all, have the same one, as
-    far as all samples can be looked at."""
-    for name, reader in readers.items():
-        if getattr(OBJECTIVES.find(wanted[name].objective), "needs", None) != "label":
-            continue
-        count = min(len(reader), LOOKED_AT if reader.tars is None else LOOKED_AT_REMOTE)
-        labels = Counter(str(sample.label) for sample in reader.spread(count) if not isinstance(sample, InputError))
-        if labels and count == len(reader) and len(labels) in (1, labels.total()):
-            raise InputError(
-                f"data set {name}: its {count} samples have {len(labels)} label{'s' * (len(labels) > 1)} (as "
-                f"{next(iter(labels))!r}), and objective={wanted[name].objective} wants several, with several samples "
-                "each; prepare it with another fields.label"
-            )
+def some_samples(reader: ShardReader) -> list[Sample]:
+    """Up to `LOOKED_AT` evenly spaced samples, which takes a second or two. A damaged one is left to the step that
+    needs it."""
+    count = min(len(reader), LOOKED_AT if reader.tars is None else LOOKED_AT_REMOTE)
+    return [sample for sample in reader.spread(count) if isinstance(sample, Sample)]
 
 
-def check_negatives(readers: Mapping[str, ShardReader], wanted: Mapping[str, Wanted]) -> None:
-    """Raises InputError for a data set without negatives where some are wanted, warns of samples that have fewer.
-
-    Looks at up to `LOOKED_AT` evenly spaced samples of each data set, which takes a second or two.
-    """
-    for name, reader in readers.items():
-        if not (num_negatives := wanted[name].num_negatives):
-            continue
-        count = min(len(reader), LOOKED_AT if reader.tars is None else LOOKED_AT_REMOTE)
-        samples = reader.spread(count)  # a damaged one is left to the step that needs it
-        numbers = [len(sample.negatives) for sample in samples if not isinstance(sample, InputError)]
-        if numbers and not any(numbers):
-            raise InputError(
-                f"data set {name}: none of the {count} samples looked at has negatives, and objective="
-                f"{wanted[name].objective or 'triplets'} needs some; prepare it with negatives, or use objective=pairs"
-            )
-        if short := sum(number < num_negatives for number in numbers):
-            log.warning(
-                "data set %s: %d of the %d samples looked at have fewer than num_negatives=%d negatives (the fewest: "
-                "%d); some of theirs come more than once in a step (negatives_short in metrics.jsonl)",
-                name, short, count, num_negatives, min(numbers),
-            )  # fmt: skip
+def check_samples(reader: ShardReader, wanted: Wanted) -> None:
+    """Raises InputError for a data set without negatives where some are wanted, and for one that is learned by its
+    labels where no two samples, or all, have the same one, as far as all can be looked at. Warns of samples that have
+    fewer negatives than are wanted."""
+    name, number = reader.manifest.name, wanted.num_negatives
+    by_labels = getattr(OBJECTIVES.find(wanted.objective), "needs", None) == "label"
+    if not (number or by_labels) or not (samples := some_samples(reader)):
+        return
+    labels = Counter(str(sample.label) for sample in samples)
+    if by_labels and len(samples) == len(reader) and len(labels) in (1, len(samples)):
+        raise InputError(
+            f"data set {name}: its {len(samples)} samples have {len(labels)} label{'s' * (len(labels) > 1)} (as "
+            f"{next(iter(labels))!r}), and objective={wanted.objective} wants several, with several samples each; "
+            "prepare it with another fields.label"
+        )
+    fewest = min(len(sample.negatives) for sample in samples)
+    if number and not any(sample.negatives for sample in samples):
+        raise InputError(
+            f"data set {name}: none of the {len(samples)} samples looked at has negatives, and objective="
+            f"{wanted.objective or 'triplets'} needs some; prepare it with negatives, or use objective=pairs"
+        )
+    if fewest < number:
+        log.warning(
+            "data set %s: %d of the %d samples looked at have fewer than num_negatives=%d negatives (the fewest: "
+            "%d); some of theirs come more than once in a step (negatives_short in metrics.jsonl)",
+            name, sum(len(sample.negatives) < number for sample in samples), len(samples), number, fewest,
+        )  # fmt: skip
 
 
 def warn_of_idle_options(config: TrainConfig, wanted: Mapping[str, Wanted]) -> None:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from jemb.core.records import Batch, Sample, Tokens
 from jemb.core.text import content_hash
-from jemb.data.joined import StoredTokens
 from jemb.data.permutation import mix, shuffled
 from jemb.data.wanted import Wanted
-from jemb.shards.teacher import TeacherVectors, take_vectors
+from jemb.shards import TokenReader
+from jemb.shards.teacher import TeacherVectors
 
 Numbers = NDArray[np.int64]
 Part = tuple[Tokens, Tensor]
@@ -32,7 +32,7 @@ class Collate:
     query_prompt, passage_prompt: put before each query, and before each positive and negative; dataset_prompts: those
     of data sets that have others. The hashes are those of the texts alone, or a query could not be found equal to a
     passage. pad_id: what stored ids are padded with. wanted: data sets of which something else than K is wanted.
-    teachers: of data sets that are learned from vectors, those that may have them.
+    teachers: of the data sets that are learned from vectors.
     Which of its positives and negatives a step has is a function of (seed, step, key), so it is the same however often
     and on whatever rank it is asked. Of a sample with fewer some come more than once, and one without negatives has its
     positive in their place, which the loss hides as equal; `Batch.negatives_short` and `positives_short` count such.
@@ -46,7 +46,7 @@ class Collate:
     pad_id: int = 0
     dataset_prompts: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     wanted: Mapping[str, Wanted] = field(default_factory=dict)
-    teachers: Mapping[str, Sequence[TeacherVectors]] = field(default_factory=dict)
+    teachers: Mapping[str, TeacherVectors] = field(default_factory=dict)
 
     def __call__(self, step: int, dataset: str, samples: Sequence[Sample], keys: Sequence[str]) -> Batch:
         """keys: what `Batch.keys` shall hold."""
@@ -54,17 +54,21 @@ class Collate:
         places = [self._places(step, s.key, len(s.positives), len(s.negatives), wanted) for s in samples]
         texts = [sample.texts for sample in samples]
 
-        def tokens(prompt: str, chosen: Sequence[Sequence[int]]) -> Part | None:
+        def made(prompt: str, chosen: Sequence[Sequence[int]]) -> Part | None:
             taken = [row[place] for row, row_places in zip(texts, chosen, strict=True) for place in row_places]
-            return (self._tokens(prompt, taken), _hashes(taken)) if taken else None
+            if not taken:
+                return None
+            tokens = self.tokenize([prompt + text for text in taken] if prompt else taken)
+            hashes = torch.tensor([content_hash(text) for text in taken], dtype=torch.int64)
+            return self._pooled_without(prompt, tokens), hashes
 
-        return self._batch(step, dataset, keys, places, tokens, samples)
+        return self._batch(step, dataset, keys, places, made, samples)
 
     def from_tokens(
         self,
         step: int,
         dataset: str,
-        tokens: StoredTokens,
+        tokens: TokenReader,
         rows: Numbers,
         own: Sequence[str],
         keys: Sequence[str],
@@ -82,8 +86,10 @@ class Collate:
 
         def stored(prompt: str, chosen: Sequence[Sequence[int]]) -> Part | None:
             flat = np.array([place for row_places in chosen for place in row_places], dtype=np.int64)
-            each = [len(row_places) for row_places in chosen]
-            return self._stored(prompt, tokens, np.repeat(rows, each), flat) if len(flat) else None
+            if not len(flat):
+                return None
+            ids, lengths, hashes = tokens.take(np.repeat(rows, [len(row_places) for row_places in chosen]), flat)
+            return self._pooled_without(prompt, Tokens.padded(ids, lengths, self.pad_id)), torch.from_numpy(hashes)
 
         return self._batch(step, dataset, keys, places, stored, samples)
 
@@ -104,7 +110,8 @@ class Collate:
         take: Callable[[str, Sequence[Sequence[int]]], Part | None],
         samples: Sequence[Sample],
     ) -> Batch:
-        wanted, (query_prompt, passage_prompt) = self.of(dataset), self._prompts(dataset)
+        wanted = self.of(dataset)
+        query_prompt, passage_prompt = self.dataset_prompts.get(dataset, (self.query_prompt, self.passage_prompt))
         query = take(query_prompt, [[0]] * len(places))
         positive = None if wanted.alone else take(passage_prompt, [row.positives for row in places])
         negatives = take(passage_prompt, [row.negatives for row in places])
@@ -120,7 +127,7 @@ class Collate:
             said["scores"] = torch.tensor(rows, dtype=torch.float64)
         if "teacher" in wanted.fields:
             vectors = [
-                take_vectors(self.teachers[dataset], part[1].numpy(), query=part is query)
+                self.teachers[dataset].take(part[1].numpy(), query=part is query)
                 for part in (query, positive, negatives)
                 if part
             ]
@@ -142,16 +149,6 @@ class Collate:
             objective=wanted.objective,
             **said,
         )
-
-    def _prompts(self, dataset: str) -> tuple[str, str]:
-        return self.dataset_prompts.get(dataset, (self.query_prompt, self.passage_prompt))
-
-    def _stored(self, prompt: str, tokens: StoredTokens, rows: Numbers, places: Numbers) -> tuple[Tokens, Tensor]:
-        ids, lengths, hashes = tokens.take(rows, places)
-        return self._pooled_without(prompt, Tokens.padded(ids, lengths, self.pad_id)), torch.from_numpy(hashes)
-
-    def _tokens(self, prompt: str, texts: Sequence[str]) -> Tokens:
-        return self._pooled_without(prompt, self.tokenize([prompt + text for text in texts] if prompt else texts))
 
     def _pooled_without(self, prompt: str, tokens: Tokens) -> Tokens:
         """With the prompt left out of pooling, where the model does so."""
@@ -191,7 +188,3 @@ def _scores_of(places: Places, scores: Sequence[float | None]) -> list[float]:
         found.append(math.nan if score is None else score)
         seen.add(place)
     return found
-
-
-def _hashes(texts: Sequence[str]) -> Tensor:
-    return torch.tensor([content_hash(text) for text in texts], dtype=torch.int64)

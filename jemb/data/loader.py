@@ -18,7 +18,6 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from jemb.core.errors import Failure
-from jemb.data.joined import rows_of
 from jemb.data.plan import BatchPlan
 from jemb.launch import obey_parent_alone
 from jemb.shards import ShardReader
@@ -28,7 +27,7 @@ class RowDataset(Dataset[dict[str, Any]]):
     """The samples of all data sets of a plan, one data set after the other, as dictionaries."""
 
     def __init__(self, plan: BatchPlan, readers: Mapping[str, ShardReader]) -> None:
-        self.parts = {source.name: rows_of(source, readers) for source in plan.sources}
+        self.readers = readers
         self.names = [source.name for source in plan.sources]
         self.ends = list(accumulate(source.num_samples for source in plan.sources))
 
@@ -38,7 +37,7 @@ class RowDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, place: int) -> dict[str, Any]:
         number = bisect_right(self.ends, place)
         name, start = self.names[number], self.ends[number - 1] if number else 0
-        sample = self.parts[name].read(place - start)
+        sample = self.readers[name].read(place - start)
         return {
             "key": sample.key,
             "dataset": name,

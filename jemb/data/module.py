@@ -22,17 +22,17 @@ from jemb.core.errors import InputError
 from jemb.data.ahead import ReadAhead
 from jemb.data.checks import needed_at_once
 from jemb.data.collate import Collate
-from jemb.data.joined import open_tokens
+from jemb.data.deal import PayloadSizes
 from jemb.data.loader import RowDataset, make_loader
 from jemb.data.plan import BatchPlan
 from jemb.data.sampler import GlobalBatchSampler, StepDataset
 from jemb.data.small import PlanSource, SmallDatasets
-from jemb.data.taught import open_teachers
 from jemb.data.verify import Verifier
-from jemb.data.wanted import Wanted, wanted_of
+from jemb.data.wanted import Wanted, open_teachers, wanted_of
 from jemb.registry import OBJECTIVES, suggest
 from jemb.shards import ShardCache, ShardReader, TokenReader, open_datasets
 from jemb.shards.teacher import TeacherVectors
+from jemb.shards.tokens import open_tokens
 from jemb.tables.places import is_url, to_local
 
 if TYPE_CHECKING:
@@ -181,7 +181,6 @@ class PairData(lightning.LightningDataModule):
                 reader.manifest.fingerprint,
                 self.weights.get(name, 1.0),
                 tuple(shard.num_samples for shard in reader.manifest.shards),
-                "-".join((reader.manifest.kind, *reader.manifest.fields, self.objectives.get(name, ""))).strip("-"),
             )
             for name, reader in self.found.items()
         ]
@@ -192,14 +191,14 @@ class PairData(lightning.LightningDataModule):
             shuffle_shards=self.shuffle_shards,
             small_datasets=self.small_datasets,
         )
-        for note in plan.notes:
-            log.warning("small_datasets=%s: %s", self.small_datasets, note)
+        if plan.note:
+            log.warning("small_datasets=%s: %s", self.small_datasets, plan.note)
         return plan
 
     @cached_property
     def readers(self) -> dict[str, ShardReader]:
         """The data sets that the plan has not left out, by name."""
-        return {name: self.found[name] for name in sorted(self.plan.dataset_shares)}
+        return {source.name: self.found[source.name] for source in self.plan.sources}
 
     def open_tokens(self, encoder: Encoder) -> dict[str, TokenReader] | None:
         """The stored tokens. Raises InputError where they are not those of this encoder's tokenizer."""
@@ -214,7 +213,7 @@ class PairData(lightning.LightningDataModule):
             world_size=self.world_size,
             start=self.next_step if self.trainer else 0,
             steps=self.steps,
-            lengths={name: part.sizes for name, part in rows.parts.items()} if self.balance else None,
+            lengths={name: PayloadSizes(reader) for name, reader in self.readers.items()} if self.balance else None,
         )
         if self.collate_fn:
             return make_loader(rows, self.workers, batch_sampler=sampler, collate_fn=self.collate_fn)
@@ -278,21 +277,14 @@ class PairData(lightning.LightningDataModule):
 
     def _collate(self, encoder: Encoder, module: Any) -> Collate:
         wanted = self.wanted(module)
-        members = {source.name: [member.name for member in source.members or (source,)] for source in self.plan.sources}
-        by_source = {name: wanted[names[0]] for name, names in members.items()}
         return Collate(
             tokenize=encoder.tokenize,
             num_negatives=self.num_negatives or 0,
             seed=self.seed,
-            query_prompt=encoder.prompt("query"),
-            passage_prompt=encoder.prompt("document"),
             pad_id=encoder.tokenize.pad_id,
             dataset_prompts={
                 name: (encoder.prompt("query", name), encoder.prompt("document", name)) for name in self.readers
             },
-            wanted=by_source,
-            teachers={
-                name: [self._teachers[member] for member in names if member in self._teachers]
-                for name, names in members.items()
-            },
+            wanted=wanted,
+            teachers=self._teachers,
         )

@@ -45,12 +45,13 @@ Window = tuple[int, int]
 class BatchPlan:
     """Global batches of `global_batch_size` rows each, by step = 0, 1, 2, …
 
-    small_datasets: what is done with data sets that have fewer rows than that, see `settle_small`; `notes` says it.
+    small_datasets: what is done with data sets that have fewer rows than that, see `settle_small`; `note` names those
+    that are left out.
     shuffle_shards: None: any row of a data set may come next; N: rows are shuffled within windows of N whole shards.
     Time for a batch is O(global_batch_size), memory O(number of data sets), whatever the number of samples; with
     `shuffle_shards` the first batch of a pass and the memory are O(number of shards). Only for a data set under three
     batches long a far step needs all of its earlier passes, and so does a jump back.
-    Raises InputError for a data set smaller than the batch that is to be refused, and where none is left.
+    Raises InputError where no data set is left.
     """
 
     def __init__(
@@ -60,10 +61,9 @@ class BatchPlan:
         seed: int,
         global_batch_size: int,
         shuffle_shards: int | None = None,
-        small_datasets: SmallDatasets = "refuse",
+        small_datasets: SmallDatasets = "own_size",
     ) -> None:
-        self._given = list(sources), small_datasets
-        self.sources, self.notes = settle_small(sources, global_batch_size, small_datasets)
+        self.sources, self.note = settle_small(sources, global_batch_size, small_datasets)
         self._sizes = [own_batch(source.num_samples, global_batch_size) for source in self.sources]
         self.seed = seed
         self.global_batch_size = global_batch_size
@@ -80,15 +80,8 @@ class BatchPlan:
         self._furthest: dict[int, tuple[int, Patch]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        sources, small = self._given
-        make = partial(
-            BatchPlan,
-            seed=self.seed,
-            global_batch_size=self.global_batch_size,
-            shuffle_shards=self.shuffle_shards,
-            small_datasets=small,
-        )
-        return make, (sources,)
+        size, number = self.global_batch_size, self.shuffle_shards
+        return partial(BatchPlan, seed=self.seed, global_batch_size=size, shuffle_shards=number), (self.sources,)
 
     @property
     def fingerprint(self) -> str:
@@ -110,15 +103,6 @@ class BatchPlan:
         """P(i) of each data set; they sum to 1."""
         total = sum(self._shares)
         return {s.name: share / total for s, share in zip(self.sources, self._shares, strict=True)}
-
-    @property
-    def dataset_shares(self) -> dict[str, float]:
-        """The same of each data set that was given and not left out: a joined one's is that of its rows."""
-        return {
-            member.name: self.shares[source.name] * member.num_samples / source.num_samples
-            for source in self.sources
-            for member in source.members or (source,)
-        }
 
     @property
     def batch_sizes(self) -> dict[str, int]:
@@ -148,7 +132,7 @@ class BatchPlan:
                 raise InputError(
                     f"data set {name} is smaller than global_batch_size={self.global_batch_size}, and its batches of "
                     f"{size} cannot be divided among {number} processes: use {', '.join(able[:-1])} or {able[-1]} of "
-                    "them, or small_datasets=leave_out, or join"
+                    "them, or small_datasets=leave_out"
                 )
 
     def passes(self, steps: int) -> dict[str, float]:

@@ -19,7 +19,6 @@ from jemb.core.records import Batch
 from jemb.data.ahead import ReadAhead
 from jemb.data.collate import Collate
 from jemb.data.deal import Numbers, check_sum, deal
-from jemb.data.joined import rows_of, tokens_of
 from jemb.data.plan import BatchPlan
 from jemb.data.small import PlanSource
 from jemb.shards import ShardReader, TokenReader
@@ -142,10 +141,8 @@ class StepDataset(Dataset[Batch]):
         ahead: ReadAhead | None = None,
         tokens: Mapping[str, TokenReader] | None = None,
     ) -> None:
-        self.plan, self.collate = plan, collate
-        self.readers = {source.name: rows_of(source, readers) for source in plan.sources}
-        self.global_keys, self.ahead = global_keys, ahead
-        self.tokens = {source.name: tokens_of(source, tokens) for source in plan.sources} if tokens else {}
+        self.plan, self.readers, self.collate = plan, readers, collate
+        self.global_keys, self.ahead, self.tokens = global_keys, ahead, tokens
 
     def __len__(self) -> int:
         """Samples of all data sets: what Lightning asks before it makes the sampler anew for several processes."""
@@ -189,4 +186,4 @@ def _plan(
     if strangers := sorted(set(weights) - set(sizes)):
         raise InputError(f"weights: no data set {strangers[0]}; there are: {', '.join(sizes)}")
     sources = [PlanSource(name, size, str(size), weights.get(name, 1.0)) for name, size in sizes.items()]
-    return BatchPlan(sources, seed=seed, global_batch_size=global_batch_size, small_datasets="own_size")
+    return BatchPlan(sources, seed=seed, global_batch_size=global_batch_size)

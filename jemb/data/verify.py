@@ -15,7 +15,6 @@ import threading
 import time
 import zlib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,39 +26,6 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 10.0
 """Seconds of waiting after which it is said what is waited for."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Shard `number` of a data set, and the tokens of its samples."""
-
-    reader: ShardReader
-    tokens: TokenReader | None
-    number: int
-
-    def verify(self) -> int:
-        """The bytes that were read for it. Of remote shards those that are here: fetching compares, too."""
-        done = self.reader.verify_shard(self.number, fetch=False)
-        return done + (self.tokens.verify_part(self.number) if self.tokens else 0)
-
-    @property
-    def lot(self) -> int:
-        """Decides which process of a machine verifies it: the same in all, whatever the order."""
-        return zlib.crc32(f"{self.number} {self.reader.manifest.shards[self.number].sha256}".encode())
-
-
-@dataclass(frozen=True, slots=True)
-class _Files:
-    """What lies beside the shards of a data set: the vectors of its teacher."""
-
-    reader: ShardReader
-
-    def verify(self) -> int:
-        return self.reader.verify_files()
-
-    @property
-    def lot(self) -> int:
-        return zlib.crc32(self.reader.manifest.fingerprint.encode())
 
 
 class Verifier:
@@ -81,19 +47,8 @@ class Verifier:
         share: tuple[int, int] = (0, 1),
         taught: Collection[str] = (),
     ) -> None:
-        self.plan, self.start, self.stop, self.share = plan, start, stop, share
-        self.parts = {
-            source.name: [
-                _Part(readers[member.name], tokens[member.name] if tokens else None, number)
-                for member in source.members or (source,)
-                for number in range(len(readers[member.name].manifest.shards))
-            ]
-            for source in plan.sources
-        }
-        self.files = {
-            source.name: [_Files(readers[m.name]) for m in source.members or (source,) if m.name in taught]
-            for source in plan.sources
-        }
+        self.plan, self.readers, self.tokens, self.taught = plan, readers, tokens, taught
+        self.start, self.stop, self.share = start, stop, share
         self.changed = threading.Condition()
         self.thread: threading.Thread | None = None
         self.upto = start
@@ -117,9 +72,7 @@ class Verifier:
             self.changed.wait_for(lambda: self.problem or self.upto >= step, seconds)
         self.check()
         if self.upto < step:
-            whole = sum(
-                part.reader.manifest.shards[part.number].bytes for parts in self.parts.values() for part in parts
-            )
+            whole = sum(self.readers[source.name].manifest.bytes for source in self.plan.sources)
             log.info(
                 "the checkpoint of step %d waits until the shards of its steps are compared with their checksums "
                 "(%.1f of at most %.1f GB)", step, self.bytes / 1e9, whole / self.share[1] / 1e9
@@ -127,12 +80,18 @@ class Verifier:
         return self.upto >= step
 
     def _work(self) -> None:
-        began, shards = time.perf_counter(), 0
+        began, shards, taught = time.perf_counter(), 0, set(self.taught)
         try:
-            for step, parts in self._needed():
-                for part in parts:
-                    if part.lot % self.share[1] == self.share[0]:
-                        self.bytes += part.verify()
+            for step, name, numbers in self._needed():
+                reader = self.readers[name]
+                if name in taught and self._is_ours(reader.manifest.fingerprint):
+                    self.bytes += reader.verify_files()
+                taught.discard(name)
+                for number in numbers:
+                    if self._is_ours(f"{number} {reader.manifest.shards[number].sha256}"):
+                        # Of remote shards those that are here: fetching compares, too.
+                        self.bytes += reader.verify_shard(number, fetch=False)
+                        self.bytes += self.tokens[name].verify_part(number) if self.tokens else 0
                         shards += 1
                 self._reached(step + 1)
             self._reached(self.stop)
@@ -155,13 +114,15 @@ class Verifier:
             self.upto = step
             self.changed.notify_all()
 
-    def _needed(self) -> Iterator[tuple[int, list[_Part | _Files]]]:
-        """(step, shards that it is the first to read), until there are no others."""
-        ends = {
-            name: np.cumsum([part.reader.manifest.shards[part.number].num_samples for part in parts])
-            for name, parts in self.parts.items()
-        }
-        left = {name: set(range(len(parts))) for name, parts in self.parts.items()}
+    def _is_ours(self, what: str) -> bool:
+        """Decides which process of a machine verifies it: the same in all, whatever the order."""
+        return zlib.crc32(what.encode()) % self.share[1] == self.share[0]
+
+    def _needed(self) -> Iterator[tuple[int, str, list[int]]]:
+        """(step, its data set, numbers of the shards that it is the first to read), until there are no others."""
+        shards = {source.name: self.readers[source.name].manifest.shards for source in self.plan.sources}
+        ends = {name: np.cumsum([shard.num_samples for shard in infos]) for name, infos in shards.items()}
+        left = {name: set(range(len(infos))) for name, infos in shards.items()}
         for step in range(self.start, self.stop):
             if not any(left.values()):
                 return
@@ -173,4 +134,4 @@ class Verifier:
                 found = set(np.searchsorted(ends[name], rows, side="right").tolist()) if left[name] else set()
             new = sorted(found & left[name])
             left[name] -= found
-            yield step, [*self.files.pop(name, ()), *(self.parts[name][number] for number in new)]
+            yield step, name, new

@@ -6,11 +6,13 @@ Before: the data sets are opened. After: `collate.py` makes batches, of which th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from jemb.core.errors import InputError
-from jemb.shards import Manifest
+from jemb.shards import Manifest, ShardReader
+from jemb.shards.teacher import FIELD, TeacherVectors
 
 PLAIN = ("pairs", "triplets")
 """Objectives that take each positive for a right answer."""
@@ -70,3 +72,24 @@ def wanted_of(
     if needs != "teacher":
         fields = tuple(field for field in fields if field != "teacher")
     return Wanted(name, number, num_positives if "positives" in fields else 1, alone, fields, unused, lacks)
+
+
+def open_teachers(readers: Mapping[str, ShardReader], wanted: Mapping[str, Wanted]) -> dict[str, TeacherVectors]:
+    """The vectors of the data sets whose objective learns from a teacher's. Raises InputError for vectors that are not
+    there, or behind a URL, or of several teachers."""
+    found: dict[str, TeacherVectors] = {}
+    for name in (name for name in readers if FIELD in wanted[name].fields):
+        reader = readers[name]
+        if reader.tars:
+            raise InputError(
+                f"data set {name} is at {reader.tars.url}: the vectors of its teacher are mapped into memory, not "
+                "fetched; copy the data set to a folder"
+            )
+        found[name] = TeacherVectors(reader.folder, reader.manifest)
+        first, one = next(iter(found.items()))
+        if (one.width, one.made_with) != (found[name].width, found[name].made_with):
+            raise InputError(
+                f"data sets {first} and {name} have the vectors of different teachers ({one.made_with}, "
+                f"{found[name].made_with}); wanted one teacher in a run"
+            )
+    return found

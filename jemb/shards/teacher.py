@@ -15,7 +15,6 @@ Before: `prepare/stages/teacher.py` writes them. After: `data/collate.py` gives 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,7 @@ class TeacherVectors:
         self.folder, self.name = folder, manifest.name
         if missing := sorted({*ARRAYS} - {info.file for info in manifest.files}):
             raise InputError(f"{folder}: {MANIFEST} names no {missing[0]}, the vectors of a teacher; {AGAIN}")
-        self.width = int(self._arrays()[2].shape[1])
+        self.width = int(_open(folder)[2].shape[1])
         # What the vectors depend on, but for their precision and the place of the model.
         settings = next((stage.settings for stage in manifest.stages if stage.name == FIELD), {})
         self.made_with = {
@@ -61,48 +60,22 @@ class TeacherVectors:
             if name != "dtype" and (name != "model" or "model_files" not in settings)
         }
 
-    def find(self, keys: Numbers) -> Numbers:
-        """Rows of the vectors of these texts [N]; -1 for one that has none."""
-        known, places, _ = self._arrays()
+    def take(self, hashes: Numbers, *, query: bool) -> NDArray[np.float32]:
+        """The vectors [N, D] of texts with these content hashes. Raises `InputError` for a text without a vector."""
+        known, places, vectors = _open(self.folder)
+        keys = keys_of(hashes, query=query)
         at = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-        return np.where(known[at] == keys, places[at], -1)
-
-    def rows(self, places: Numbers) -> NDArray[np.float32]:
-        """The vectors in these rows, [N, D]."""
-        return np.asarray(self._arrays()[2][places], np.float32)
-
-    def _arrays(self) -> tuple[NDArray[Any], ...]:
-        return _open(self.folder)
-
-
-def take_vectors(teachers: Sequence[TeacherVectors], hashes: Numbers, *, query: bool) -> NDArray[np.float32]:
-    """The vectors [N, D] of texts with these content hashes, in the first of the data sets that has them. Raises
-    `InputError` for a text without a vector."""
-    keys = keys_of(hashes, query=query)
-    found = np.empty((len(keys), teachers[0].width), np.float32)
-    left = np.arange(len(keys))
-    for teacher in teachers:
-        places = teacher.find(keys[left])
-        found[left[places >= 0]] = teacher.rows(places[places >= 0])
-        left = left[places < 0]
-    if len(left):
-        raise InputError(
-            f"{teachers[0].folder}: the teacher has no vectors of {len(left)} of {len(keys)} "
-            f"{'queries' if query else 'passages'} of a step; {AGAIN}"
-        )
-    return found
+        if missing := int((known[at] != keys).sum()):
+            raise InputError(
+                f"{self.folder}: the teacher has no vectors of {missing} of {len(keys)} "
+                f"{'queries' if query else 'passages'} of a step; {AGAIN}"
+            )
+        return np.asarray(vectors[places[at]], np.float32)
 
 
 @lru_cache(maxsize=MAX_MAPPED // len(ARRAYS))
 def _open(folder: Path) -> tuple[NDArray[Any], ...]:
-    arrays: list[NDArray[Any]] = []
-    for name in ARRAYS:
-        try:
-            arrays.append(map_array(folder / name))
-        except OSError as error:
-            raise InputError(f"{folder / name}: cannot be read ({error.strerror or error}); {AGAIN}") from None
-        except ValueError as error:
-            raise InputError(f"{folder / name}: damaged ({error}); {AGAIN}") from None
+    arrays = [map_array(folder / name, AGAIN) for name in ARRAYS]
     keys, places, vectors = arrays
     fits = [array.dtype.kind + str(array.ndim) for array in arrays] == ["i1", "i1", "f2"]
     if not fits or len(keys) != len(places) or not len(keys) or not 0 <= places.max() < len(vectors):

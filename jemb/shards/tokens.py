@@ -1,9 +1,9 @@
 """Token ids of a data set's texts, counted once by `jemb tokenize`, beside the shards they were made from.
 
 A folder for each data set: `tokens.json`, and four arrays for each shard, which readers map into memory, with their
-checksums beside them. A row's texts
-are numbered query, positives, negatives; `first` [rows + 1] says with which text each row begins, `starts` [texts + 1]
-with which id each text, and `hashes` [texts] are those of the texts without prompts.
+checksums beside them. A row's texts are numbered query, positives, negatives; `first` [rows + 1] says with which text
+each row begins, `starts` [texts + 1] with which id each text, and `hashes` [texts] are those of the texts without
+prompts.
 
 Before: `jemb/pretokenize.py` writes them. After: `data/collate.py` makes the batches of the same steps from them.
 """
@@ -11,24 +11,25 @@ Before: `jemb/pretokenize.py` writes them. After: `data/collate.py` makes the ba
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jemb.core.errors import InputError
-from jemb.core.files import MAX_MAPPED, map_array, read_json, write_array, write_json
-from jemb.core.parse import check_shape
+from jemb.core.files import MAX_MAPPED, inside, map_array, read_json, write_array, write_json
 from jemb.shards.index import by_part
 from jemb.shards.manifest import Manifest
+from jemb.tables.places import is_url, to_local
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from jemb.model import Encoder
+    from jemb.shards.reader import ShardReader
 
 Numbers = NDArray[np.int64]
 
@@ -74,20 +75,56 @@ def _digest(path: Path) -> str:
 
 def start_tokens(folder: Path, recipe: Recipe) -> bool:
     """Make `folder` ready for the parts; False where they are all there. Raises `InputError` for other tokens in it."""
-    path = folder / TOKENS
-    if path.is_file():
-        found = _read(path)
-        if found["recipe"] != asdict(recipe):
-            raise InputError(f"{path}: {_difference(found['recipe'], recipe)}; use another output, or remove {folder}")
+    if (folder / TOKENS).is_file():
+        finished = _is_finished(folder, recipe)
         for leftover in folder.glob(".*.tmp"):  # of a killed start
             leftover.unlink()
-        return not found["finished"]
-    write_json(path, {"format": FORMAT, "recipe": asdict(recipe), "finished": False})
+        return not finished
+    write_json(folder / TOKENS, {"format": FORMAT, "recipe": asdict(recipe), "finished": False})
     return True
 
 
 def finish_tokens(folder: Path, recipe: Recipe) -> None:
     write_json(folder / TOKENS, {"format": FORMAT, "recipe": asdict(recipe), "finished": True})
+
+
+def _is_finished(folder: Path, recipe: Recipe) -> bool:
+    """`InputError` for tokens of another recipe, with the first difference."""
+    path = folder / TOKENS
+    found = read_json(path, {"format": int, "recipe": {}, "finished": bool})
+    seen, wanted = ({"format": found["format"], **found["recipe"]}, {"format": FORMAT, **asdict(recipe)})
+    for name, value in wanted.items():
+        if name not in seen or seen[name] != value:
+            raise InputError(
+                f"{path}: made with {name} {seen.get(name)!r}, wanted {value!r}; use another folder, or remove {folder}"
+            )
+    return bool(found["finished"])
+
+
+def recipe_of(manifest: Manifest, encoder: Encoder) -> Recipe:
+    return Recipe(
+        fingerprint=manifest.fingerprint,
+        tokenizer=encoder.tokenize.fingerprint,
+        max_length=encoder.max_length,
+        query_prompt=encoder.prompt("query", manifest.name),
+        passage_prompt=encoder.prompt("document", manifest.name),
+    )
+
+
+def open_tokens(folder: str, readers: Mapping[str, ShardReader], encoder: Encoder) -> dict[str, TokenReader]:
+    """The stored tokens of every data set. Raises InputError where they are not those of this encoder's tokenizer."""
+    place, found = token_folder(folder, "tokens"), {}
+    for name, reader in readers.items():
+        inner, recipe = inside(place, name, f"tokens={folder}"), recipe_of(reader.manifest, encoder)
+        found[name] = TokenReader(inner, reader.manifest, recipe, len(encoder.embeddings))
+    return found
+
+
+def token_folder(given: str, option: str) -> Path:
+    place = to_local(given)
+    if is_url(place):
+        raise InputError(f"{option}={given}: wanted a folder; token ids are mapped into memory, not fetched")
+    return Path(place)
 
 
 class TokenReader:
@@ -99,35 +136,25 @@ class TokenReader:
 
     def __init__(self, folder: Path, manifest: Manifest, recipe: Recipe, vocabulary: int = 2**32) -> None:
         self.folder, self.vocabulary = folder, vocabulary
-        path = folder / TOKENS
-        if not path.is_file():
+        if not (folder / TOKENS).is_file():
             raise InputError(
                 f"{folder}: no tokens of the data set {manifest.name} (no {TOKENS}); `jemb tokenize` makes them"
             )
-        found = _read(path)
-        if found["recipe"] != asdict(recipe):
-            raise InputError(f"{path}: {_difference(found['recipe'], recipe)}")
-        if not found["finished"]:
+        if not _is_finished(folder, recipe):
             raise InputError(f"{folder}: not finished; run the same `jemb tokenize` command again")
-        if manifest.shards and not _sums_path(folder, 0).is_file():
-            log.warning("%s: has no checksums, which an earlier jemb did not write; not verified", folder)
         self._sizes = [shard.num_samples for shard in manifest.shards]
         self._starts = np.array([0, *accumulate(self._sizes)])
 
     def verify_part(self, number: int) -> int:
-        """Compare the arrays of a shard with their checksums; the bytes that were read, 0 where an earlier jemb wrote
-        no checksums. Raises `InputError` with both sums."""
+        """Compare the arrays of a shard with their checksums; the bytes that were read. Raises `InputError` with both
+        sums."""
         path = _sums_path(self.folder, number)
-        if not path.is_file():
-            return 0
-        sums, done = read_json(path), 0
+        sums, done = read_json(path, dict.fromkeys(ARRAYS, str)), 0
         for name in ARRAYS:
             array = part_path(self.folder, number, name)
-            found, wanted = _digest(array), sums.get(name) if isinstance(sums, dict) else None
-            if found != wanted:
+            if (found := _digest(array)) != sums[name]:
                 raise InputError(
-                    f"{array}: sha256 is {found}; {path.name} wants {wanted}: it has changed; remove {self.folder} and "
-                    "run `jemb tokenize` again"
+                    f"{array}: sha256 is {found}; {path.name} wants {sums[name]}: it has changed; {_again(self.folder)}"
                 )
             done += array.stat().st_size
         return done
@@ -157,7 +184,7 @@ class TokenReader:
             if found.max(initial=0) >= self.vocabulary:
                 raise InputError(
                     f"{part_path(self.folder, part.number, 'ids')}: has the id {found.max()}, but the model has only "
-                    f"{self.vocabulary} embeddings: it has changed; remove {self.folder} and run `jemb tokenize` again"
+                    f"{self.vocabulary} embeddings: it has changed; {_again(self.folder)}"
                 )
             ids[_ranges((ends - lengths)[chosen], lengths[chosen])] = found
         return ids, lengths, hashes
@@ -179,16 +206,7 @@ class _Part:
 
 @lru_cache(maxsize=MAX_MAPPED // len(ARRAYS))
 def _open_part(folder: Path, number: int, size: int) -> _Part:
-    paths = [part_path(folder, number, array) for array in ARRAYS]
-    arrays: list[NDArray[Any]] = []
-    for path in paths:
-        try:
-            arrays.append(map_array(path))
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-        except ValueError as error:
-            raise InputError(f"{path}: damaged ({error}); remove {folder} and run `jemb tokenize` again") from None
-    ids, starts, first, hashes = arrays
+    arrays = ids, starts, first, hashes = [map_array(part_path(folder, number, one), _again(folder)) for one in ARRAYS]
     part = _Part(ids, starts, first, hashes, number)
     numbers = all(array.ndim == 1 and array.dtype.kind in "iu" for array in arrays)
     if not numbers or not (
@@ -196,32 +214,15 @@ def _open_part(folder: Path, number: int, size: int) -> _Part:
         and len(part.hashes) == part.first[-1] == len(part.starts) - 1
         and len(part.ids) == part.starts[-1]
     ):
-        raise InputError(
-            f"{paths[0]}: these arrays do not belong together; remove {folder} and run `jemb tokenize` again"
-        )
+        raise InputError(f"{part_path(folder, number, 'ids')}: the arrays do not belong together; {_again(folder)}")
     return part
+
+
+def _again(folder: Path) -> str:
+    return f"remove {folder} and run `jemb tokenize` again"
 
 
 def _ranges(starts: Numbers, lengths: Numbers) -> Numbers:
     """The numbers from starts[i] on, lengths[i] of them, for all i one after the other."""
     ends = np.cumsum(lengths)
     return np.repeat(starts - (ends - lengths), lengths) + np.arange(int(ends[-1]) if len(ends) else 0)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    found = read_json(path, {"format?": int})
-    if found.get("format") != FORMAT:
-        raise InputError(f"{path}: not the tokens of a data set of format {FORMAT}; `jemb tokenize` makes them")
-    check_shape(found, {"recipe": {}, "finished": bool}, path)
-    return dict(found)
-
-
-def _difference(found: Mapping[str, Any], wanted: Recipe) -> str:
-    """In words, what the first of these is that differs."""
-    names = {"fingerprint": "data set", "tokenizer": "tokenizer"}
-    for field, value in asdict(wanted).items():
-        if found.get(field) != value:
-            seen = found.get(field)
-            values = "" if field in names else f" {seen!r}, wanted {value!r}"
-            return f"made from another {names[field]}" if field in names else f"made with {field}{values}"
-    return f"made by another version: {sorted(found)}"

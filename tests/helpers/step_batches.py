@@ -6,6 +6,7 @@ from typing import Any
 
 from jemb.core.records import Batch
 from jemb.data import GlobalBatchSampler, StepDataset
+from jemb.data.deal import PayloadSizes
 
 
 class Steps(StepDataset):
@@ -13,7 +14,7 @@ class Steps(StepDataset):
 
     def __init__(self, *arguments: Any, rank: int = 0, world_size: int = 1, balance: bool = True, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        self.sizes = {name: rows.sizes for name, rows in self.readers.items()}
+        self.sizes = {name: PayloadSizes(reader) for name, reader in self.readers.items()}
         self.rank, self.world_size = rank, world_size
         self.sampler = GlobalBatchSampler(self.plan, lengths=self.sizes if balance else None)
 

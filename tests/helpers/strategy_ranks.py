@@ -25,6 +25,7 @@ from jemb.distributed.processes import joined_processes
 from jemb.loss.protocol import uses_negatives
 from jemb.model import Encoder, make_tiny
 from jemb.registry import OBJECTIVES
+from jemb.shards.teacher import keys_of
 from jemb.train.build import make_module, make_trainer
 from jemb.train.strategies import state_of
 
@@ -78,11 +79,9 @@ class Teacher:
 
     width = 12
 
-    def find(self, keys: Any) -> Any:
-        return np.abs(keys)
-
-    def rows(self, places: Any) -> Any:
-        return np.array([np.random.default_rng(place).normal(size=self.width) for place in places.tolist()], np.float32)
+    def take(self, hashes: Any, *, query: bool) -> Any:
+        seeds = np.abs(keys_of(hashes, query=query)).tolist()
+        return np.array([np.random.default_rng(seed).normal(size=self.width) for seed in seeds], np.float32)
 
 
 class Batches:
@@ -152,7 +151,7 @@ def run_case(options: dict[str, Any], encoder: Encoder, processes: Any) -> Outco
     collect = Collect({name: p.detach().clone() for name, p in module.named_parameters()})
     trainer = make_trainer(config, processes, max_steps=STEPS, callbacks=[collect])
     encoder.train().packed = config.model.packing == "on"
-    taught: Any = {name: [Teacher()] for name in by_name}
+    taught: Any = {name: Teacher() for name in by_name}
     prompts = {"query_prompt": encoder.prompt("query"), "passage_prompt": encoder.prompt("document")}
     collate = Collate(encoder.tokenize, num_negatives=0, seed=0, wanted=by_name, teachers=taught, **prompts)
     batches: Any = Batches(collate, WITH_MORE if config.num_positives > 1 else SAMPLES)

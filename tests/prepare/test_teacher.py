@@ -22,7 +22,7 @@ from jemb.prepare import prepare
 from jemb.prepare.engine import job, read
 from jemb.prepare.vectors import embeddings
 from jemb.shards import Manifest, ShardReader, read_manifest
-from jemb.shards.teacher import TeacherVectors, take_vectors
+from jemb.shards.teacher import TeacherVectors
 from jemb.tables.transfer import list_tree
 from tests.helpers.prepare_tools import TOOLS, bag_of_words
 
@@ -79,7 +79,7 @@ def prepared(
 
 
 def vector(teacher: TeacherVectors, text: str, *, query: bool) -> Any:
-    return take_vectors([teacher], np.array([content_hash(text)]), query=query)[0]
+    return teacher.take(np.array([content_hash(text)]), query=query)[0]
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])

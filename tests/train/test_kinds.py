@@ -13,7 +13,7 @@ from jemb.config import ModelConfig, TokenizeConfig
 from jemb.core.errors import InputError
 from jemb.core.records import Sample
 from jemb.data import checks
-from jemb.data.checks import check_labels
+from jemb.data.checks import check_samples
 from jemb.data.wanted import Wanted
 from jemb.model import make_tiny
 from jemb.shards import open_datasets
@@ -145,15 +145,15 @@ def test_labels_are_refused_only_where_all_are_known(tmp_path: Path, monkeypatch
     """Not by those of a part of the samples, nor where none can be read, which the step that wants them says."""
     samples = [Sample(f"{n}", f"text {n}", f"text {n}", label=n) for n in range(8)]
     folder = write_shards(tmp_path / "d", "d", samples)
-    wanted = {"d": Wanted("labelled")}
+    wanted = Wanted("labelled")
     with pytest.raises(InputError, match="wants several"):
-        check_labels(open_datasets(folder), wanted)
+        check_samples(open_datasets(folder)["d"], wanted)
     monkeypatch.setattr(checks, "LOOKED_AT", 4)
-    check_labels(open_datasets(folder), wanted)
+    check_samples(open_datasets(folder)["d"], wanted)
     monkeypatch.undo()
     (tar,) = folder.glob("*.tar")
     tar.write_bytes(tar.read_bytes().replace(b'{"query"', b'{"quer":'))
-    check_labels(open_datasets(folder), wanted)
+    check_samples(open_datasets(folder)["d"], wanted)
 
 
 def test_options_that_no_data_set_has_a_use_for_are_named(

@@ -9,7 +9,6 @@ import pytest
 
 from jemb.app.cli import main
 from jemb.data.module import PairData
-from jemb.shards import open_datasets
 from tests.helpers.training_runs import SMALL, Training, losses, read_lines
 
 Start = Callable[..., Training]
@@ -54,23 +53,6 @@ def test_by_their_own_size(
     assert " passes, batches of 32\n" in shown.out
     assert "tiny" not in shown.out
     assert warning in shown.err
-
-
-def test_joined_and_refused(tmp_path: Path, start: Start, options: list[str]) -> None:
-    run = start(tmp_path / "joined", [*options, "small_datasets=join", "max_steps=3"], processes=2).succeed()
-    record = run.read_record()["datasets"]
-    assert record["small"]["share"] / record["tiny"]["share"] == pytest.approx(40 / 31)
-    keys = {f"{name}/{sample.key}" for name, reader in open_datasets(run_shards(options)).items() for sample in reader}
-    joined = [line for line in read_lines(run.samples) if line["dataset"] == "joined-pairs"]
-    assert joined
-    assert all(len(line["ids"]) == 64 and set(line["ids"]) <= keys for line in joined)
-    refused = start(tmp_path / "refused", [*options, "small_datasets=refuse"])
-    assert refused.wait() == [2]
-    assert "global_batch_size=64 is larger than data set small (40), tiny (31)" in refused.output
-
-
-def run_shards(options: list[str]) -> Path:
-    return Path(next(option for option in options if option.startswith("shards=")).removeprefix("shards="))
 
 
 def test_in_a_trainer_of_ones_own(options: list[str], caplog: pytest.LogCaptureFixture) -> None:
