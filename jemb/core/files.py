@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import io
 import json
 import math
@@ -112,13 +113,13 @@ def writing(path: Path, more: str = "") -> Iterator[None]:
 def write_atomic(path: Path, data: bytes | memoryview | str) -> None:
     """Write `path` so that a reader sees the old file or the whole new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _new_file(path) as file:
+    with new_file(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
     sync_folder(path.parent)
 
 
 @contextmanager
-def _new_file(path: Path) -> Iterator[BinaryIO]:
+def new_file(path: Path) -> Iterator[BinaryIO]:
     """To be written to; it has its name from the end of the block on, whole and on the disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -137,7 +138,7 @@ def link_file(path: Path, name: Path) -> None:
     try:
         os.link(path, name)
     except OSError:
-        with _new_file(name) as file, path.open("rb") as source:
+        with new_file(name) as file, path.open("rb") as source:
             shutil.copyfileobj(source, file)
     sync_folder(name.parent)
 
@@ -147,6 +148,18 @@ def write_array(path: Path, array: np.ndarray) -> None:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     write_atomic(path, buffer.getbuffer())
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sha256(path: Path, wanted: str, named_in: str, remedy: str) -> int:
+    """Read a file and compare it with its checksum; its bytes. Raises `InputError` with both sums."""
+    if (found := sha256_of(path)) != wanted:
+        raise InputError(f"{path}: sha256 is {found}; {named_in} wants {wanted}: it has changed; {remedy}")
+    return path.stat().st_size
 
 
 MAX_MAPPED = 30_000

@@ -18,7 +18,7 @@ from jemb.core.files import MAX_MAPPED, map_array
 from jemb.core.seeds import scramble
 from jemb.data.permutation import mix
 from jemb.shards import ShardReader
-from jemb.shards.index import INDEX_DTYPE, REBUILD, by_part
+from jemb.shards.index import AGAIN, INDEX_DTYPE, by_part
 
 Numbers = NDArray[np.int64]
 
@@ -62,7 +62,7 @@ class PayloadSizes:
 def _mapped(sizes: PayloadSizes, number: int) -> NDArray[np.uint32]:
     """The sizes column of one shard's index."""
     path = sizes.folder / sizes.shards[number].index_file
-    index = map_array(path, REBUILD)
+    index = map_array(path, AGAIN)
     if index.dtype != INDEX_DTYPE or len(index) != sizes.shards[number].num_samples:
         raise InputError(f"{path}: not the index of {sizes.shards[number].file}")
     column: NDArray[np.uint32] = index["size"]

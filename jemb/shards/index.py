@@ -1,6 +1,6 @@
 """The byte index beside a tar: where each sample's JSON lies, 12 bytes a sample, memory-mapped.
 
-Before: `writer.py` and `adopt.py` collect the places. After: `reader.py` reads any row with one system call.
+Before: `writer.py` collects the places. After: `reader.py` reads any row with one system call.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROWS = 100_000
 HEADER = 512
 SIZE, MAGIC, USTAR = range(124, 136), np.arange(257, 262), np.frombuffer(b"ustar", dtype=np.uint8)
 """Bytes of a tar header."""
-REBUILD = "delete manifest.json and build the index again, or restore the file"
+AGAIN = "restore the file, or prepare the data set again"
 
 
 def by_part(starts: Sequence[int] | Numbers, rows: Numbers) -> Iterator[tuple[int, Numbers, Numbers]]:
@@ -64,13 +64,13 @@ def open_index(path: Path, num_samples: int) -> np.ndarray[Any, Any]:
     try:
         with path.open("rb") as file:
             if file.read(len(header)) != header or path.stat().st_size != index_file_bytes(num_samples):
-                raise InputError(f"{path}: not an index of {num_samples} samples; {REBUILD}")
+                raise InputError(f"{path}: not an index of {num_samples} samples; {AGAIN}")
             if not num_samples:
                 return np.empty(0, INDEX_DTYPE)
             # Plain array over the same mapping: indexing np.memmap costs a microsecond more each time.
             return np.asarray(np.memmap(file, INDEX_DTYPE, "r", len(header), (num_samples,)))
     except FileNotFoundError:
-        raise InputError(f"{path}: the index is missing; {REBUILD}") from None
+        raise InputError(f"{path}: the index is missing; {AGAIN}") from None
 
 
 def check_index(index: np.ndarray[Any, Any], tar: BinaryIO, path: Path) -> None:
@@ -94,6 +94,6 @@ def check_index(index: np.ndarray[Any, Any], tar: BinaryIO, path: Path) -> None:
             row = int(wrong[0])
             raise InputError(
                 f"{path}: row {start + row} is said to have {sizes[row]} bytes from byte {offsets[row]} on, which the "
-                f"tar does not have there; the index has changed: {REBUILD}"
+                f"tar does not have there; the index has changed: {AGAIN}"
             )
         last = int(offsets[-1])

@@ -1,15 +1,16 @@
 """manifest.json of a data set: exact counts, checksums, the stages that made it, and its fingerprint.
 
-Before: `writer.py` and `adopt.py` make it, last of all. After: `reader.py` opens the shards it names, the
-plan takes its counts and fingerprint.
+Before: `writer.py` makes it, last of all. After: `reader.py` opens the shards it names, the plan takes its counts and
+fingerprint.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,13 +18,13 @@ from jemb.core.errors import InputError
 from jemb.core.files import check_name, read_json, write_json
 from jemb.core.parse import COUNT, Shape, check_shape
 from jemb.core.records import Kind
+from jemb.shards.index import AGAIN, index_file_bytes
+from jemb.tables.places import join
 
 MANIFEST = "manifest.json"
 VERSION = 1
-INDEX_HINT = (
-    "`jemb prepare input=RAW output=DIR` makes some of raw files; for tars made by others, "
-    "`jemb inspect --index path=DIR` builds index and manifest"
-)
+SHA256 = re.compile(r"[0-9a-f]{64}")
+HINT = "`jemb prepare input=RAW output=DIR` makes some of raw files, and of tars made by others"
 
 SHAPE: Shape = {
     "name": str,
@@ -105,6 +106,20 @@ class Manifest:
         content += [[[file.file, file.sha256] for file in self.files]] if self.files else []
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
+    def check_files(self, place: str, size_of: Callable[[str], int | None]) -> None:
+        """Raise `InputError` where a file of the data set at `place`, a path or URL, is missing or has another size.
+        size_of: name in there -> bytes, None where there is no such file."""
+        wanted = {shard.file: (shard.bytes, "the tar was cut off or changed") for shard in self.shards}
+        for shard in self.shards:
+            meaning = f"not the index of {shard.file}; {AGAIN}"
+            wanted[shard.index_file] = index_file_bytes(shard.num_samples), meaning
+        wanted |= {file.file: (file.bytes, "it was cut off or changed") for file in self.files}
+        for name, (size, meaning) in wanted.items():
+            if (found := size_of(name)) is None:
+                raise InputError(f"{join(place, name)}: no such file; {MANIFEST} names it with {size} bytes")
+            if found != size:
+                raise InputError(f"{join(place, name)}: has {found} bytes; {MANIFEST} wants {size}: {meaning}")
+
     def to_json(self) -> dict[str, Any]:
         return {
             "version": VERSION,
@@ -129,16 +144,19 @@ class Manifest:
         check_shape(value, SHAPE, where)
         if value["kind"] not in get_args(Kind):
             raise InputError(f"{where}: kind is {value['kind']!r}; wanted one of {', '.join(get_args(Kind))}")
-        for number, shard in enumerate(value["shards"]):
-            at = f"{where}: shards[{number}]"
-            if "/" in check_name(shard["file"], at) or not shard["file"].endswith(".tar"):
-                raise InputError(f"{at}: file is {shard['file']!r}; wanted a plain name that ends in .tar")
-        shards = tuple(ShardInfo(**_known(ShardInfo, shard)) for shard in value["shards"])
-        stages = tuple(StageCount(**_known(StageCount, stage)) for stage in value["stages"])
-        files = tuple(FileInfo(**_known(FileInfo, file)) for file in value.get("files", ()))
-        for info in files:
-            if "/" in check_name(info.file, f"{where}: files"):
-                raise InputError(f"{where}: files: file is {info.file!r}; wanted a plain name")
+        for part in ("shards", "files"):
+            for number, entry in enumerate(value.get(part, ())):
+                at = f"{where}: {part}[{number}]"
+                if "/" in check_name(entry["file"], at) or (part == "shards" and not entry["file"].endswith(".tar")):
+                    raise InputError(f"{at}: file is {entry['file']!r}; wanted a plain name, of a shard one in .tar")
+                if not SHA256.fullmatch(entry["sha256"]):  # by which a cache knows it
+                    raise InputError(f"{at}: sha256 is {entry['sha256']!r}; wanted 64 hex digits")
+        try:
+            shards = tuple(ShardInfo(**entry) for entry in value["shards"])
+            stages = tuple(StageCount(**entry) for entry in value["stages"])
+            files = tuple(FileInfo(**entry) for entry in value.get("files", ()))
+        except TypeError as error:
+            raise InputError(f"{where}: {error}; wanted a manifest of version {VERSION}") from None
         fields = tuple(value.get("fields", ()))
         manifest = cls(value["name"], value["kind"], shards, stages, value["source"], fields, files)
         for name, wanted in manifest.to_json().items():
@@ -156,14 +174,9 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; wanted a data set (a folder with {MANIFEST})")
-        raise InputError(f"{folder}: no {MANIFEST} in it; wanted a data set ({INDEX_HINT})")
+        raise InputError(f"{folder}: no {MANIFEST} in it; wanted a data set ({HINT})")
     return Manifest.from_json(read_json(path), str(path))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_json(folder / MANIFEST, manifest.to_json())
-
-
-def _known(kind: type[Any], value: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that the class has; a later jemb may have written more."""
-    return {field.name: value[field.name] for field in fields(kind) if field.name in value}

@@ -1,6 +1,6 @@
 """Rows of a data set to samples: random reads by row number, checked against the manifest.
 
-Before: `prepare/` or `adopt.py`. After: `data/sampler.py` reads the rows the plan names.
+Before: `prepare/`. After: `data/sampler.py` reads the rows the plan names.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from itertools import accumulate
 from pathlib import Path
 
 from jemb.core.errors import InputError
+from jemb.core.files import check_sha256
 from jemb.core.progress import track
 from jemb.core.records import Sample
 from jemb.shards.cache import ShardCache
-from jemb.shards.index import REBUILD, check_index, index_file_bytes, open_index
-from jemb.shards.manifest import INDEX_HINT, MANIFEST, ShardInfo, read_manifest
+from jemb.shards.index import AGAIN, check_index, open_index
+from jemb.shards.manifest import HINT, MANIFEST, ShardInfo, read_manifest
 from jemb.shards.member import BLOCK, decode_header, decode_payload
 from jemb.shards.remote import RemoteTars, bring, find_datasets
 from jemb.tables.places import each, is_url, to_local
@@ -44,14 +45,8 @@ class ShardReader:
         if not self.manifest.num_samples:
             raise InputError(f"{self.folder / MANIFEST}: num_samples is 0; wanted at least 1")
         self._starts = [0, *accumulate(shard.num_samples for shard in self.manifest.shards)]
-        for shard in self.manifest.shards:
-            if tars is None:
-                _check_size(self.folder / shard.file, shard.bytes, "the tar was cut off or changed")
-            wanted = index_file_bytes(shard.num_samples)
-            _check_size(self.folder / shard.index_file, wanted, f"not the index of {shard.file}; {REBUILD}")
-
-        for file in self.manifest.files if tars is None else ():
-            _check_size(self.folder / file.file, file.bytes, "it was cut off or changed")
+        if tars is None:
+            self.manifest.check_files(str(self.folder), self._size_of)
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -133,14 +128,14 @@ class ShardReader:
 
     def verify_files(self) -> int:
         """Compare the files beside the shards with the manifest; the bytes that were read. Raises `InputError`."""
-        for info in self.manifest.files if self.tars is None else ():
-            with (self.folder / info.file).open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest != info.sha256:
-                raise InputError(
-                    f"{self.folder / info.file}: sha256 is {digest}; {MANIFEST} wants {info.sha256}: it has changed"
-                )
-        return sum(info.bytes for info in self.manifest.files if self.tars is None)
+        files = self.manifest.files if self.tars is None else ()
+        return sum(check_sha256(self.folder / info.file, info.sha256, MANIFEST, AGAIN) for info in files)
+
+    def _size_of(self, name: str) -> int | None:
+        try:
+            return (self.folder / name).stat().st_size
+        except FileNotFoundError:
+            return None
 
     def _place(self, row: int) -> tuple[_OpenShard, int, int]:
         if not 0 <= row < len(self):
@@ -151,7 +146,7 @@ class ShardReader:
         if not BLOCK <= offset <= shard.info.bytes - size:
             raise InputError(
                 f"{shard.path}: the index puts row {row} at byte {offset} with {size} bytes; "
-                f"the tar has {shard.info.bytes}; {REBUILD}"
+                f"the tar has {shard.info.bytes}; {AGAIN}"
             )
         return shard, offset, size
 
@@ -198,15 +193,6 @@ def _open_shard(reader: ShardReader, number: int) -> _OpenShard:
     return _OpenShard(reader.folder, reader.manifest.shards[number], reader.tars)
 
 
-def _check_size(path: Path, wanted: int, meaning: str) -> None:
-    try:
-        seen = path.stat().st_size
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; {MANIFEST} names it with {wanted} bytes") from None
-    if seen != wanted:
-        raise InputError(f"{path}: has {seen} bytes; {MANIFEST} wants {wanted}: {meaning}")
-
-
 def open_datasets(
     place: Path | str, cache: ShardCache | None = None, *, whole_shards: bool = True
 ) -> dict[str, ShardReader]:
@@ -249,4 +235,4 @@ def _open_local(path: Path) -> Iterator[ShardReader]:
         elif any(folder.glob("*.tar")):
             read_manifest(folder)  # raises, and says what to do
     if not found:
-        raise InputError(f"{path}: no data set in it (a folder with {MANIFEST}); {INDEX_HINT}")
+        raise InputError(f"{path}: no data set in it (a folder with {MANIFEST}); {HINT}")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,10 @@ from jemb.core.errors import InputError
 from jemb.core.files import locked, write_atomic
 from jemb.core.parse import parse_json
 from jemb.shards.cache import ShardCache
-from jemb.shards.index import REBUILD, index_file_bytes
+from jemb.shards.index import AGAIN, index_file_bytes
 from jemb.shards.manifest import MANIFEST, Manifest, ShardInfo
 from jemb.tables.places import each, is_web, join
 from jemb.tables.transfer import list_tree, read_file, read_range
-
-SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +69,8 @@ def find_datasets(url: str) -> dict[str, dict[str, int] | None]:
         return {url: found[""]}
     inside = {join(url, name): files for name, files in found.items() if MANIFEST in files and "/" not in name}
     for name, files in found.items():
-        if "/" not in name and not name.startswith(".") and MANIFEST not in files and any(map(_is_tar, files)):
+        has_tars = any(file.endswith(".tar") for file in files)
+        if has_tars and MANIFEST not in files and "/" not in name and not name.startswith("."):
             raise InputError(
                 f"{join(url, name) if name else url}: has tars but no {MANIFEST}, which is copied last: wait until all "
                 "of it is there, copy it again, or remove it"
@@ -80,10 +78,6 @@ def find_datasets(url: str) -> dict[str, dict[str, int] | None]:
     if not inside:
         raise InputError(f"{url}: no data set there (a folder with {MANIFEST})")
     return dict(sorted(inside.items()))
-
-
-def _is_tar(file: str) -> bool:
-    return file.endswith(".tar")
 
 
 def bring(url: str, sizes: Mapping[str, int] | None, cache: ShardCache) -> Path:
@@ -95,13 +89,8 @@ def bring(url: str, sizes: Mapping[str, int] | None, cache: ShardCache) -> Path:
     where = join(url, MANIFEST)
     data = read_file(where)
     manifest = Manifest.from_json(parse_json(data, where), where)
-    for shard in manifest.shards:
-        if not SHA256.fullmatch(shard.sha256):
-            raise InputError(f"{where}: sha256 of {shard.file} is {shard.sha256!r}; wanted 64 hex digits")
-        if sizes is not None:
-            _check(url, sizes, shard.file, shard.bytes, "the tar was cut off or changed")
-            wanted = index_file_bytes(shard.num_samples)
-            _check(url, sizes, shard.index_file, wanted, f"not the index of {shard.file}; {REBUILD}")
+    if sizes is not None:
+        manifest.check_files(url, sizes.get)
     # By content: another manifest at the same URL has a folder of its own, and one that moved is known again.
     folder = cache.folder / "indexes" / hashlib.sha256(data).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,12 +108,5 @@ def _bring_index(url: str, folder: Path, shard: ShardInfo) -> None:
     place = join(url, shard.index_file)
     data = read_file(place)
     if len(data) != wanted:
-        raise InputError(f"{place}: has {len(data)} bytes; {MANIFEST} wants {wanted}: {REBUILD}")
+        raise InputError(f"{place}: has {len(data)} bytes; {MANIFEST} wants {wanted}: {AGAIN}")
     write_atomic(path, data)
-
-
-def _check(url: str, sizes: Mapping[str, int], name: str, wanted: int, meaning: str) -> None:
-    if name not in sizes:
-        raise InputError(f"{join(url, name)}: no such file; {MANIFEST} names it with {wanted} bytes")
-    if sizes[name] != wanted:
-        raise InputError(f"{join(url, name)}: has {sizes[name]} bytes; {MANIFEST} wants {wanted}: {meaning}")

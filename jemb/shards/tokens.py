@@ -10,7 +10,6 @@ Before: `jemb/pretokenize.py` writes them. After: `data/collate.py` makes the ba
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -22,7 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jemb.core.errors import InputError
-from jemb.core.files import MAX_MAPPED, inside, map_array, read_json, write_array, write_json
+from jemb.core.files import (
+    MAX_MAPPED,
+    check_sha256,
+    inside,
+    map_array,
+    read_json,
+    sha256_of,
+    write_array,
+    write_json,
+)
 from jemb.shards.index import by_part
 from jemb.shards.manifest import Manifest
 from jemb.tables.places import is_url, to_local
@@ -61,16 +69,11 @@ def write_part(folder: Path, number: int, arrays: Mapping[str, NDArray[Any]]) ->
     """The arrays of one shard, and at last their checksums; each file is whole or absent."""
     for name in ARRAYS:
         write_array(part_path(folder, number, name), arrays[name])
-    write_json(_sums_path(folder, number), {name: _digest(part_path(folder, number, name)) for name in ARRAYS})
+    write_json(_sums_path(folder, number), {name: sha256_of(part_path(folder, number, name)) for name in ARRAYS})
 
 
 def _sums_path(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.sha256.json"
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def start_tokens(folder: Path, recipe: Recipe) -> bool:
@@ -151,12 +154,7 @@ class TokenReader:
         path = _sums_path(self.folder, number)
         sums, done = read_json(path, dict.fromkeys(ARRAYS, str)), 0
         for name in ARRAYS:
-            array = part_path(self.folder, number, name)
-            if (found := _digest(array)) != sums[name]:
-                raise InputError(
-                    f"{array}: sha256 is {found}; {path.name} wants {sums[name]}: it has changed; {_again(self.folder)}"
-                )
-            done += array.stat().st_size
+            done += check_sha256(part_path(self.folder, number, name), sums[name], path.name, _again(self.folder))
         return done
 
     def count(self, rows: Numbers) -> Numbers:

@@ -6,7 +6,6 @@ Before: `prepare/engine/write.py` has the kept samples in their final order, or 
 from __future__ import annotations
 
 import hashlib
-import os
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jemb.core.errors import InputError
-from jemb.core.files import create, naming, sync_folder, whole_folder, write_atomic
+from jemb.core.files import new_file, sync_folder, whole_folder, write_atomic
 from jemb.core.records import Kind, Sample
 from jemb.shards.index import encode_index
 from jemb.shards.manifest import Manifest, ShardInfo, StageCount, write_manifest
@@ -82,29 +81,22 @@ def fields_of(sample: Sample) -> set[str]:
 
 def write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> ShardInfo:
     """One tar and its index from (key, payload of `encode_payload`) in order. Whole or absent; keys are not checked."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     digest = hashlib.sha256()
     places: list[tuple[int, int]] = []
     position = 0
-    try:
-        with naming(path), create(temporary) as file:
+    with new_file(path) as file:
 
-            def put(data: bytes) -> int:
-                file.write(data)
-                digest.update(data)
-                return len(data)
+        def put(data: bytes) -> int:
+            file.write(data)
+            digest.update(data)
+            return len(data)
 
-            for key, payload in members:
-                places.append((position + BLOCK, len(payload)))
-                position += put(encode_header(key, len(payload)) + payload + bytes(-len(payload) % BLOCK))
-            position += put(bytes(2 * BLOCK + -(position + 2 * BLOCK) % tarfile.RECORDSIZE))
-            file.flush()
-            os.fsync(file.fileno())
+        for key, payload in members:
+            places.append((position + BLOCK, len(payload)))
+            position += put(encode_header(key, len(payload)) + payload + bytes(-len(payload) % BLOCK))
+        position += put(bytes(2 * BLOCK + -(position + 2 * BLOCK) % tarfile.RECORDSIZE))
         info = ShardInfo(path.name, len(places), position, digest.hexdigest())
         # Index first, so that a tar is never without one.
         write_atomic(path.with_name(info.index_file), encode_index(places))
-        temporary.replace(path)
-        sync_folder(path.parent)
-        return info
-    finally:
-        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return info

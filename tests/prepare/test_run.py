@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from jemb.core.errors import InputError
 from jemb.core.files import alone
+from jemb.core.records import Sample
 from jemb.prepare import Tools, prepare, summary_table
 from jemb.prepare.engine import run
 from jemb.prepare.options import FieldsConfig, PrepareConfig
@@ -26,7 +27,7 @@ from jemb.prepare.stages.decontaminate import DecontaminateConfig
 from jemb.prepare.stages.exact import ExactConfig
 from jemb.prepare.stages.language import LanguageConfig
 from jemb.prepare.stages.near_duplicates import NearDuplicatesConfig
-from jemb.shards import ShardReader, adopt, open_datasets, read_manifest
+from jemb.shards import ShardReader, open_datasets, read_manifest, write_dataset
 from tests.helpers.prepare_tools import TOOLS, bag_encoder, no_model, write_tar
 
 NO_TOOLS = Tools(no_model, no_model, no_model)
@@ -486,13 +487,12 @@ def test_folders_of_the_user_are_never_replaced(tmp_path, write_jsonl, make):
     assert (tmp_path / "out" / "a" / "thesis.txt").exists()
 
 
-def test_adopted_tars_are_never_replaced(tmp_path, write_jsonl, make):
+def test_shards_of_others_are_never_replaced(tmp_path, write_jsonl, make):
     write_jsonl(tmp_path / "in" / "a.jsonl", pairs(20))
-    write_tar(tmp_path / "out" / "a" / "1.tar", [("x.json", b'{"query":"e","positive":"f"}')])
-    adopt(tmp_path / "out" / "a")
+    write_dataset(tmp_path / "out" / "a", "a", [Sample("x", "e", "f")], 1)
     with pytest.raises(InputError, match="was not made by jemb prepare"):
         make(stages=["exact"], overwrite=True)
-    assert (tmp_path / "out" / "a" / "1.tar").exists()
+    assert (tmp_path / "out" / "a" / "shard-000000.tar").exists()
 
 
 def test_output_that_cannot_be(tmp_path, write_jsonl, make):

@@ -360,7 +360,7 @@ def test_a_manifest_that_would_write_elsewhere(
     hostile = dataclasses.replace(manifest.shards[0], sha256="../../../../tmp/x")
     text = json.dumps(dataclasses.replace(manifest, shards=(hostile,)).to_json())
     put(s3_port, f"{stored}/few/manifest.json", text.encode())
-    with pytest.raises(InputError, match=r"sha256 of shard-000000\.tar is '\.\./.*; wanted 64 hex digits"):
+    with pytest.raises(InputError, match=r"shards\[0\]: sha256 is '\.\./.*; wanted 64 hex digits"):
         open_datasets(f"s3://{BUCKET}/{stored}")
 
 
