@@ -6,11 +6,13 @@ Before: `rows.py`. After: `ranking.py`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 from jemb.core.errors import InputError
-from jemb.evaluate.rows import Row, check_file, read_lines, read_rows
+from jemb.core.files import read_bytes
+from jemb.evaluate.rows import Row, read_rows
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +30,11 @@ def read_beir(path: Path) -> tuple[dict[str, str], dict[str, str], Qrels]:
     in trec_eval, with a warning. `InputError` for a judged query that is not in the queries.
     """
     if path.suffix == ".tsv":
-        check_file(path)
         folder, judgements = path.parent.parent if path.parent.name == "qrels" else path.parent, path
     else:
         folder, judgements = path, _find_qrels(path)
-    queries_file, corpus_file = _find(folder, "queries"), _find(folder, "corpus")
     qrels = read_qrels(judgements)
+    queries_file, corpus_file = _find(folder, "queries"), _find(folder, "corpus")
     queries = _by_id(queries_file, lambda row: row.text("text"))
     for query in qrels:
         if query not in queries:
@@ -57,11 +58,15 @@ def read_beir(path: Path) -> tuple[dict[str, str], dict[str, str], Qrels]:
 def read_qrels(path: Path) -> Qrels:
     """Columns with tabs between: query id, passage id, relevance (a whole number); a header line or none."""
     qrels: Qrels = {}
-    num_lines = 0
-    for number, line in read_lines(path):
-        num_lines += 1
-        columns = [column.strip() for column in line.split("\t")]
+    try:
+        lines = read_bytes(path).decode().split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 ({error})") from None
+    for number, line in enumerate(lines, start=1):
+        columns = [column.strip("\ufeff \r") for column in line.split("\t")]
         place = f"{path}, line {number}"
+        if not line.strip():
+            continue
         if len(columns) != 3:
             raise InputError(
                 f"{place}: {len(columns)} columns in {line[:80]!r}; "
@@ -71,23 +76,22 @@ def read_qrels(path: Path) -> Qrels:
         try:
             value = float(relevance)
         except ValueError:
-            if num_lines == 1 and not any(map(str.isdigit, relevance)):
+            if number == 1 and not any(map(str.isdigit, relevance)):
                 continue  # the header
-            raise InputError(f"{place}: relevance is {relevance!r}; wanted a whole number") from None
+            value = math.nan
         if not (value.is_integer() and abs(value) <= MAX_RELEVANCE):
             raise InputError(
                 f"{place}: relevance is {relevance!r}; wanted a whole number, {MAX_RELEVANCE} at most "
                 "(columns: query id, passage id, relevance)"
             )
-        if qrels.setdefault(query, {}).setdefault(passage, int(value)) != int(value):
-            earlier = qrels[query][passage]
+        if qrels.setdefault(query, {}).setdefault(passage, int(value)) != value:
             raise InputError(
-                f"{place}: relevance of query {query!r} and passage {passage!r} is {int(value)}, "
-                f"but {earlier} in an earlier line"
+                f"{place}: relevance of query {query!r} and passage {passage!r} is {value:g}, "
+                f"but {qrels[query][passage]} in an earlier line"
             )
     lacking = sum(not any(value > 0 for value in passages.values()) for passages in qrels.values())
     if lacking == len(qrels):
-        raise InputError(f"{path}: no judgement with relevance above 0 in {num_lines} lines; nothing to find")
+        raise InputError(f"{path}: no judgement with relevance above 0; nothing to find")
     if lacking:
         log.warning("%s: %d of %d queries have no relevant passage and score 0", path, lacking, len(qrels))
     return qrels
@@ -113,25 +117,16 @@ def _find(folder: Path, name: str) -> Path:
     for path in (folder / f"{name}.jsonl", folder / f"{name}.jsonl.gz"):
         if path.is_file():
             return path
-    if not folder.is_dir():
-        seen = "is a file" if folder.exists() else "no such folder"
-        raise InputError(f"{folder}: {seen}; wanted a folder in BEIR's layout")
     raise InputError(f"{folder}: no {name}.jsonl or {name}.jsonl.gz in it; wanted a folder in BEIR's layout")
 
 
 def _find_qrels(folder: Path) -> Path:
-    found = sorted(_qrels_files(folder))
+    found = sorted([*folder.glob("qrels/*.tsv"), *folder.glob("qrels.*.tsv"), *folder.glob("qrels.tsv")])
     tests = [path for path in found if path.name in ("test.tsv", "qrels.test.tsv")]
     if len(tests or found) == 1:
         return (tests or found)[0]
+    _find(folder, "corpus")  # names the folder first, where that is what is missing
     if not found:
-        _find(folder, "corpus")  # names the folder or the corpus first, where those are what is missing
         raise InputError(f"{folder}: no judgements; wanted qrels/test.tsv (or another qrels/*.tsv or qrels.*.tsv)")
     names = ", ".join(str(path.relative_to(folder)) for path in found)
     raise InputError(f"{folder}: several judgement files ({names}); name one: retrieval:{found[0]}")
-
-
-def _qrels_files(folder: Path) -> Iterator[Path]:
-    yield from folder.glob("qrels/*.tsv")
-    yield from folder.glob("qrels.*.tsv")
-    yield from folder.glob("qrels.tsv")

@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -22,22 +22,6 @@ BLOCK = 2_000_000
 
 Interval = tuple[float, float]
 """(low, high) in percent."""
-
-
-class Part(Protocol):
-    """One number in percent of N items, queries or pairs."""
-
-    def __len__(self) -> int: ...
-
-    @property
-    def value(self) -> float: ...
-
-    def again(self, drawn_RN: np.ndarray) -> np.ndarray:
-        """float64 [R]: the number once more for R rows of N items, drawn with replacement and given by index.
-
-        NaN where a row of items has no such number, as one whose scores are all alike.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +38,7 @@ class Mean:
         return float(self.values.mean())
 
     def again(self, drawn_RN: np.ndarray) -> np.ndarray:
+        """float64 [R]: the number once more for R rows of N items, drawn with replacement and given by index."""
         return self.values[drawn_RN].mean(axis=1)
 
 
@@ -74,11 +59,16 @@ class Correlation:
         return 100 * float(correlate(self.left, self.right).statistic)
 
     def again(self, drawn_RN: np.ndarray) -> np.ndarray:
+        """As that of `Mean`; NaN where a row of items has no correlation, as one whose scores are all alike."""
         both_2RN = np.stack([self.left, self.right])[:, drawn_RN]
         both_2RN = stats.rankdata(both_2RN, axis=2) if self.ranks else both_2RN
         left, right = both_2RN - both_2RN.mean(axis=2, keepdims=True)
         spread = np.sqrt((left**2).sum(1) * (right**2).sum(1))
         return np.asarray(100 * (left * right).sum(1) / np.where(spread > 0, spread, np.nan))
+
+
+Part = Mean | Correlation
+"""One number in percent of N items, queries or pairs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,32 +1,35 @@
-"""A task of mteb as one of ours: mteb itself scores it, with vectors from our encode function, or BM25. And our
-negation as a task of mteb, for whoever evaluates with mteb itself: `mteb.evaluate(model, negation_task(Path(FILE)))`.
+"""mteb's tasks and benchmarks as tasks of ours: mteb itself scores them, with our vectors or BM25.
 
-Before: `mteb_names.py` finds and loads the task. After: `run.py`.
+Before: `tasks.py` has the name a user wrote: `mteb:TASK`, `mteb:TASK:SUBSET` or `mteb:BENCHMARK`. After: `run.py`.
+Imports mteb, which takes seconds.
 """
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 import tempfile
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import datasets
 import mteb
 import numpy as np
-import pytrec_eval
 from mteb.abstasks import AbsTask, AbsTaskRetrieval, AbsTaskSTS
-from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.types import PromptType
-from torch.utils.data import DataLoader
 
+from jemb.core.errors import InputError
 from jemb.evaluate.bm25 import rank_bm25
 from jemb.evaluate.measure import Correlation, Mean, Measured, Part, Score, Task
-from jemb.evaluate.pairs import TRIPLET, NegationTask, read_negation
+from jemb.evaluate.ranking import judge
 from jemb.evaluate.vectors import Encode, Prompts, Role, check_finite, unit_rows
+
+datasets.disable_progress_bars()
 
 TREC = {
     "ndcg_at": "ndcg_cut",
@@ -36,6 +39,66 @@ TREC = {
     "hit_rate_at": "success",
 }
 """trec_eval's names of mteb's ranking metrics."""
+
+
+def find_tasks(name: str) -> dict[str, AbsTask]:
+    """{name as one would write it for this task alone: the task}; several for a benchmark. Nothing is loaded yet.
+
+    name: without `mteb:`. SUBSET is one of the task's own (`en-de` of STS22) or a language (`deu`, `deu-Latn`). Raises
+    `InputError` for a name mteb does not know.
+    """
+    try:
+        return {_own_name(task): copy.copy(task) for task in mteb.get_benchmark(name).tasks}
+    except KeyError:
+        task_name, _, subset = name.partition(":")
+    try:
+        task = mteb.get_task(task_name)
+    except KeyError as error:
+        raise InputError(
+            f"mteb:{name}: {str(error.args[0]).removeprefix('KeyError: ')} Wanted a task or a benchmark of mteb "
+            f"{version('mteb')}; a name with a comma needs quotes in a list: 'tasks=[\"mteb:MTEB(eng, v2)\"]'"
+        ) from None
+    subsets = task.metadata.hf_subsets
+    try:
+        if subset in subsets:
+            task.filter_languages(None, hf_subsets=[subset])
+        elif subset:
+            task.filter_languages([subset])
+    except (ValueError, KeyError):
+        raise InputError(
+            f"mteb:{name}: no subset or language '{subset}'; its subsets: {', '.join(subsets)}; its languages: "
+            f"{', '.join(task.metadata.languages)}"
+        ) from None
+    return {f"mteb:{name}": task}
+
+
+def load_data(tasks: dict[str, AbsTask], name: str) -> None:
+    """Load what `find_tasks` gave for `name`; `InputError` that names all whose data is not there, or no text."""
+    missing: dict[str, str] = {}
+    for key, task in tasks.items():
+        if task.modalities != ["text"]:
+            raise InputError(f"{key}: its data is {' and '.join(task.modalities)}; jemb encodes text alone")
+        try:
+            for part in getattr(task, "tasks", [task]):  # an aggregate has tasks of its own
+                part.load_data()
+        except Exception as error:  # whatever the hub, the network and the data set's own code may raise
+            missing[key] = f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}"
+    if missing:
+        first = next(iter(missing))
+        load = f"import mteb; mteb.get_task('{first.split(':')[1]}').load_data()"
+        names = ", ".join(missing) if len(missing) < len(tasks) else f"{first}, …"
+        which = "" if len(tasks) == 1 else f" of {len(missing)} of its {len(tasks)} tasks ({names})"
+        offline = ", with HF_HUB_OFFLINE unset" if os.environ.get("HF_HUB_OFFLINE") else ""
+        raise InputError(
+            f"mteb:{name}: the data{which} cannot be loaded from the disk or the hub ({missing[first]}). "
+            f'Load it once with a network{offline}: python -c "{load}"'
+        )
+
+
+def _own_name(task: Any) -> str:
+    """The task as `find_tasks` takes it; a benchmark may want one subset of it only."""
+    one_of_many = len(task.hf_subsets) == 1 < len(task.metadata.hf_subsets)
+    return f"mteb:{task.metadata.name}" + (f":{task.hf_subsets[0]}" if one_of_many else "")
 
 
 class MtebEncoder(AbsEncoder):
@@ -129,59 +192,7 @@ class MtebTask(Task):
         if isinstance(self.task, AbsTaskRetrieval) and metric in TREC:
             own = self.task.ignore_identical_ids
             run = {query: {p: s for p, s in row.items() if not own or p != query} for query, row in found.items()}
-            judge = pytrec_eval.RelevanceEvaluator(data["relevant_docs"], {f"{TREC[metric]}.{depth}"})
-            values = judge.evaluate(run)
-            order = [query for query in data["queries"]["id"] if query in values]
-            return Mean(100 * np.array([values[query][f"{TREC[metric]}_{depth}"] for query in order]))
+            judged = run.keys() & data["relevant_docs"].keys()
+            qrels = {query: data["relevant_docs"][query] for query in data["queries"]["id"] if query in judged}
+            return Mean(100 * judge(qrels, run, {self.main: f"{TREC[metric]}_{depth}"})[self.main])
         return None
-
-
-class AbsTaskNegation(AbsTask):
-    """Is a sentence closer to what it entails than to the minimally negated form of that? Paper: arXiv 2307.11224.
-
-    Rows of `anchor`, `entailment`, `negative`. Scores in shares of 1: `easy_negation` where s(a,e) > s(a,n), and
-    `hard_negation`, the main one, where s(a,e) > s(e,n).
-    """
-
-    abstask_prompt = "Retrieve semantically similar text."
-
-    def _evaluate_subset(
-        self, model: Any, data_split: Any, *, encode_kwargs: Any, hf_split: str, hf_subset: str, **more: Any
-    ) -> Any:
-        def encode(texts: Any) -> np.ndarray:
-            batches = DataLoader(
-                datasets.Dataset.from_dict({"text": texts}), batch_size=encode_kwargs.get("batch_size", 32)
-            )
-            place = {"task_metadata": self.metadata, "hf_split": hf_split, "hf_subset": hf_subset}
-            return np.asarray(model.encode(batches, **place, **encode_kwargs))
-
-        task = NegationTask(self.metadata.name, *(list(data_split[field]) for field in TRIPLET))
-        return {metric: float(won.mean()) for metric, won in task.wins(encode).items()}
-
-    def _calculate_descriptive_statistics_from_split(self, split: str, **more: Any) -> Any:
-        return {"num_samples": len(self.dataset[split])}  # type: ignore[index]
-
-
-def negation_task(path: Path, name: str = "Negation", language: str = "eng-Latn") -> AbsTask:
-    """A task of mteb on the file that `negation:FILE` takes. name: what mteb files its results under."""
-    rows = read_negation(path, name)
-
-    class LocalNegation(AbsTaskNegation):
-        metadata = TaskMetadata(
-            name=name,
-            description=str(AbsTaskNegation.__doc__).splitlines()[0],
-            dataset={"path": str(path), "revision": "local"},
-            type="STS",
-            category="t2t",
-            modalities=["text"],
-            eval_splits=["test"],
-            eval_langs=[language],
-            main_score="hard_negation",
-        )
-
-        def load_data(self, *args: Any, **more: Any) -> None:
-            columns = {field: getattr(rows, field) for field in TRIPLET}
-            self.dataset = {"test": datasets.Dataset.from_dict(columns)}
-            self.data_loaded = True
-
-    return LocalNegation()

@@ -15,8 +15,9 @@ import pytrec_eval
 
 from jemb.core.errors import InputError
 from jemb.core.progress import track
+from jemb.core.text import normalise
 from jemb.evaluate.beir import Qrels, read_beir
-from jemb.evaluate.bm25 import Bm25, Run, rank_bm25
+from jemb.evaluate.bm25 import Run, rank_bm25
 from jemb.evaluate.measure import Mean, Measured, Score, Task
 from jemb.evaluate.rows import read_rows
 from jemb.evaluate.vectors import Encode, encode_distinct, pair_cosines
@@ -29,6 +30,14 @@ DEPTH = 100
 """Passages a run holds for each query: what the deepest metric looks at."""
 QUERIES = 4096
 """Of one pass over the corpus."""
+RETRIEVAL = {
+    "ndcg_at_10": "ndcg_cut_10",
+    "recall_at_10": "recall_10",
+    "recall_at_100": "recall_100",
+    "mrr_at_10": "recip_rank",
+}
+RERANKING = {"map": "map", "mrr_at_10": "recip_rank"}
+"""Our metrics, and what trec_eval calls them."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +52,11 @@ class RetrievalTask(Task):
     ranks = True
 
     def measure(self, encode: Encode) -> Measured:
-        """{"ndcg_at_10", "recall_at_10", "recall_at_100", "mrr_at_10"} of exact cosine search, in percent."""
-        return self.judge(self.run(encode))
+        """`RETRIEVAL` of exact cosine search, in percent."""
+        return percent(judge(self.qrels, self.run(encode), RETRIEVAL))
 
     def measure_bm25(self) -> Measured:
-        return self.judge(self.bm25_run())
-
-    def judge(self, run: Run) -> Measured:
-        """The metrics of any ranking, in percent: means over the queries of `query_metrics`."""
-        metrics = query_metrics(self.qrels, run)
-        return Measured({metric: Score.of(Mean(100 * values)) for metric, values in metrics.items()})
+        return percent(judge(self.qrels, self.bm25_run(), RETRIEVAL))
 
     def bm25_run(self) -> Run:
         """The first 100 passages for every query; a passage that shares no word with the query is not found."""
@@ -84,7 +88,7 @@ class RetrievalTask(Task):
         judged: else the ids only happen to be equal, as where both are numbered from 1.
         """
         itself = query in self.corpus and query not in self.qrels[query]
-        itself = itself and _folded(self.queries[query]) in _folded(self.corpus[query])
+        itself = itself and normalise(self.queries[query]) in normalise(self.corpus[query])
         return dict([pair for pair in found if not itself or pair[0] != query][:DEPTH])
 
 
@@ -102,39 +106,32 @@ class RerankingTask(Task):
     def measure(self, encode: Encode) -> Measured:
         """{"map", "mrr_at_10"} of the candidates by cosine, in percent. Conventions are mteb's."""
         candidates = self._candidates()
-        flat = [passage for row in candidates for passage in row]
+        flat = [passage for row in candidates.values() for passage in row.values()]
         vectors, (queries, passages) = encode_distinct(encode, "Reranking", (self.queries, "query"), (flat, "document"))
-        return self._judge(pair_cosines(vectors, np.repeat(queries, [len(row) for row in candidates]), passages))
+        each = np.repeat(queries, [len(row) for row in candidates.values()])
+        cosines = iter(pair_cosines(vectors, each, passages).tolist())
+        return self._judge({query: {name: next(cosines) for name in row} for query, row in candidates.items()})
 
     def measure_bm25(self) -> Measured:
         candidates = self._candidates()
-        index = Bm25([passage for row in candidates for passage in row])
-        starts = np.cumsum([0, *map(len, candidates)])
-        scores = index.scores(self.queries)
-        own = [row[start:end] for row, start, end in zip(scores, starts, starts[1:], strict=False)]
-        return self._judge(np.concatenate(own))
+        passages = {name: text for row in candidates.values() for name, text in row.items()}
+        queries = dict(zip(candidates, self.queries, strict=True))
+        return self._judge(rank_bm25(queries, passages, len(passages), {q: list(row) for q, row in candidates.items()}))
 
-    def _candidates(self) -> list[list[str]]:
-        """The passages of each query, those that answer it first."""
-        return [[*good, *bad] for good, bad in zip(self.positives, self.negatives, strict=True)]
+    def _candidates(self) -> dict[str, dict[str, str]]:
+        """{query: its passages by id}, those that answer it first: among equal scores trec_eval, which goes by falling
+        id, then puts them last, as with mteb's ids."""
+        return {
+            f"{number:08}": {f"{number:08}-{place:08}": text for place, text in enumerate([*good, *bad])}
+            for number, (good, bad) in enumerate(zip(self.positives, self.negatives, strict=True))
+        }
 
-    def _judge(self, scores: np.ndarray) -> Measured:
-        """The metrics of any scores of the candidates of all queries, end to end.
-
-        Among equal scores those that do not answer come first, as trec_eval, which breaks ties by falling id, has it
-        with mteb's ids.
-        """
-        qrels, run = {}, {}
-        left = iter(scores.tolist())
-        for number, (good, bad) in enumerate(zip(self.positives, self.negatives, strict=True)):
-            ids = [f"{place:08}" for place in range(len(good) + len(bad))]
-            qrels[str(number)] = {name: int(place < len(good)) for place, name in enumerate(ids)}
-            run[str(number)] = {name: next(left) for name in ids}
-        found = pytrec_eval.RelevanceEvaluator(qrels, {"map", "recip_rank"}).evaluate(run)
-        average = np.array([found[query]["map"] for query in qrels])
-        first = np.array([found[query]["recip_rank"] for query in qrels])
-        first[first < 1 / 10] = 0
-        return Measured({"map": Score.of(Mean(100 * average)), "mrr_at_10": Score.of(Mean(100 * first))})
+    def _judge(self, run: Run) -> Measured:
+        qrels = {
+            query: {name: int(place < len(good)) for place, name in enumerate(row)}
+            for (query, row), good in zip(self._candidates().items(), self.positives, strict=True)
+        }
+        return percent(judge(qrels, run, RERANKING))
 
 
 def read_retrieval(path: Path, name: str) -> RetrievalTask:
@@ -179,25 +176,22 @@ def top_k(
     return scores, rows
 
 
-def query_metrics(qrels: Qrels, run: Mapping[str, Mapping[str, float]]) -> dict[str, np.ndarray]:
-    """float64 [Q], 0 to 1, for each metric, by trec_eval, in the order of `qrels`; 0 where nothing was found.
+def judge(qrels: Qrels, run: Mapping[str, Mapping[str, float]], metrics: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """float64 [Q], 0 to 1, for each metric, in the order of `qrels`; 0 where nothing was found.
 
-    `run` must be in the order of `Run`: MRR@10 is trec_eval's reciprocal rank of the first ten.
+    metrics: our names to trec_eval's. MRR@10 is its reciprocal rank, where that is of the first ten.
     """
-    first_ten = {query: dict(list(found.items())[:10]) for query, found in run.items()}
-    deep = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "recall.10,100"}).evaluate(run)
-    short = pytrec_eval.RelevanceEvaluator(qrels, {"recip_rank"}).evaluate(first_ten)
-    sources = {
-        "ndcg_at_10": (deep, "ndcg_cut_10"),
-        "recall_at_10": (deep, "recall_10"),
-        "recall_at_100": (deep, "recall_100"),
-        "mrr_at_10": (short, "recip_rank"),
+    found = pytrec_eval.RelevanceEvaluator(qrels, set(metrics.values())).evaluate(run)
+    values = {
+        metric: np.array([found.get(query, {}).get(measure, 0.0) for query in qrels], np.float64)
+        for metric, measure in metrics.items()
     }
     return {
-        metric: np.array([result.get(query, {}).get(measure, 0.0) for query in qrels], np.float64)
-        for metric, (result, measure) in sources.items()
+        metric: np.where(all_Q < 1 / 10, 0, all_Q) if metric == "mrr_at_10" else all_Q
+        for metric, all_Q in values.items()
     }
 
 
-def _folded(text: str) -> str:
-    return " ".join(text.casefold().split())
+def percent(values: Mapping[str, np.ndarray]) -> Measured:
+    """The metrics as means over the queries."""
+    return Measured({metric: Score.of(Mean(100 * value_Q)) for metric, value_Q in values.items()})

@@ -16,8 +16,7 @@ from jemb.config import suggest
 from jemb.core.errors import InputError
 from jemb.core.text import listed_texts
 from jemb.tables.delimited import separator_hint
-from jemb.tables.records import Bad, text_of
-from jemb.tables.streams import Damaged, Lines, open_data, refuse_foreign
+from jemb.tables.records import Bad
 from jemb.tables.whole import kind_of, read_table
 
 FORMATS = ".jsonl, .tsv, .csv (each also .gz or .zst) or .parquet"
@@ -77,7 +76,11 @@ def read_rows(path: Path) -> Iterator[Row]:
 
     `InputError` for a missing or damaged file, a line that is not what the format wants, a file without rows.
     """
-    check_file(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; wanted a file ({FORMATS})")
+    if not path.is_file():
+        beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise InputError(f"{path}: no such file{suggest(path.name, beside)}")
     found = kind_of(path.name)
     if found is None:
         raise InputError(f"{path}: unknown format; wanted {FORMATS}")
@@ -93,29 +96,3 @@ def read_rows(path: Path) -> Iterator[Row]:
         yield Row(f"{path}, {unit} {item[0]}", item[1])
     if not rows:
         raise InputError(f"{path}: no rows in it")
-
-
-def check_file(path: Path) -> None:
-    """`InputError` unless `path` is a file; a file of nearly that name beside it is suggested."""
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; wanted a file ({FORMATS})")
-    if not path.is_file():
-        beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise InputError(f"{path}: no such file{suggest(path.name, beside)}")
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number from 1, line without its end) of lines not blank; `InputError` where not UTF-8 or cut off."""
-    number = 0
-    with open_data(str(path)) as file:
-        try:
-            refuse_foreign(str(path), file)
-            for number, line in enumerate(Lines(file), start=1):
-                try:
-                    text = text_of(line).rstrip("\r")
-                except ValueError as error:
-                    raise InputError(f"{path}, line {number}: {error}") from None
-                if text.strip():
-                    yield number, text
-        except Damaged as error:
-            raise InputError(f"{path}: damaged after line {number} ({error})") from None

@@ -109,7 +109,7 @@ def _find_mteb(name: str) -> dict[str, Any]:
         import mteb  # noqa: F401
     except ImportError:
         raise InputError(f"{name}: mteb is not installed; pip install 'jemb[mteb]'") from None
-    from jemb.evaluate.mteb_names import find_tasks, load_data
+    from jemb.evaluate.mteb_tasks import find_tasks, load_data
 
     tasks = find_tasks(name.removeprefix(MTEB))
     load_data(tasks, name.removeprefix(MTEB))
