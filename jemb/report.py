@@ -149,6 +149,17 @@ class Report:
         write_atomic(path, self.html())
 
 
+def text_table(rows: Sequence[Sequence[str]], *, right: bool = False) -> str:
+    """Rows of equally many cells as aligned lines, for a terminal. right: all columns but the first stand right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        [cell.rjust(width) if right and number else cell.ljust(width)
+         for number, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        for row in rows
+    )  # fmt: skip
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
 def new_axes(width: float = 5.0, height: float = 2.9) -> tuple[Figure, Axes]:
     """An empty figure (inches) and its axes. The default width is one whose letters can be read on a phone.
 

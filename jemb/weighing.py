@@ -41,6 +41,7 @@ from jemb.data.module import PairData
 from jemb.data.permutation import mix
 from jemb.distributed.processes import choose_device
 from jemb.model import encode_together
+from jemb.report import text_table
 from jemb.shards import ShardReader
 from jemb.train import EmbeddingModule
 from jemb.train.build import make_encoder, make_module
@@ -168,10 +169,8 @@ def table(weighed: Sequence[Weighed]) -> str:
     for one in weighed:
         numbers = ("-", "-") if one.verdict == TOO_SMALL else (f"{one.alignment:.3f}", _interval(one))
         rows.append((one.name, f"{one.num_samples:,}", f"{one.batches}", *numbers, one.verdict, f"{one.weight:g}"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     options = " ".join(shlex.quote(f"weights.{one.name}={one.weight:g}") for one in weighed)
-    return "\n".join([*lines, "", f"jemb train … {options}"])
+    return f"{text_table(rows)}\n\njemb train … {options}"
 
 
 def as_yaml(config: WeighConfig, weighed: Sequence[Weighed]) -> str:

@@ -17,11 +17,9 @@ from typing import Any
 import jemb
 from jemb.core.files import write_json
 from jemb.evaluate.measure import Bootstrap, Interval, Measured, values
+from jemb.report import text_table
 
 ENDING = re.compile(r"\.(jsonl|tsv|csv|parquet)(\.gz|\.zst)?$")
-
-COLUMNS = 80
-"""Of a terminal: where it can be had, no line of the table is longer."""
 
 Results = dict[str, dict[str, float]]
 """{task as the user wrote it: {metric: percent}}."""
@@ -126,8 +124,7 @@ class Comparison:
 def table(comparison: Comparison) -> str:
     """The comparison as aligned text: a line for each metric of each task, a second one for the differences."""
     models, tasks = short_names(comparison.models), short_names(comparison.tasks)
-    head = ["task", "metric", *(["percent"] if len(models) == 1 else (_cut(name, 24) for name in models.values()))]
-    rows = []
+    rows = [["task", "metric", *(["percent"] if len(models) == 1 else models.values())]]
     for task in comparison.tasks:
         shown = tasks[task]
         for metric in comparison.metrics(task):
@@ -136,13 +133,10 @@ def table(comparison: Comparison) -> str:
             shown = ""
             if len(models) > 1:
                 rows.append(["", "  difference", *(cell.shown_difference() if cell else "" for cell in cells)])
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    widths[0] = min(widths[0], max(24, COLUMNS - sum(widths[1:]) - 2 * len(widths[1:])))
-    rows = [[_cut(name, widths[0]), *cells] for name, *cells in rows]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
+    lines = [text_table(rows)]
     if comparison._nested(lambda cell: cell.interval):
-        lines += ["", *textwrap.wrap(explain(comparison), COLUMNS)]
-    return "\n".join(line.rstrip() for line in lines)
+        lines += ["", *textwrap.wrap(explain(comparison), 80)]
+    return "\n".join(lines)
 
 
 def explain(comparison: Comparison) -> str:
@@ -204,13 +198,6 @@ def write_task_results(comparison: Comparison, folder: Path) -> None:
 def file_name(name: str) -> str:
     """A name for a file: letters, digits, `.`, `-`, `_`, no `.` first; `/` becomes `__`, as in mteb."""
     return re.sub(r"[^\w.\-]+", "_", name.removeprefix("mteb:").replace("/", "__")).strip("_").lstrip(".")[-80:] or "_"
-
-
-def _cut(name: str, width: int) -> str:
-    """Of a longer name the kind before the colon and the end, which tell more than the middle."""
-    kind, colon, rest = name.rpartition(":")
-    room = width - len(kind + colon) - 1
-    return name if len(name) <= width else f"{kind}{colon}…{rest[-room:]}" if room > 8 else f"…{name[1 - width :]}"
 
 
 def _end(name: str, depth: int) -> str:

@@ -76,15 +76,6 @@ def load_text_encoder(name: str, config: EvaluateConfig) -> TextEncoder:
     return TextEncoder(encoder, config.batch_size, device, Path(name).name)
 
 
-def score_encoder(encoder: Encoder, tasks: Sequence[Task], device: str) -> dict[str, float]:
-    """{task: its main metric in percent} of an encoder that is loaded, which stays on the device. `InputError` where
-    there is no such device."""
-    from jemb.distributed.processes import choose_device
-
-    encode = TextEncoder(encoder, 64, choose_device(device))
-    return {task.name: task.score(encode)[task.main] for task in tasks}
-
-
 def check_models(names: Sequence[str], tasks: Iterable[Task]) -> None:
     """`InputError` for a name without a model, and for BM25 alone with a task it cannot do, before any is loaded."""
     undone = next((task for task in tasks if list(names) == [BM25] and not task.ranks), None)

@@ -72,8 +72,10 @@ def find_tasks(name: str) -> dict[str, AbsTask]:
     return {f"mteb:{name}": task}
 
 
-def load_data(tasks: dict[str, AbsTask], name: str) -> None:
-    """Load what `find_tasks` gave for `name`; `InputError` that names all whose data is not there, or no text."""
+def load_mteb(name: str) -> list[MtebTask]:
+    """What `find_tasks` gives for `name`, with its data; `InputError` that names all whose data is not there, or no
+    text."""
+    tasks = find_tasks(name)
     missing: dict[str, str] = {}
     for key, task in tasks.items():
         if task.modalities != ["text"]:
@@ -93,6 +95,7 @@ def load_data(tasks: dict[str, AbsTask], name: str) -> None:
             f"mteb:{name}: the data{which} cannot be loaded from the disk or the hub ({missing[first]}). "
             f'Load it once with a network{offline}: python -c "{load}"'
         )
+    return [MtebTask(key, task) for key, task in tasks.items()]
 
 
 def _own_name(task: Any) -> str:

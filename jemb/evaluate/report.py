@@ -42,13 +42,7 @@ def write_report(comparison: Comparison, config: EvaluateConfig, path: Path) -> 
     what = models[comparison.models[0]] if len(models) == 1 else f"{len(models)} models"
     report = Report(TITLE, f"{what} on {len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}")
     add_scores(report, comparison)
-    if any(_variants(comparison, task, r"\d+") for task in tasks):
-        report.heading("Widths")
-        report.text("What is left when only the first numbers of each vector are kept, as vectors of length 1.")
-        for task in tasks:
-            report.figure(_widths(comparison, task, models), f"{tasks[task]} by width", tasks[task])
-    if any(_variants(comparison, task, "int8|binary") for task in tasks):
-        _add_quantised(report, comparison, models, tasks)
+    _add_variants(report, comparison)
     report.heading("All metrics")
     headers = ["metric", "model", "percent", "difference"][: 4 if len(models) > 1 else 3]
     for task, shown in tasks.items():
@@ -126,51 +120,26 @@ def _whiskers(comparison: Comparison, models: dict[str, str], tasks: dict[str, s
     return figure
 
 
-def _variants(comparison: Comparison, task: str, pattern: str) -> list[str]:
-    """Those after `@` that the task's main metric has and the pattern matches, as `64` or `int8`."""
-    metrics = (metric.partition("@") for metric in comparison.metrics(task))
-    return [of for metric, _, of in metrics if metric == comparison.main[task] and re.fullmatch(pattern, of)]
-
-
-def _add_quantised(report: Report, comparison: Comparison, models: dict[str, str], tasks: dict[str, str]) -> None:
-    report.heading("Quantised vectors")
-    report.text(
-        "int8: a byte for each number, in steps of a 255th of its range over the task's corpus, or over all its texts "
-        "where it has no corpus; compared by cosine. binary: a bit for each number, its sign; compared by Hamming "
-        "distance. Both without rescoring."
-    )
-    found = {task: _variants(comparison, task, "int8|binary") for task in tasks}
-    kinds = list(dict.fromkeys(kind for some in found.values() for kind in some))
+def _add_variants(report: Report, comparison: Comparison) -> None:
+    """The main metric of each task, of whole vectors and of what is left of them."""
+    models, tasks = short_names(comparison.models), short_names(comparison.tasks)
+    metrics = [metric for task in tasks for metric in comparison.metrics(task)]
+    variants = list(dict.fromkeys(metric.partition("@")[2] for metric in metrics if "@" in metric))
     rows = []
-    for task, shown in tasks.items():
-        main = comparison.main[task]
+    for task, main in comparison.main.items():
         for model, name in models.items():
-            cells = [comparison.cell(model, task, metric) for metric in (main, *(f"{main}@{kind}" for kind in kinds))]
-            if found[task] and cells[0]:
-                rows.append([f"{shown} {main}", name, *(cell.value if cell else None for cell in cells)])
-    report.table(["task and metric", "model", "float32", *kinds], rows, "Percent; higher is better.")
-
-
-def _widths(comparison: Comparison, task: str, models: dict[str, str]) -> Figure:
-    """The task's main metric over the number of the vector's numbers that are kept; the dotted line has them all."""
-    figure, axes = new_axes(WIDTH, 2.6)
-    main = comparison.main[task]
-    widths = sorted(map(int, _variants(comparison, task, r"\d+")))
-    for model, name in models.items():
-        whole = comparison.cell(model, task, main)
-        cells = {width: comparison.cell(model, task, f"{main}@{width}") for width in widths}
-        known = {width: cell.value for width, cell in cells.items() if cell}
-        if known and whole:
-            colour = _colour(comparison, model)
-            axes.plot(list(known), list(known.values()), "o-", color=colour, label=name, markersize=4)
-            axes.axhline(whole.value, color=colour, linestyle=":", linewidth=1)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(widths, [str(width) for width in widths])
-    axes.set_xlabel("numbers of a vector; dotted: all")
-    axes.set_ylabel(main, parse_math=False)
-    if len(models) > 1:
-        axes.legend(fontsize=8)
-    return figure
+            cells = [comparison.cell(model, task, metric) for metric in (main, *(f"{main}@{of}" for of in variants))]
+            if any(cells[1:]):
+                rows.append([f"{tasks[task]} {main}", name, *(cell.value if cell else None for cell in cells)])
+    if rows:
+        report.heading("Shorter and quantised vectors")
+        report.text(
+            "64 and the like: only so many first numbers of each vector, as vectors of length 1. int8: a byte for each "
+            "number, in steps of a 255th of its range over the task's corpus, or over all its texts where it has no "
+            "corpus; compared by cosine. binary: a bit for each number, its sign; compared by Hamming distance. Both "
+            "without rescoring."
+        )
+        report.table(["task and metric", "model", "whole", *variants], rows, "Percent; higher is better.")
 
 
 def _colour(comparison: Comparison, model: str) -> str:

@@ -35,34 +35,33 @@ def evaluate(config: EvaluateConfig, make: Callable[[str], Encode] | None = None
     All tasks are read and all models found before anything is encoded, so a mistake in the last costs no work. Where a
     task fails later, what was scored before it is in `NAME.partial.json` beside the output.
     """
+    output = Path(config.output)
+    _check(config, output)
+    tasks = load_tasks(config.tasks)
+    models = list(dict.fromkeys(config.model))
+    check_models(models, tasks)
+    make_way(output)
+    if not os.access(output.parent, os.W_OK | os.X_OK):
+        raise InputError(f"output={output}: no permission to write in {output.parent}; give another place")
+    comparison = Comparison(models, Bootstrap(config.bootstrap, config.level, config.seed))
+    unfinished = output.with_name(f"{output.stem}.partial.json")
     try:
-        check(config)
-        tasks = load_tasks(config.tasks)
-        models = list(dict.fromkeys(config.model))
-        check_models(models, tasks)
-        output = Path(config.output)
-        make_way(output)
-        comparison = Comparison(models, Bootstrap(config.bootstrap, config.level, config.seed))
-        unfinished = output.with_name(f"{output.stem}.partial.json")
-        try:
-            for number, model in enumerate(models, start=1):
-                # The last model may take the tasks along: their texts can go before the next is encoded.
-                left = tasks if number == len(models) else list(tasks)
-                score_model(model, left, comparison, config, make or partial(load_text_encoder, config=config))
-        except BaseException:
-            if comparison.cells:
-                write_json(unfinished, comparison.output())
-                log.error("stopped before the end; the finished tasks are in %s", unfinished)
-            raise
-        # The output comes last, as it says that all is done.
-        write_task_results(comparison, _folder(output))
+        for number, model in enumerate(models, start=1):
+            # The last model may take the tasks along: their texts can go before the next is encoded.
+            left = tasks if number == len(models) else list(tasks)
+            score_model(model, left, comparison, config, make or partial(load_text_encoder, config=config))
+        # mteb's files go to a folder of the output's name. The output comes last, as it says that all is done.
+        write_task_results(comparison, output.with_name(output.stem if output.suffix else f"{output.name}_mteb"))
         report = report_path(output)
         write_report(comparison, config, report)
         write_json(output, comparison.output())
         log.info("report: %s", report)
         unfinished.unlink(missing_ok=True)
-    except PermissionError as error:
-        raise InputError(f"{error.filename}: no permission to use it ({error.strerror})") from None
+    except BaseException:
+        if comparison.cells:
+            write_json(unfinished, comparison.output())
+            log.error("stopped before the end; the finished tasks are in %s", unfinished)
+        raise
     return comparison
 
 
@@ -86,25 +85,15 @@ def score(encode: Encode, task: Task | str) -> dict[str, float]:
     return task.score(encode)
 
 
-def check(config: EvaluateConfig) -> None:
+def _check(config: EvaluateConfig, output: Path) -> None:
     """`InputError` where the options cannot lead to results."""
-    output = Path(config.output)
-    if output.is_dir():
-        raise InputError(f"output={output} is a folder; wanted the name of a JSON file")
-    if output.exists() and not _is_scores(output):
+    if output.is_file() and not _is_scores(output):
         raise InputError(f"output={output} exists and holds no scores of `jemb evaluate`; wanted a new JSON file")
     if output.name == "scores.json" and is_run(output.parent):
         raise InputError(f"output={output} is where the run keeps all its scores by itself; give another file")
-    folder = _folder(output)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"output={output}: mteb's files go to the folder {folder}, which is a file; give another name")
-    if not config.tasks:
-        raise InputError("tasks is empty; wanted e.g. 'tasks=[sts:FILE.jsonl]'")
-    if not config.model:
-        raise InputError("model is empty; wanted e.g. model=RUN")
-    made = next(parent for parent in output.absolute().parents if parent.exists())
-    if made.is_dir() and not os.access(made, os.W_OK | os.X_OK):
-        raise InputError(f"output={output}: no permission to write in {made}; give another place")
+    for option, value in (("tasks", config.tasks), ("model", config.model)):
+        if not value:
+            raise InputError(f"{option} is empty; wanted one or several")
 
 
 def score_model(
@@ -137,8 +126,3 @@ def _is_scores(path: Path) -> bool:
     except InputError:
         return False
     return isinstance(value, dict) and all(isinstance(scores, dict) for scores in value.values())
-
-
-def _folder(output: Path) -> Path:
-    """Where mteb's files go."""
-    return output.with_name(output.stem if output.suffix else f"{output.name}_mteb")

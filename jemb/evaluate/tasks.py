@@ -6,9 +6,9 @@ Before: the command's `tasks`. After: `run.py`; `prepare/` by way of `app/models
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jemb.core.errors import InputError
 from jemb.core.text import listed_texts
@@ -17,6 +17,9 @@ from jemb.registry import TASKS, suggest
 from jemb.tables.places import list_folder, look
 from jemb.tables.records import Bad
 from jemb.tables.whole import kind_of, read_table
+
+if TYPE_CHECKING:
+    from jemb.evaluate.mteb_tasks import MtebTask
 
 Read = Callable[[Path, str], Task]
 """(file or folder, name of the task) -> the task, with its data read."""
@@ -55,7 +58,7 @@ def evaluation_texts(entry: str) -> Iterator[str]:
     Raises `InputError` where there is none, or a row cannot be read.
     """
     if entry.startswith(MTEB):
-        parts = [part for task in _find_mteb(entry).values() for part in getattr(task, "tasks", [task])]
+        parts = [part for one in _mteb(entry) for part in getattr(one.task, "tasks", [one.task])]
         return (text for part in parts for text in dataset_texts(part.dataset, set(part.metadata.eval_splits)))
     if not look(entry).is_folder:
         return _file_texts(entry)
@@ -96,24 +99,15 @@ def _read(name: str) -> Task:
     return made
 
 
-def _mteb(name: str) -> list[Task]:
-    found = _find_mteb(name)
-    from jemb.evaluate.mteb_tasks import MtebTask
-
-    return [MtebTask(key, task) for key, task in found.items()]
-
-
-def _find_mteb(name: str) -> dict[str, Any]:
-    """mteb's tasks with their data, by name; `InputError` too where the library is not installed."""
+def _mteb(name: str) -> Sequence[MtebTask]:
+    """mteb's tasks with their data; `InputError` too where the library is not installed."""
     try:
         import mteb  # noqa: F401
     except ImportError:
         raise InputError(f"{name}: mteb is not installed; pip install 'jemb[mteb]'") from None
-    from jemb.evaluate.mteb_tasks import find_tasks, load_data
+    from jemb.evaluate.mteb_tasks import load_mteb
 
-    tasks = find_tasks(name.removeprefix(MTEB))
-    load_data(tasks, name.removeprefix(MTEB))
-    return tasks
+    return load_mteb(name.removeprefix(MTEB))
 
 
 def _file_texts(place: str) -> Iterator[str]:

@@ -18,13 +18,15 @@ from torch import Tensor
 from jemb import __version__
 from jemb.config import ExportConfig, MergeConfig
 from jemb.core.errors import InputError
+from jemb.distributed.processes import choose_device
 from jemb.evaluate import load_tasks
-from jemb.evaluate.models import score_encoder
+from jemb.evaluate.models import TextEncoder
 from jemb.export.alike import check_alike
 from jemb.export.exporter import check_output, load_trained, write_model
 from jemb.lineage import Stage, public_name, stages_before, task_name
 from jemb.model import Encoder, find_folder, load_start, load_weights
 from jemb.model.lora import merge_lora
+from jemb.report import text_table
 from jemb.run_folder import RunFolder, is_run, read_position
 
 log = logging.getLogger(__name__)
@@ -82,9 +84,13 @@ def merge(config: MergeConfig) -> Path:
     if config.tasks:
         tasks = load_tasks(config.tasks)
         grid = weightings(len(members), config.step)
-        encoder, tried = _try_all(
-            list(_load_alike(members, config)), grid, lambda encoder: score_encoder(encoder, tasks, config.device)
-        )
+        device = choose_device(config.device)
+
+        def score(encoder: Encoder) -> dict[str, float]:
+            encode = TextEncoder(encoder, 64, device)
+            return {task.name: task.score(encode)[task.main] for task in tasks}
+
+        encoder, tried = _try_all(list(_load_alike(members, config)), grid, score)
         weights = tried[0].weights
         log.info("%s", table(tried))
     else:
@@ -156,11 +162,11 @@ def weightings(count: int, step: float) -> list[tuple[float, ...]]:
 def table(tried: Sequence[Weighting]) -> str:
     """All weightings in order, with their scores in percent, as text."""
     tasks = list(tried[0].scores)
-    lines = ["weights of the models, in the order given; scores in percent", "  ".join(["mean", *tasks])]
+    rows = [["weights in the order given", "mean", *tasks]]
     for one in tried:
         shown = "  ".join(f"{weight:.3f}" for weight in one.weights)
-        lines.append(f"{shown}:  " + "  ".join(f"{value:.2f}" for value in (one.value, *one.scores.values())))
-    return "\n".join(lines)
+        rows.append([shown, *(f"{value:.2f}" for value in (one.value, *one.scores.values()))])
+    return text_table(rows, right=True)
 
 
 def _members(config: MergeConfig) -> list[Member]:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from jemb.prepare.registry import all_stages
+from jemb.report import text_table
 from jemb.shards import Manifest
 
 
@@ -65,14 +66,7 @@ def summary_table(manifests: Iterable[Manifest]) -> str:
     if len(funnels) > 1:
         funnels = {**funnels, "total": dict(total)}
     lines = [header, *([name, *_cells(counts, reasons)] for name, counts in funnels.items())]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
+    return text_table(lines, right=True)
 
 
 def _cells(counts: dict[str, int], reasons: list[str]) -> list[str]:
