@@ -8,19 +8,17 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jemb.config import DemoConfig, EvaluateConfig, ExportConfig, ModelConfig, TrainConfig
 from jemb.core.errors import Failure, InputError
-from jemb.core.files import write_json
 from jemb.demo.corpus import build_corpus
 from jemb.evaluate import add_scores, evaluate
 from jemb.export import export
 from jemb.prepare import Tools, prepare, summary_table
 from jemb.prepare.options import PrepareConfig
 from jemb.prepare.stages.consistency import ConsistencyConfig
-from jemb.report import Report, line_figure
+from jemb.report import Report, line_figure, text_table
 from jemb.run_folder import RunFolder
 from jemb.shards import Manifest
 from jemb.train import train
@@ -30,25 +28,20 @@ log = logging.getLogger(__name__)
 MARK = ".jemb-demo"
 STAGES = ["exact", "near_duplicates", "language", "consistency"]
 MODEL = ModelConfig(hidden_size=256, num_layers=1, num_heads=4, vocab_size=16_000)
-COLUMNS = {
-    "retrieval_ndcg_at_10": "retrieval nDCG@10",
-    "easy_negation": "EasyNegation",
-    "hard_negation": "HardNegation",
-}
-ROWS = {"untrained": "untrained", "pairs": "after pairs", "triplets": "after triplets", "bm25": "BM25"}
-
-Results = dict[str, dict[str, float]]
-"""Of results.json: {`untrained`, `pairs`, `triplets`, `bm25`: {score: percent}}."""
 
 
-def demo(config: DemoConfig, tools: Tools) -> Results:
-    """Run the whole journey in `config.output`; prints its table and writes report.html, model/ and results.json.
+def demo(config: DemoConfig, tools: Tools) -> None:
+    """Run the whole journey in `config.output`; prints its table and writes report.html and model/.
 
     tools: the models that `prepare` takes.
     Raises InputError when the folder holds something else, or a demo with other settings.
     """
     folder, begin = Path(config.output), time.monotonic()
-    _claim(folder)
+    # It replaces what it made before, so it takes only an empty folder or one that it has marked.
+    if folder.exists() and not (folder / MARK).exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"output={folder}: there is something that is not a demo; use an empty or a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).touch()
     log.info("1/6 corpus: docstrings of the installed packages")
     corpus = build_corpus(folder / "corpus", max_pairs=config.max_pairs, seed=config.seed)
 
@@ -69,6 +62,8 @@ def demo(config: DemoConfig, tools: Tools) -> Results:
     for number, (name, run) in enumerate(runs.items()):
         log.info("%d/6 train on %s", 3 + number, name)
         first = name == "pairs"
+        # The largest power of two that the largest data set fills; smaller ones have batches of their own.
+        largest = max(manifest.num_samples for manifest in prepared[name])
         training = TrainConfig(
             shards=str(folder / "shards" / name),
             output=str(run.path),
@@ -76,7 +71,7 @@ def demo(config: DemoConfig, tools: Tools) -> Results:
             model=MODEL if first else ModelConfig(),
             init=None if first else str(runs["pairs"].path),
             max_length=96,
-            global_batch_size=_batch_size(256 if first else 64, prepared[name]),
+            global_batch_size=min(256 if first else 64, 1 << (largest.bit_length() - 1)),
             max_steps=config.pair_steps if first else config.triplet_steps,
             learning_rate=5e-4,
             checkpoint_every=100,
@@ -86,17 +81,19 @@ def demo(config: DemoConfig, tools: Tools) -> Results:
             raise Failure(f"{run.path}: training was asked to stop; the same command continues there")
 
     log.info("5/6 evaluate on held-out objects")
-    models = {"untrained": runs["pairs"].start, **{name: run.path for name, run in runs.items()}, "bm25": "bm25"}
+    models = {
+        "untrained": str(runs["pairs"].start),
+        **{f"after {name}": str(run.path) for name, run in runs.items()},
+        "BM25": "bm25",
+    }
     retrieval, negation = f"retrieval:{folder}/corpus/retrieval", f"negation:{folder}/corpus/negation.jsonl"
     output = str(folder / "scores" / "scores.json")
-    comparison = evaluate(
-        EvaluateConfig(model=list(map(str, models.values())), tasks=[retrieval, negation], output=output)
-    )
-    results = {}
+    comparison = evaluate(EvaluateConfig(model=list(models.values()), tasks=[retrieval, negation], output=output))
+    columns = [(retrieval, "ndcg_at_10"), (negation, "easy_negation"), (negation, "hard_negation")]
+    table = [["percent", "retrieval nDCG@10", "EasyNegation", "HardNegation"]]
     for name, model in models.items():
-        scores = comparison.scores[str(model)]
-        results[name] = {"retrieval_ndcg_at_10": scores[retrieval]["ndcg_at_10"], **scores.get(negation, {})}
-    write_json(folder / "results.json", results)
+        cells = [comparison.cell(model, task, metric) for task, metric in columns]
+        table.append([name, *(f"{cell.value:.1f}" if cell else "–" for cell in cells)])
 
     log.info("6/6 export")
     shutil.rmtree(folder / "model", ignore_errors=True)
@@ -106,40 +103,12 @@ def demo(config: DemoConfig, tools: Tools) -> Results:
     add_scores(report, comparison)
     report.heading("Training")
     for name, run in runs.items():
-        _add_losses(report, name, run)
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for step in run.read_metrics():
+            lines.setdefault(step["dataset"], []).append((step["step"], step["loss"]))
+        alt = f"Loss of the {name} phase"
+        report.figure(line_figure(dict(sorted(lines.items())), "step", "loss"), alt, f"{alt} by data set.")
     report.write(folder / "report.html")
     print(summary_table([manifest for manifests in prepared.values() for manifest in manifests]), end="\n\n")
-    print(scores_table(results))
+    print(text_table(table, right=True))
     print(f"\n{time.monotonic() - begin:.0f} s; report: {folder / 'report.html'}, model: {folder / 'model'}")
-    return results
-
-
-def scores_table(results: Mapping[str, Mapping[str, float]]) -> str:
-    """A line for each model with its scores in percent, aligned; – where a score does not apply."""
-    lines = ["".join([f"{'percent':<16}", *(f"{title:>19}" for title in COLUMNS.values())])]
-    for name, title in ROWS.items():
-        cells = [f"{results[name][column]:.1f}" if column in results[name] else "–" for column in COLUMNS]
-        lines.append("".join([f"{title:<16}", *(f"{cell:>19}" for cell in cells)]))
-    return "\n".join(lines)
-
-
-def _add_losses(report: Report, name: str, run: RunFolder) -> None:
-    lines: dict[str, list[tuple[float, float]]] = {}
-    for step in run.read_metrics():
-        lines.setdefault(step["dataset"], []).append((step["step"], step["loss"]))
-    figure = line_figure(dict(sorted(lines.items())), "step", "loss")
-    report.figure(figure, f"Loss of the {name} phase", f"Loss of the {name} phase by data set.")
-
-
-def _claim(folder: Path) -> None:
-    """The demo replaces what it made before, so it takes only an empty folder or one that it has marked."""
-    if folder.exists() and not (folder / MARK).exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"output={folder}: there is something that is not a demo; use an empty or a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARK).touch()
-
-
-def _batch_size(wanted: int, manifests: Sequence[Manifest]) -> int:
-    """`wanted`, or the largest power of two that the largest data set fills; smaller ones have their own."""
-    largest = max(manifest.num_samples for manifest in manifests)
-    return min(wanted, 1 << (largest.bit_length() - 1))

@@ -25,7 +25,6 @@ _LONGEST = 100
 """Words at which details are cut."""
 _LARGEST_FILE = 400_000
 """Bytes of a source file above which it holds tables, not docstrings."""
-_FILES_AT_ONCE = 100
 _SKIPPED = frozenset(("test", "tests", "testing", "__pycache__", "idlelib", "lib2to3"))
 # Where the prose of a docstring ends: at an underlined title (numpy), a title alone on its line (Google), a field
 # (Sphinx), or a directive.
@@ -133,14 +132,9 @@ def _source_files(root: Path) -> Iterator[tuple[str, Path]]:
 
 def read_modules(modules: Sequence[tuple[str, Path]]) -> list[Documented]:
     """The objects of all modules in order of name, read by as many processes as there are cores."""
-    chunks = [modules[start : start + _FILES_AT_ONCE] for start in range(0, len(modules), _FILES_AT_ONCE)]
     with LocalExecutor(0) as executor:
-        found = dict(executor.run(_read_chunk, chunks, serial=len(chunks) < 4))
-    return [item for number in range(len(chunks)) for item in found[number]]
-
-
-def _read_chunk(modules: Sequence[tuple[str, Path]]) -> list[Documented]:
-    return [item for module in modules for item in read_module(module)]
+        found = dict(executor.run(read_module, modules, serial=len(modules) < 400))
+    return [item for number in range(len(modules)) for item in found[number]]
 
 
 def read_module(module: tuple[str, Path]) -> list[Documented]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from jemb.core.errors import Failure
 from jemb.core.files import read_json
+from jemb.evaluate.vectors import unit_rows
 from jemb.export.onnx_file import INPUTS, OUTPUTS, PLACE
 from jemb.model import Encoder, Tokenize, encode
 from jemb.model.quiet import quiet
@@ -57,28 +58,25 @@ def check_same_vectors(
     """{who loads `folder`: (largest difference from `encoder`'s vectors, what is allowed)}: sentence-transformers
     and with `onnx` onnxruntime, each as its users would load it.
 
-    Of a truncated model sentence-transformers gives the first numbers as they stand in the whole vector; onnxruntime,
-    like `encoder`, gives them length 1.
-    Raises `Failure` when one of them cannot load the folder or the difference is above what is allowed.
+    Of a truncated model sentence-transformers gives the first numbers as they stand in the whole vector: here they get
+    length 1. Raises `Failure` when one of them cannot load the folder or the difference is above what is allowed.
     """
     encoder.cpu()
     # A text without tokens has no vector to compare: other code divides nought by nought there.
     texts = [text for text in TEXTS if encoder.tokenize([text]).lengths[0]]
     ours = encode(encoder, texts)
-    first = _untruncated(encoder, texts)[:, : encoder.dim]
-    loaders: list[tuple[str, Callable[[Path, bool], EncodeTexts], np.ndarray, float]] = [
-        ("sentence-transformers", _sentence_transformers, first, TOLERANCE),
-    ]
+    loaders = [("sentence-transformers", _sentence_transformers, TOLERANCE)]
     if onnx:
-        loaders.append(("onnxruntime", _onnxruntime, ours, ONNX_TOLERANCE))
+        loaders.append(("onnxruntime", _onnxruntime, ONNX_TOLERANCE))
     found: dict[str, tuple[float, float]] = {}
-    for name, load, wanted, allowed in loaders:
+    for name, load, allowed in loaders:
         try:
             with quiet():
                 theirs = load(folder, trust_remote_code)(texts)
         except Exception as error:
             raise Failure(f"{name} cannot use the exported folder ({type(error).__name__}: {error})") from error
-        apart = np.abs(wanted - theirs).max(axis=1) if theirs.shape == wanted.shape else np.full(len(texts), np.nan)
+        theirs = theirs if encoder.truncate_dim is None else unit_rows(theirs)
+        apart = np.abs(ours - theirs).max(axis=1) if theirs.shape == ours.shape else np.full(len(texts), np.nan)
         if not (apart <= allowed).all():  # so that NaN fails
             text = texts[int(np.argmax(apart))]
             raise Failure(
@@ -87,14 +85,6 @@ def check_same_vectors(
             )
         found[name] = float(apart.max()), allowed
     return found
-
-
-def _untruncated(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
-    dim, encoder.truncate_dim = encoder.truncate_dim, None
-    try:
-        return encode(encoder, texts)
-    finally:
-        encoder.truncate_dim = dim
 
 
 def _sentence_transformers(folder: Path, code: bool) -> EncodeTexts:

@@ -6,16 +6,17 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from huggingface_hub import HfApi, constants
+
 from jemb.config import ExportConfig
-from jemb.core.errors import InputError
+from jemb.core.errors import Failure, InputError
 from jemb.core.files import read_json, whole_folder, write_json, writing
 from jemb.export.card import write_card
 from jemb.export.check import check_same_vectors
-from jemb.export.hub import check_login, push
 from jemb.export.onnx_file import check_onnx_installed, check_onnx_possible, write_onnx
 from jemb.lineage import TRAINING, Stage, public_name, stages_before
 from jemb.model import Encoder, load_encoder, load_start, load_weights
-from jemb.model.load import check_truncate_dim, find_folder
+from jemb.model.load import check_truncate_dim, find_folder, first_line
 from jemb.model.lora import ADAPTER
 from jemb.model.weights import LORA
 from jemb.run_folder import RunFolder, is_run
@@ -38,9 +39,18 @@ def export(config: ExportConfig) -> Path:
     _check(config, run, output)
     encoder, source = load_trained(config.run, trust_remote_code=config.trust_remote_code, adapter=config.adapter)
     scores = run.read_scores() if source == FINISHED else {}
-    if config.truncate_dim not in (None, encoder.dim):
-        scores = _at_width(scores, config.truncate_dim)
-    _set_options(encoder, config)
+    if (width := config.truncate_dim) is not None:
+        if width != encoder.dim:  # then those that `jemb evaluate widths=[WIDTH]` gave, under their plain names
+            of_width = {
+                task: {name.removesuffix(f"@{width}"): metrics[name] for name in metrics if name.endswith(f"@{width}")}
+                for task, metrics in scores.items()
+            }
+            scores = {task: metrics for task, metrics in of_width.items() if metrics}
+        encoder.truncate_dim = check_truncate_dim(f"run={config.run}", width, encoder.full_dim)
+    for name, text in config.prompts.items():
+        if encoder.prompts.get(name, text) != text:
+            log.warning("prompts.%s: %r takes the place of %r, which the run has", name, text, encoder.prompts[name])
+    encoder.prompts |= config.prompts
     name = run.path.resolve().name
     write_model(encoder, output, stages_before(config.run), config, name=name, source=source, scores=scores)
     if config.push_to_hub:
@@ -80,11 +90,9 @@ def write_model(
 def _check(config: ExportConfig, run: RunFolder, output: Path) -> None:
     """Raises `InputError` for what can be known before any work."""
     if not is_run(run.path) and not (run.path / TRAINING).is_file():
-        beside = run.path.parent
-        runs = [path.name for path in beside.iterdir() if is_run(path)] if beside.is_dir() else []
         raise InputError(
             f"run={run.path}: not a run folder of `jemb train` (no run.json and config.yaml in it) "
-            "nor one of `jemb merge`" + (f"; in {beside} there are: {', '.join(sorted(runs))}" if runs else "")
+            "nor one of `jemb merge`"
         )
     if config.adapter and not is_run(run.path):
         raise InputError(f"adapter=true: {run.path} is a whole model; leave adapter out")
@@ -138,20 +146,31 @@ def _check_base(base: str) -> None:
         raise InputError(f"adapter=true: {base}, which it would belong to, has an adapter itself; leave adapter out")
 
 
-def _at_width(scores: Mapping[str, Mapping[str, float]], width: int) -> dict[str, dict[str, float]]:
-    """Those that `jemb evaluate widths=[WIDTH]` gave, under their plain names."""
-    end = f"@{width}"
-    found = {
-        task: {name.removesuffix(end): value for name, value in metrics.items() if name.endswith(end)}
-        for task, metrics in scores.items()
-    }
-    return {task: metrics for task, metrics in found.items() if metrics}
+def check_login() -> None:
+    """Raises `InputError` where an upload would fail for want of a network or of a login; asks the Hub."""
+    if constants.HF_HUB_OFFLINE:
+        raise InputError("push_to_hub: HF_HUB_OFFLINE is set; take it away, or leave push_to_hub out")
+    try:
+        HfApi().whoami()
+    except Exception as error:  # of one of several libraries; which ones changed with huggingface_hub 1.0
+        raise InputError(
+            f"push_to_hub: {constants.ENDPOINT} did not let you in ({first_line(error)}); run `hf auth login` or set "
+            "HF_TOKEN, and check the network"
+        ) from error
 
 
-def _set_options(encoder: Encoder, config: ExportConfig) -> None:
-    if config.truncate_dim is not None:
-        encoder.truncate_dim = check_truncate_dim(f"run={config.run}", config.truncate_dim, encoder.full_dim)
-    for name, text in config.prompts.items():
-        if encoder.prompts.get(name, text) != text:
-            log.warning("prompts.%s: %r takes the place of %r, which the run has", name, text, encoder.prompts[name])
-    encoder.prompts |= config.prompts
+def push(folder: Path, repository: str, *, private: bool) -> str:
+    """Upload all of `folder` as one commit to the model repository `USER/NAME`; returns its address.
+
+    Raises `Failure` where the Hub refuses or cannot be reached; the folder stays as it is.
+    """
+    hub = HfApi()
+    try:
+        address = hub.create_repo(repository, private=private or None, exist_ok=True)
+        hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Model exported by jemb")
+    except Exception as error:
+        raise Failure(
+            f"push_to_hub={repository}: {first_line(error)}. The folder {folder} is whole; when that is mended: "
+            f"hf upload {repository} {folder}"
+        ) from error
+    return str(address)

@@ -74,13 +74,14 @@ class Weighting:
 def merge(config: MergeConfig) -> Path:
     """Write the weighted mean of the models as the folder `config.output`, checked as an export is; return the folder.
 
-    Raises `InputError` where the models differ in more than
-    their weights, naming in what, and where the output is not empty.
+    Raises `InputError` where the models differ in more than their weights, naming in what, and where the output is not
+    empty.
     """
     output = Path(config.output).expanduser().resolve()
     check_output(config.output, output)
     members = _members(config)
     tried: list[Weighting] = []
+    encoders = _load_alike(members, config)
     if config.tasks:
         tasks = load_tasks(config.tasks)
         grid = weightings(len(members), config.step)
@@ -90,18 +91,20 @@ def merge(config: MergeConfig) -> Path:
             encode = TextEncoder(encoder, 64, device)
             return {task.name: task.score(encode)[task.main] for task in tasks}
 
-        encoder, tried = _try_all(list(_load_alike(members, config)), grid, score)
+        encoder, tried = _try_all(list(encoders), grid, score)
         weights = tried[0].weights
         log.info("%s", table(tried))
     else:
         weights = normalised(config.weights or [1 / len(members)] * len(members), len(members))
-        loaded = _load_alike(members, config)
-        encoder = next(loaded)
-        states = chain([encoder.state_dict()], (other.state_dict() for other in loaded))
+        encoder = next(encoders)
+        states = chain([encoder.state_dict()], (other.state_dict() for other in encoders))
         encoder.load_state_dict(combine(states, weights))
     merged = {member.name: weight for member, weight in zip(members, weights, strict=True)}
     log.info("merged: %s", " + ".join(f"{weight:.4g} × {name}" for name, weight in merged.items()))
-    stages = [*_stages_before(members), _stage(output.name, members[0], merged, tried)]
+    stages: list[Stage] = []
+    for member in members:
+        stages += [stage for stage in stages_before(member.place) if stage not in stages]
+    stages.append(_stage(output.name, members[0], merged, tried))
     options = ExportConfig(
         run=str(output), output=str(output), license=config.license, trust_remote_code=config.trust_remote_code
     )
@@ -233,14 +236,6 @@ def _try_all(
     tried.sort(key=lambda weighting: -weighting.value)
     encoder.load_state_dict(combine(states, tried[0].weights))
     return encoder, tried
-
-
-def _stages_before(members: Sequence[Member]) -> list[Stage]:
-    """What is known of the training of all the models, each stage once."""
-    found: list[Stage] = []
-    for member in members:
-        found += [stage for stage in stages_before(member.place) if stage not in found]
-    return found
 
 
 def _stage(name: str, first: Member, merged: Mapping[str, float], tried: Sequence[Weighting]) -> Stage:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jemb.core.errors import InputError
-from jemb.export.hub import check_login
+from jemb.export.exporter import check_login
 from tests.helpers.export_runs import bert, make_run
 from tests.helpers.hub_server import Hub, serving
 
