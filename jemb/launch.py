@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
-import platform
 import re
 import signal
 import sys
@@ -18,7 +17,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
 
 from jemb.core.errors import InputError
 
@@ -112,42 +110,6 @@ def store_of_agent(environment: Mapping[str, str] = os.environ) -> str | None:
     if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     return f"jemb/start-{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}-of-{environment.get('WORLD_SIZE')}"
-
-
-@dataclass(frozen=True, slots=True)
-class NodeInfo:
-    """Where this task of the checks before training stands. nodes: the names of all; tasks: processes that will train
-    on this one; address, port: where all meet on the first; seconds: how long they wait; logs: a folder that the launch
-    script has just made; has_gpus: Slurm says that there are some."""
-
-    number: int
-    nodes: tuple[str, ...]
-    tasks: int
-    address: str
-    port: int
-    seconds: float = 120
-    logs: Path | None = None
-    has_gpus: bool = False
-
-    @property
-    def is_first(self) -> bool:
-        return self.number == 0
-
-
-def find_node(environment: Mapping[str, str] = os.environ) -> NodeInfo:
-    """From the variables of Slurm and of the launch script; without them, this machine alone."""
-    number = int(environment.get("SLURM_NODEID", "0"))
-    logs = environment.get("PREFLIGHT_LOGS")
-    return NodeInfo(
-        number=number,
-        nodes=tuple(environment.get("PREFLIGHT_NODES", platform.node()).split()),
-        tasks=tasks_of_node(environment.get("PREFLIGHT_TASKS", "1"), number),
-        address=environment.get("MASTER_ADDR", "127.0.0.1"),
-        port=int(environment.get("MASTER_PORT", "29500")),
-        seconds=float(environment.get("PREFLIGHT_SECONDS", "120")),
-        logs=Path(logs) if logs else None,
-        has_gpus="SLURM_GPUS_ON_NODE" in environment,
-    )
 
 
 def end_at_early_signals() -> None:

@@ -170,7 +170,7 @@ train() {
 
     if [[ ${PREFLIGHT:-yes} != no ]]; then
         export PREFLIGHT_NODES="${hosts[*]}" PREFLIGHT_TASKS=$SLURM_TASKS_PER_NODE PREFLIGHT_LOGS=$logs PREFLIGHT_SECONDS
-        run env -u SLURM_GPUS_PER_TASK -u SLURM_TRES_PER_TASK srun --nodes="${#hosts[@]}" --ntasks="${#hosts[@]}" \
+        run env -u SLURM_GPUS_PER_TASK -u SLURM_TRES_PER_TASK TORCH_CPP_LOG_LEVEL=ERROR srun --nodes="${#hosts[@]}" --ntasks="${#hosts[@]}" \
             --ntasks-per-node=1 --kill-on-bad-exit=0 python -m jemb.app.preflight "${overrides[@]}" || exit
     fi
     before=$(saved)

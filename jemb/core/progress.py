@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
-import time
 import warnings
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from tqdm import TqdmExperimentalWarning
-from tqdm import tqdm as plain_bar
+from tqdm import TqdmExperimentalWarning, tqdm
 
 with warnings.catch_warnings():  # of the bar of notebooks
     warnings.simplefilter("ignore", TqdmExperimentalWarning)
@@ -23,61 +20,30 @@ log = logging.getLogger(__name__)
 
 FIRST, EVERY = 10.0, 30.0
 """Seconds until the first line, and between lines."""
+LINE = "{desc}: {n:,} of {total:,} {unit}s ({percentage:.0f} %) after {elapsed}, {rate_noinv_fmt}, {remaining} left"
 
 
-class Progress:
+class _Log:
+    """What tqdm would draw, as lines of the log."""
+
+    def write(self, text: str) -> None:
+        if text := text.strip():
+            log.info("%s", text)
+
+    def flush(self) -> None:
+        pass
+
+
+def Progress(name: str | None, total: int, unit: str, *, done: int = 0) -> tqdm[None]:
     """A step of `total` units, `done` of which were done before. name: None shows nothing. Use in a `with`."""
-
-    def __init__(self, name: str | None, total: int, unit: str, *, done: int = 0) -> None:
-        self.name, self.total, self.unit = name, total, unit
-        self.done, self.before = done, done
-        self.began = time.monotonic()
-        self._bar: Any = None
-        self._ended = threading.Event()
-        self._said = False
-
-    def update(self, count: int = 1) -> None:
-        """So many more are done."""
-        self.done += count
-        if self._bar is not None:
-            self._bar.update(count)
-
-    def line(self) -> str:
-        """As it is said where there is no terminal."""
-        seconds = time.monotonic() - self.began
-        rate = (self.done - self.before) / seconds if seconds else 0.0
-        share = f" ({100 * self.done / self.total:.0f} %)" if self.total else ""
-        said = f"{self.name}: {self.done:,} of {self.total:,} {self.unit}s{share}"
-        if self.done >= self.total:
-            return f"{said} in {duration(seconds)}"
-        if not rate:
-            return f"{said} after {duration(seconds)}"
-        return f"{said}, {rate:,.3g} a second, {duration((self.total - self.done) / rate)} left"
-
-    def __enter__(self) -> Progress:
-        if self.name is None:
-            return self
-        if bar_here is not plain_bar or sys.stderr.isatty():
-            self._bar = bar_here(
-                total=self.total, initial=self.done, desc=self.name, unit=self.unit, unit_scale=True, leave=False
-            )
-        else:
-            threading.Thread(target=self._say, daemon=True).start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._ended.set()
-        if self._bar is not None:
-            self._bar.close()
-        elif self._said and error[0] is None:
-            log.info("%s", self.line())
-
-    def _say(self) -> None:
-        wait = FIRST
-        while not self._ended.wait(wait):
-            self._said = True
-            log.info("%s", self.line())
-            wait = EVERY
+    if name is None or bar_here is not tqdm or sys.stderr.isatty():
+        return bar_here(
+            total=total, initial=done, desc=name, unit=unit, unit_scale=True, leave=False, disable=name is None
+        )
+    return tqdm(
+        total=total, initial=done, desc=name, unit=unit, bar_format=LINE,
+        file=_Log(), delay=FIRST, mininterval=EVERY, miniters=1,
+    )  # fmt: skip
 
 
 def track(items: Iterable[T], name: str | None, total: int, unit: str) -> Iterator[T]:

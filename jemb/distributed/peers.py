@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 import torch.distributed as dist
 
 from jemb.core.errors import Failure, InputError
-from jemb.distributed.agree import address
-from jemb.distributed.ranks import rank, world_size
+from jemb.distributed.ranks import address, rank, world_size
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store

@@ -51,68 +51,54 @@ def shared_encoding(make: Callable[[Any], Encode]) -> Iterator[Callable[[Any], E
         _follow(make)
         yield None
     else:
-        lead = _Lead(make)
+        pending: list[Order] = []  # that the others are in the middle of: they would not understand another
         try:
-            yield lead.encoder
+            yield lambda key: _SharedEncoder(key, make(key), pending)
         except Exception as error:
-            if not lead.waited_for:
+            if not pending:
                 _tell([Order(error=error)] * world_size())
             raise
         _tell([Order()] * world_size())
 
 
-class _Lead:
-    """Rank 0's side. waited_for: the others are in the middle of an order, and would not understand another."""
+class _SharedEncoder:
+    """An encoder of rank 0 that works on all ranks. prompts: what evaluation puts before texts, if `make` says so."""
 
-    def __init__(self, make: Callable[[Any], Encode]) -> None:
-        self.make = make
-        self.waited_for = False
+    def __init__(self, key: Any, own: Encode, pending: list[Order]) -> None:
+        self.key, self.own, self.pending = key, own, pending
+        self.prompts = getattr(own, "prompts", None)
 
-    def encoder(self, key: Any) -> Encode:
-        return _SharedEncoder(self, key)
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        if not texts:
+            return self.own(texts)
+        numbers: dict[str, int] = {}
+        place = [numbers.setdefault(text, len(numbers)) for text in texts]
+        distinct = list(numbers)
+        order = np.argsort([-len(text) for text in distinct], kind="stable")
+        vectors: np.ndarray | None = None
+        with Progress("encode", len(distinct), "text") as bar:
+            for rows in np.split(order, range(SHARE * world_size(), len(order), SHARE * world_size())):
+                found = self._encode([distinct[row] for row in rows])
+                if vectors is None:
+                    vectors = np.empty((len(distinct), found.shape[1]), np.float32)
+                vectors[rows] = found
+                bar.update(len(rows))
+        assert vectors is not None
+        return vectors if len(distinct) == len(texts) else vectors[place]
 
-    def encode(self, key: Any, own: Encode, texts: list[str]) -> np.ndarray:
+    def _encode(self, texts: list[str]) -> np.ndarray:
         """[N, D] of 1 to W*SHARE texts, the longest first."""
         # Where the texts do not come out even, some rank encodes the last, which is the shortest, again.
         padded = texts + texts[-1:] * (-len(texts) % world_size())
         lengths = np.array([len(text) for text in padded], np.int64)
         shares = [deal(lengths, number, world_size()) for number in range(world_size())]
-        orders = [Order(key, tuple(padded[row] for row in share)) for share in shares]
-        self.waited_for = True
-        _tell(orders)
-        vectors = _collect(own(orders[0].texts))
-        self.waited_for = False
+        self.pending += [Order(self.key, tuple(padded[row] for row in share)) for share in shares]
+        _tell(self.pending)
+        vectors = _collect(self.own(self.pending[0].texts))
+        self.pending.clear()
         out = np.empty_like(vectors)
         out[np.concatenate(shares)] = vectors
         return out[: len(texts)]
-
-
-class _SharedEncoder:
-    """An encoder of rank 0 that works on all ranks. prompts: what evaluation puts before texts, if `make` says so."""
-
-    def __init__(self, lead: _Lead, key: Any) -> None:
-        self.lead, self.key = lead, key
-        self.own = lead.make(key)
-        self.prompts = getattr(self.own, "prompts", None)
-
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        numbers: dict[str, int] = {}
-        place = [numbers.setdefault(text, len(numbers)) for text in texts]
-        if not texts:
-            return self.own(texts)
-        distinct = list(numbers)
-        order = np.argsort([-len(text) for text in distinct], kind="stable")
-        vectors = np.empty((0, 0), np.float32)
-        block = SHARE * world_size()
-        with Progress("encode", len(distinct), "text") as bar:
-            for start in range(0, len(distinct), block):
-                rows = order[start : start + block]
-                found = self.lead.encode(self.key, self.own, [distinct[row] for row in rows])
-                if not start:
-                    vectors = np.empty((len(distinct), found.shape[1]), np.float32)
-                vectors[rows] = found
-                bar.update(len(rows))
-        return vectors if len(distinct) == len(texts) else vectors[place]
 
 
 def _follow(make: Callable[[Any], Encode]) -> None:

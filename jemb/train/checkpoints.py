@@ -29,7 +29,7 @@ from jemb.core.errors import InputError
 from jemb.core.files import read_json, sync_folder, write_json, writing
 from jemb.data.module import PairData
 from jemb.distributed import mean_over_ranks, rank
-from jemb.distributed.agree import on_rank_zero
+from jemb.distributed.ranks import on_rank_zero
 from jemb.model import Encoder, load_weights
 from jemb.model.weights import current_name
 from jemb.run_folder import HEADS, OPTIMIZER, POSITION, WEIGHTS, RunFolder, describe_file

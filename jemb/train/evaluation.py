@@ -22,7 +22,7 @@ import torch
 from jemb.config import EvaluationConfig
 from jemb.core.errors import InputError
 from jemb.distributed import shared_encoding
-from jemb.distributed.agree import on_rank_zero
+from jemb.distributed.ranks import on_rank_zero
 from jemb.model import Encoder
 from jemb.run_folder import RunFolder
 from jemb.train.checkpoints import Checkpoints

@@ -14,7 +14,7 @@ from jemb.config import ModelConfig, TrainConfig
 from jemb.core.files import whole_folder, writing
 from jemb.data import check_data
 from jemb.distributed import world_size
-from jemb.distributed.agree import on_rank_zero
+from jemb.distributed.ranks import on_rank_zero
 from jemb.model import Encoder, load_start, load_weights, probe, save_start
 from jemb.run_folder import RunFolder
 from jemb.train.build import Job, choose_precision, lora_options, make_encoder

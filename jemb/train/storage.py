@@ -15,7 +15,7 @@ import lightning
 
 from jemb.core.files import write_json
 from jemb.distributed import rank
-from jemb.distributed.agree import agreed, on_rank_zero
+from jemb.distributed.ranks import agreed, on_rank_zero
 from jemb.mirror import mirror_of
 from jemb.run_folder import RunFolder
 from jemb.tables.places import to_local

@@ -17,9 +17,9 @@ from jemb.core.files import writing
 from jemb.data import loader_processes
 from jemb.data.module import PairData
 from jemb.distributed import max_over_ranks, rank, world_size
-from jemb.distributed.agree import agreed, on_rank_zero
 from jemb.distributed.peers import report_lost_peers
 from jemb.distributed.processes import joined_processes
+from jemb.distributed.ranks import agreed, on_rank_zero
 from jemb.run_folder import RunFolder
 from jemb.train.build import Job, count_steps, make_module, make_scaling, make_trainer
 from jemb.train.checkpoints import Checkpoints

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from jemb.core.errors import InputError
 from jemb.distributed import gather_rows, gather_values, mean_over_ranks, rank, world_size
-from jemb.distributed.agree import on_rank_zero
+from jemb.distributed.ranks import on_rank_zero
 from tests.helpers.ranks import joined, on_ranks
 
 
