@@ -1,8 +1,8 @@
-"""`python -m jemb.app.preflight` with the options of `jemb train`, before a job on several nodes: is each of them fit to
-train, do they reach each other, are they all the same?
+"""`python -m jemb.app.preflight` with the options of `jemb train`, before a job on several nodes: is each of them fit
+to train, do they reach each other, are they all the same?
 
-Before: `launch/slurm_train.sh` runs one task a node. After: it starts training, or ends with one line `node NAME: …` for
-each fault.
+Before: `launch/slurm_train.sh` runs one task a node. After: it starts training, or ends with one line `node NAME: …`
+for each fault.
 """
 
 from __future__ import annotations
