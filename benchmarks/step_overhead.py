@@ -119,7 +119,12 @@ def batches(rank: int, world_size: int, vocab_size: int) -> list[Any]:
         mine = slice(rank * SHARE, (rank + 1) * SHARE)
         query, positive = (Tokens(side[mine], np.full(SHARE, TOKENS)) for side in ids)
         keys = tuple(str(number) for number in range(SHARE))
-        made.append(Batch(step, "drawn", keys, query, positive, None, hashes[0, mine], hashes[1, mine], None))
+        made.append(
+                Batch(
+                    step=step, dataset="drawn", keys=keys, query=query, positive=positive, negatives=None,
+                    query_hash=hashes[0, mine], positive_hash=hashes[1, mine], negative_hash=None,
+                )
+            )  # fmt: skip
     return made
 
 

@@ -24,7 +24,7 @@ from jemb.core.parse import check_shape, parse_json
 from jemb.run_folder import CHECKPOINT, RECORD, RunFolder
 from jemb.shards import cache_home
 from jemb.tables.places import base_name, each, is_url, join, to_local
-from jemb.tables.transfer import fetch, list_tree, read_file, remove, send
+from jemb.tables.transfer import NotThere, fetch, list_tree, read_file, remove, send
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,8 @@ class Mirror:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self.folder = cache_home() / "outputs" / f"{base_name(self.url)}-{_digest(self.url)}"
+        digest = hashlib.sha256(self.url.encode()).hexdigest()[:12]
+        self.folder = cache_home() / "outputs" / f"{base_name(self.url)}-{digest}"
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def push(self) -> None:
@@ -60,16 +61,15 @@ class Mirror:
             now[name] = here[name]
 
         try:
-            each(copy, [name for name in changed if _base(name) not in LAST])
-            for mark in LAST:
-                for name in changed:
-                    if _base(name) == mark:
-                        copy(name)
-            for name in sorted(gone, key=lambda name: _base(name) not in LAST):
+            each(copy, [name for name in changed if base_name(name) not in LAST])
+            last = [name for name in changed if base_name(name) in LAST]
+            for name in sorted(last, key=lambda name: LAST.index(base_name(name))):
+                copy(name)
+            for name in sorted(gone, key=lambda name: base_name(name) not in LAST):
                 remove(join(self.url, name))
                 del now[name]
         except (InputError, Failure) as error:
-            raise Failure(f"{error}. All of it is in {self.folder}; the same command copies it from there") from error
+            raise Failure(f"{error}. All of it is in {self.folder}") from error
         finally:
             write_json(self.folder / STATE, now)
 
@@ -100,8 +100,7 @@ class Mirror:
             if self._copied().get(run.record.name):
                 self._set_aside("the run is no longer at its URL")
             return
-        record = read_file(join(self.url, run.record.name))
-        where = join(self.url, run.record.name)
+        record = read_file(where := join(self.url, run.record.name))
         check_shape(known_there := parse_json(record, where), RECORD, where)
         identity = known_there.get("id")
         known = run.read_record().get("id") if run.record.exists() else None
@@ -144,11 +143,15 @@ class Mirror:
 
     def _replace(self, there: Mapping[str, int]) -> None:
         """Make the folder hold these files from the URL, and no others; run.json comes last."""
+
+        def download(name: str) -> None:
+            path = inside(self.folder / FETCHED, name, self.url)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with create(path) as file:
+                fetch(join(self.url, name), file, there[name])
+
         shutil.rmtree(self.folder / FETCHED, ignore_errors=True)
-        each(
-            lambda name: download(join(self.url, name), inside(self.folder / FETCHED, name, self.url), there[name]),
-            there,
-        )
+        each(download, there)
         (self.folder / "run.json").unlink(missing_ok=True)
         for old in self._entries():
             shutil.rmtree(old) if old.is_dir() else old.unlink()
@@ -185,7 +188,7 @@ def written_to(place: str, *, anew: bool = False) -> Iterator[str]:
         return
     mirror = Mirror(place)
     if anew:
-        if whole := [name for name in list_tree(place) if _base(name) in LAST]:
+        if whole := [name for name in list_tree(place) if base_name(name) in LAST]:
             raise InputError(f"output={place}: holds {whole[0]} already; give a new or an empty place")
         shutil.rmtree(mirror.folder)
         mirror.folder.mkdir()
@@ -202,22 +205,15 @@ def written_file(place: str) -> Iterator[str]:
     if not is_url(place := to_local(place)):
         yield place
         return
-    path = inside(cache_home() / "outputs" / _digest(place), base_name(place), f"output={place}")
-    shutil.rmtree(path.parent, ignore_errors=True)
-    path.parent.mkdir(parents=True)
-    try:
+    mirror = Mirror(place)
+    shutil.rmtree(mirror.folder)
+    mirror.folder.mkdir()
+    path = inside(mirror.folder, base_name(place), f"output={place}")
+    with suppress(NotThere):
         path.write_bytes(read_file(place))
-    except InputError as error:
-        if not isinstance(error.__cause__, FileNotFoundError):
-            raise
     yield str(path)
-    above, _, _ = place.rpartition("/")
-    beside = [found for found in sorted(path.parent.rglob("*")) if found.is_file() and found != path]
-    try:
-        for found in [*beside, path]:
-            send(found, join(above, found.relative_to(path.parent).as_posix()))
-    except (InputError, Failure) as error:
-        raise Failure(f"{error}. All of it is in {path.parent}") from error
+    mirror.url = place.rpartition("/")[0]
+    mirror.push()
     log.info("copied to %s", place)
 
 
@@ -236,17 +232,10 @@ def local_copy(place: str) -> str:
     return str(mirror.folder)
 
 
-def download(url: str, path: Path, size: int) -> None:
-    """A file there as one here."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with create(path) as file:
-        fetch(url, file, size)
-
-
 def whole_files(names: Iterable[str]) -> list[str]:
     """Those of a run, but for checkpoints whose copying was cut off."""
     names = list(names)
-    whole = {_step(name) for name in names if _base(name) == "position.json"}
+    whole = {_step(name) for name in names if base_name(name) == "position.json"}
     return [name for name in names if _step(name) in whole | {None}]
 
 
@@ -255,11 +244,3 @@ def _step(name: str) -> int | None:
     parts = name.split("/")
     match = CHECKPOINT.fullmatch(parts[1]) if len(parts) > 2 and parts[0] == "checkpoints" else None
     return int(match[1]) if match else None
-
-
-def _base(name: str) -> str:
-    return name.rpartition("/")[2]
-
-
-def _digest(url: str) -> str:
-    return hashlib.sha256(url.encode()).hexdigest()[:12]

@@ -1,5 +1,5 @@
 """`python -m jemb.app.preflight` with the options of `jemb train`, before a job on several nodes: is each of them fit
-to train, do they reach each other, are they all the same?
+to train, and do they reach each other?
 
 Before: `launch/slurm_train.sh` runs one task a node. After: it starts training, or ends with one line `node NAME: …`
 for each fault.
@@ -7,8 +7,6 @@ for each fault.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
 import shutil
@@ -19,23 +17,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-import jemb
 from jemb.app.compose import compose_config
 from jemb.config import TrainConfig
 from jemb.core.errors import Failure, InputError
 from jemb.launch import tasks_of_node
-from jemb.shards import ShardCache, ShardReader, cache_home, open_datasets
+from jemb.shards import ShardCache, cache_home, open_datasets
 from jemb.tables.places import is_url, to_local
 
-PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "numpy", "safetensors", "deepspeed")
-"""Whose versions must be the same everywhere."""
 GB = 10**9
 FREE_OUTPUT, FREE_TEMPORARY = 5 * GB, GB // 2
 """Free bytes wanted in the run folder (a checkpoint has 12 bytes for each of the model's numbers) and for temporary
@@ -88,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     faults = [f"node {node.name}: {fault}" for fault in faults_here(config, node)]
     if len(node.names) > 1:
-        faults += faults_between(node, facts_of(config))
+        faults += faults_between(node, on_gpus=config.device != "cpu" and torch.cuda.is_available())
     for fault in faults:
         print(fault, file=sys.stderr)
     return 2 if faults else 0
@@ -102,39 +96,18 @@ def faults_here(config: TrainConfig, node: Node) -> Iterator[str]:
     output = to_local(config.output)
     yield from _faults_of_folder(cache_home() if is_url(output) else Path(output), "output", FREE_OUTPUT)
     yield from _faults_of_folder(Path(tempfile.gettempdir()), "temporary files", FREE_TEMPORARY)
+    cache = ShardCache(config.cache_dir, config.cache_gb) if is_url(to_local(config.shards)) else None
     try:
-        for reader in _open(config).values():
+        for reader in open_datasets(config.shards, cache, whole_shards=False).values():
             for row in (0, len(reader) - 1):
                 reader.read(row)
     except (InputError, Failure, OSError) as error:
         yield f"cannot read the shards: {error}"
 
 
-def facts_of(config: TrainConfig) -> dict[str, str]:
-    """What must be the same on all nodes."""
-    device = config.device != "cpu" and torch.cuda.is_available() and f"cuda, {torch.cuda.get_device_name(0)}"
-    facts = {"code of jemb": code_hash(), "python": platform.python_version(), "device": device or "cpu"}
-    for name in PACKAGES:
-        try:
-            facts[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            facts[name] = "none"
-    with suppress(InputError, Failure, OSError):  # a fault, told as such
-        facts |= {f"data set {name}": reader.manifest.fingerprint[:16] for name, reader in _open(config).items()}
-    return facts
-
-
-def code_hash() -> str:
-    """16 hex digits of all code and values that training runs on."""
-    digest = hashlib.sha256()
-    for folder in (Path(jemb.__file__).parent, Path(str(resources.files("jemb_conf")))):
-        for path in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".yaml", ".j2")):
-            digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def faults_between(node: Node, facts: Mapping[str, str]) -> Iterator[str]:
-    """Lines of what is wrong between the nodes. A task on every one of them must ask, for each waits for the others."""
+def faults_between(node: Node, *, on_gpus: bool) -> Iterator[str]:
+    """Lines of what is wrong between the nodes. A task on every one of them must ask, for each waits for the others.
+    Whether all have the same code, data and options, the processes of the run find out themselves."""
     at, timeout = f"{node.address}:{node.port}", timedelta(seconds=node.seconds)
     try:
         # The round trip to the first node that training also needs.
@@ -146,16 +119,13 @@ def faults_between(node: Node, facts: Mapping[str, str]) -> Iterator[str]:
         return
     try:
         store.set_timeout(2 * timeout)  # the first node itself may wait that long for another one
-        store.set(f"facts/{node.number}", json.dumps(facts))
+        store.set(f"here/{node.number}", "")
         if node.number == 0:
             missing = list(_missing(store, node))
             store.set("all", "" if missing else "here")
             yield from (f"node {name}: did not get through to {at} within {node.seconds:g} s" for name in missing)
-        for name, value in json.loads(store.get("facts/0")).items():
-            if name in facts and facts[name] != value:
-                yield f"node {node.name}: {name} is {facts[name]}, on {node.names[0]} it is {value}"
         if store.get("all") == b"here":
-            yield from _connect(store, node, "nccl" if facts["device"] != "cpu" else "gloo")
+            yield from _connect(store, node, "nccl" if on_gpus else "gloo")
         store.set(f"left/{node.number}", "")
         if node.number == 0:  # which has the store, and leaves last
             with suppress(RuntimeError):
@@ -168,7 +138,7 @@ def _missing(store: Any, node: Node) -> Iterator[str]:
     end = time.monotonic() + node.seconds
     for number, name in enumerate(node.names):
         try:
-            store.wait([f"facts/{number}"], timedelta(seconds=max(0.1, end - time.monotonic())))
+            store.wait([f"here/{number}"], timedelta(seconds=max(0.1, end - time.monotonic())))
         except RuntimeError:
             yield name
 
@@ -192,11 +162,6 @@ def _connect(store: Any, node: Node, backend: str) -> Iterator[str]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-def _open(config: TrainConfig) -> dict[str, ShardReader]:
-    cache = ShardCache(config.cache_dir, config.cache_gb) if is_url(to_local(config.shards)) else None
-    return open_datasets(config.shards, cache, whole_shards=False)
 
 
 def _faults_of_gpus(config: TrainConfig, node: Node) -> Iterator[str]:

@@ -52,13 +52,3 @@ def track(items: Iterable[T], name: str | None, total: int, unit: str) -> Iterat
         for item in items:
             yield item
             progress.update()
-
-
-def duration(seconds: float) -> str:
-    """In words: 8 s, 4 min 30 s, 2 h 5 min, 3 d 4 h."""
-    whole = round(seconds)
-    for size, name, small, below in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= size:
-            rest = whole % size // small
-            return f"{whole // size} {name}" + (f" {rest} {below}" if rest else "")
-    return f"{whole} s"

@@ -133,33 +133,27 @@ class Batch:
     where the objective does not want it.
     """
 
-    def __init__(
-        self,
-        step: int,
-        dataset: str,
-        keys: tuple[str, ...],
-        query: Tokens,
-        positive: Tokens | None,
-        negatives: Tokens | None,
-        query_hash: Tensor,
-        positive_hash: Tensor | None,
-        negative_hash: Tensor | None,
-        share_sum: int = 0,
-        batch_sum: int = 0,
-        negatives_short: int = 0,
-        positives_short: int = 0,
-        objective: str = "",
-        score: Tensor | None = None,
-        label: Tensor | None = None,
-        scores: Tensor | None = None,
-        teacher: Tensor | None = None,
-    ) -> None:
-        self.step, self.dataset, self.keys = step, dataset, keys
-        self.query, self.positive, self.negatives = query, positive, negatives
-        self.query_hash, self.positive_hash, self.negative_hash = query_hash, positive_hash, negative_hash
-        self.share_sum, self.batch_sum = share_sum, batch_sum
-        self.negatives_short, self.positives_short, self.objective = negatives_short, positives_short, objective
-        self.score, self.label, self.scores, self.teacher = score, label, scores, teacher
+    step: int
+    dataset: str
+    keys: tuple[str, ...]
+    query: Tokens
+    positive: Tokens | None
+    negatives: Tokens | None
+    query_hash: Tensor
+    positive_hash: Tensor | None
+    negative_hash: Tensor | None
+    share_sum: int = 0
+    batch_sum: int = 0
+    negatives_short: int = 0
+    positives_short: int = 0
+    objective: str = ""
+    score: Tensor | None = None
+    label: Tensor | None = None
+    scores: Tensor | None = None
+    teacher: Tensor | None = None
+
+    def __init__(self, **values: Any) -> None:
+        vars(self).update(values)
 
     @property
     def texts(self) -> list[Tokens]:

@@ -13,6 +13,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -37,6 +38,10 @@ FOR_EVER = (errno.EINVAL, errno.EPERM, errno.ENOSYS)
 """Of errors that file systems make of a server's answer, those that the same request meets again."""
 # Not the shared generator: whoever seeds that must find it as it was.
 _draw = random.Random()
+
+
+class NotThere(InputError):
+    """No such file or folder."""
 
 
 def read_file(url: str) -> bytes:
@@ -81,17 +86,19 @@ def send(path: Path, url: str) -> None:
     if path.stat().st_size <= ONE_REQUEST:
         data = path.read_bytes()
         patiently(url, lambda: _on(url, "pipe_file", data), "written")
-    else:
-        patiently(url, lambda: _put(path, url), "written")
+        return
+
+    def put() -> None:
+        files, target = file_system(url)
+        files.put_file(str(path), target)
+
+    patiently(url, put, "written")
 
 
 def remove(url: str) -> None:
     """Remove a file; none there is well, too."""
-    try:
+    with suppress(NotThere):
         patiently(url, lambda: _on(url, "rm_file"), "removed")
-    except InputError as error:
-        if not isinstance(error.__cause__, FileNotFoundError):
-            raise
 
 
 def list_tree(url: str) -> dict[str, int]:
@@ -111,10 +118,8 @@ def list_tree(url: str) -> dict[str, int]:
 
     try:
         return patiently(url, find)
-    except InputError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            return {}
-        raise
+    except NotThere:
+        return {}
 
 
 def patiently(url: str, work: Callable[[], T], done: str = "read") -> T:
@@ -124,11 +129,11 @@ def patiently(url: str, work: Callable[[], T], done: str = "read") -> T:
             return work()
         except InputError:
             raise
+        except FileNotFoundError as error:
+            raise NotThere(f"{url}: no such file or folder") from error
         except Exception as error:  # each file system and web client has errors of its own
             if is_final(error):
-                reason = "no such file or folder" if isinstance(error, FileNotFoundError) else f"cannot be {done}"
-                told = "" if isinstance(error, FileNotFoundError) else f" ({_words(error)})"
-                raise InputError(f"{url}: {reason}{told}") from error
+                raise InputError(f"{url}: cannot be {done} ({_words(error)})") from error
             if number == TRIES:
                 raise Failure(f"{url}: cannot be {done}, after {TRIES} tries; the last one: {_words(error)}") from error
             pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (number - 1)) * _draw.uniform(0.5, 1.5)
@@ -142,7 +147,7 @@ def patiently(url: str, work: Callable[[], T], done: str = "read") -> T:
 
 def is_final(error: Exception) -> bool:
     """Whether the same request would meet the same error again."""
-    if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotImplementedError | ImportError):
+    if isinstance(error, PermissionError | IsADirectoryError | NotImplementedError | ImportError):
         return True
     if isinstance(error, OSError) and error.errno in FOR_EVER:
         return True
@@ -170,8 +175,3 @@ def _on(url: str, method: str, *arguments: object, **options: object) -> bytes:
     files, path = file_system(url)
     found: bytes = getattr(files, method)(path, *arguments, **options)
     return found
-
-
-def _put(path: Path, url: str) -> None:
-    files, target = file_system(url)
-    files.put_file(str(path), target)

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from importlib import metadata
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,21 @@ def facts_of(config: TrainConfig, readers: Mapping[str, ShardReader], plan: Batc
     for name, value in asdict(config).items():
         if ROLES[name] is not Role.MACHINE:
             facts[name] = str(value)
-    return {**facts, "batch plan": plan.fingerprint[:16], "version of jemb": jemb.__version__}
+    return {**facts, "batch plan": plan.fingerprint[:16], **versions(), "code of jemb": code_hash()}
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that the numbers depend on."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+
+
+def code_hash() -> str:
+    """16 hex digits of all code and values that training runs on."""
+    digest = hashlib.sha256()
+    for folder in (Path(jemb.__file__).parent, Path(str(resources.files("jemb_conf")))):
+        for path in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".yaml", ".j2")):
+            digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def look_at(reader: ShardReader, count: int = LOOKED_AT) -> str:

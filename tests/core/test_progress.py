@@ -8,13 +8,7 @@ import re
 import pytest
 
 from jemb.core import progress
-from jemb.core.progress import Progress, duration, track
-
-
-def test_words_for_durations():
-    assert [duration(s) for s in (0.4, 59, 60, 150, 3600, 9000, 86_400, 100_000)] == [
-        "0 s", "59 s", "1 min", "2 min 30 s", "1 h", "2 h 30 min", "1 d", "1 d 3 h",
-    ]  # fmt: skip
+from jemb.core.progress import Progress, track
 
 
 def test_lines_come_without_a_terminal(monkeypatch, caplog):

@@ -17,6 +17,7 @@ from jemb.data import BatchPlan, PlanSource
 from jemb.data.deal import PayloadSizes, deal
 from jemb.run_folder import RunFolder
 from jemb.shards import open_datasets, write_dataset
+from jemb.train import record
 from tests.helpers.training_runs import Training, read_lines
 
 Start = Callable[..., Training]
@@ -291,6 +292,18 @@ def test_processes_with_other_data_or_options(
     assert re.search(expected, training.output, re.M), training.output
     assert training.output.count("jemb train:") == 1
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def have_other_code() -> None:
+    """On the second of two machines, one of which was brought up to date."""
+    if os.environ["RANK"] == "1":
+        record.code_hash = lambda: "0123456789abcdef"
+
+
+def test_processes_with_other_code(tmp_path: Path, start: Start, pair_options: list[str]) -> None:
+    training = start(tmp_path / "run", pair_options, processes=2, prelude=have_other_code)
+    assert training.wait() == [2, 2]
+    assert re.search(r"  code of jemb: [0-9a-f]{16}, 0123456789abcdef$", training.output, re.M), training.output
 
 
 def see_other_sizes() -> None:

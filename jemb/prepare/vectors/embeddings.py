@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from jemb.core.errors import Failure
 from jemb.core.files import link_file, write_array
-from jemb.core.progress import duration
 from jemb.prepare.engine.executor import LocalExecutor
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.table import Table
@@ -180,7 +180,7 @@ def _say_estimate(work: _Work, texts: int, job: Job) -> None:
         job.label,
         f"{texts:,}",
         work.name,
-        duration(seconds / len(sample) * texts / job.executor.workers),
+        tqdm.format_interval(seconds / len(sample) * texts / job.executor.workers),
         job.executor.workers,
         len(sample) / seconds,
     )
