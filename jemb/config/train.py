@@ -312,9 +312,6 @@ class TrainConfig:
     they are read."""
     workers: Annotated[int, Field(ge=0), Role.MACHINE] = 1
     """Loader processes for each training process, which read and tokenise ahead; 0: none."""
-    balance: Annotated[bool, Role.COURSE] = True
-    """Deal the samples of a global batch to the processes by length, so that all have nearly as many tokens. Each
-    process then looks up the sizes of all its samples in the shards' indexes. Does not change the result."""
     timeout_minutes: Annotated[PositiveReal, Role.UPKEEP] = 30
     """How long a process waits for the others in a collective before it stops with an error."""
     dry_run: Annotated[bool, Role.UPKEEP] = False

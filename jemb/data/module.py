@@ -73,7 +73,6 @@ class PairData(lightning.LightningDataModule):
         num_positives: int = 1,
         objective: str | None = None,
         objectives: Mapping[str, str] | None = None,
-        balance: bool = True,
         workers: int = 1,
         cache_dir: str | None = None,
         cache_gb: float | None = None,
@@ -100,7 +99,7 @@ class PairData(lightning.LightningDataModule):
         self.place, self.global_batch_size, self.seed = os.fspath(shards), global_batch_size, seed
         self.weights, self.small_datasets, self.shuffle_shards = dict(weights or {}), small_datasets, shuffle_shards
         self.num_negatives, self.num_positives = num_negatives, num_positives
-        self.balance, self.workers = balance, workers
+        self.workers = workers
         self.objective, self.objectives = objective, dict(objectives or {})
         self.cache_dir, self.cache_gb, self.read_ahead = cache_dir, cache_gb, read_ahead
         self.tokens, self.verify, self.log_samples = tokens, verify, False
@@ -213,7 +212,7 @@ class PairData(lightning.LightningDataModule):
             world_size=self.world_size,
             start=self.next_step if self.trainer else 0,
             steps=self.steps,
-            lengths={name: PayloadSizes(reader) for name, reader in self.readers.items()} if self.balance else None,
+            lengths={name: PayloadSizes(reader) for name, reader in self.readers.items()},
         )
         if self.collate_fn:
             return make_loader(rows, self.workers, batch_sampler=sampler, collate_fn=self.collate_fn)

@@ -46,10 +46,6 @@ def test_the_loss_does_not_depend_on_the_order_in_the_batch(
     assert_same_run(run, reference)
 
 
-def test_without_dealing(tmp_path: Path, start: Start, pair_options: list[str], pair_run: RunFolder) -> None:
-    assert_same_run(start(tmp_path / "run", [*pair_options, "balance=false"], processes=2).succeed(), pair_run)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("budget", [1, 40])
 def test_micro_batches_of_tokens(
