@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jemb.core.errors import InputError
-from jemb.core.files import open_lock, read_bytes, read_json, read_yaml, write_json
+from jemb.core.files import locked, read_bytes, read_json, read_yaml, sha256_of, write_json
 from jemb.core.parse import Shape, check_shape, parse_json
 
 log = logging.getLogger(__name__)
@@ -123,12 +123,8 @@ class RunFolder:
 
     def model_identity(self) -> str:
         """Digest of the weights in `model/`: changes when the run has gone on to a newer model. "" without a model."""
-        digest = hashlib.sha256()
         weights = sorted(self.model.glob("*.safetensors"))
-        for path in weights:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest() if weights else ""
+        return hashlib.sha256("".join(map(sha256_of, weights)).encode()).hexdigest() if weights else ""
 
     def read_scores(self) -> dict[str, dict[str, float]]:
         """{task: {metric: percent}} that `model/` got; none where it has no scores, or these are of an older model."""
@@ -143,11 +139,7 @@ class RunFolder:
         Any number of processes may do so at once. Scores of an older model go. Where the run has gone on to a newer one
         meanwhile, nothing is kept.
         """
-        with os.fdopen(open_lock(self.path / ".scores.lock"), "w") as lock:
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_EX)
-            except OSError:
-                log.debug("%s: a file system without locks", self.path)
+        with locked(self.path / ".scores.lock"):
             if identity != self.model_identity():
                 log.warning("%s: has a newer model than the one scored; %s is left as it is", self.path, self.scores)
                 return

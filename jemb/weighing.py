@@ -36,9 +36,9 @@ from jemb.config import ModelConfig, TrainConfig, WeighConfig
 from jemb.core.errors import Failure, InputError
 from jemb.core.files import make_way, write_atomic
 from jemb.core.progress import Progress
-from jemb.data.checks import some_samples
 from jemb.data.module import PairData
 from jemb.data.permutation import mix
+from jemb.data.wanted import some_samples
 from jemb.distributed.processes import choose_device
 from jemb.model import encode_together
 from jemb.report import text_table

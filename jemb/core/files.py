@@ -112,15 +112,14 @@ def writing(path: Path, more: str = "") -> Iterator[None]:
 
 def write_atomic(path: Path, data: bytes | memoryview | str) -> None:
     """Write `path` so that a reader sees the old file or the whole new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
-    sync_folder(path.parent)
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """To be written to; it has its name from the end of the block on, whole and on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with naming(path), create(temporary) as file:
@@ -128,6 +127,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

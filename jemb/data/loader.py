@@ -8,46 +8,43 @@ from __future__ import annotations
 
 import os
 import sys
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import accumulate
 from traceback import walk_tb
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
 from jemb.core.errors import Failure
-from jemb.data.plan import BatchPlan
+from jemb.data.sampler import StepRows
 from jemb.launch import obey_parent_alone
 from jemb.shards import ShardReader
 
 
-class RowDataset(Dataset[dict[str, Any]]):
-    """The samples of all data sets of a plan, one data set after the other, as dictionaries."""
+class RowDataset(Dataset[list[dict[str, Any]]]):
+    """What a `GlobalBatchSampler` gives for a step -> this rank's samples as dictionaries."""
 
-    def __init__(self, plan: BatchPlan, readers: Mapping[str, ShardReader]) -> None:
+    def __init__(self, readers: Mapping[str, ShardReader]) -> None:
         self.readers = readers
-        self.names = [source.name for source in plan.sources]
-        self.ends = list(accumulate(source.num_samples for source in plan.sources))
 
     def __len__(self) -> int:
-        return self.ends[-1]
+        return sum(map(len, self.readers.values()))
 
-    def __getitem__(self, place: int) -> dict[str, Any]:
-        number = bisect_right(self.ends, place)
-        name, start = self.names[number], self.ends[number - 1] if number else 0
-        sample = self.readers[name].read(place - start)
-        return {
-            "key": sample.key,
-            "dataset": name,
-            "query": sample.query,
-            "positive": sample.positive,
-            **({"positives": list(sample.positives)} if sample.more_positives else {}),
-            **({"negatives": list(sample.negatives)} if sample.negatives else {}),
-            **{name: value for name in ("score", "label") if (value := getattr(sample, name)) is not None},
-            **({"scores": list(sample.scores)} if sample.scores else {}),
-        }
+    def __getitems__(self, rows: StepRows) -> list[dict[str, Any]]:
+        samples = map(self.readers[rows.dataset].read, rows.rows.tolist())
+        return [
+            {
+                "key": sample.key,
+                "dataset": rows.dataset,
+                "query": sample.query,
+                "positive": sample.positive,
+                **({"positives": list(sample.positives)} if sample.more_positives else {}),
+                **({"negatives": list(sample.negatives)} if sample.negatives else {}),
+                **{name: value for name in ("score", "label") if (value := getattr(sample, name)) is not None},
+                **({"scores": list(sample.scores)} if sample.scores else {}),
+            }
+            for sample in samples
+        ]
 
 
 def make_loader(dataset: Dataset[Any], workers: int, **sampling: Any) -> DataLoader[Any]:

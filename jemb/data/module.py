@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader
 from jemb.config import TrainConfig
 from jemb.core.errors import InputError
 from jemb.data.ahead import ReadAhead
-from jemb.data.checks import needed_at_once
 from jemb.data.collate import Collate
 from jemb.data.deal import PayloadSizes
 from jemb.data.loader import RowDataset, make_loader
@@ -28,7 +27,7 @@ from jemb.data.plan import BatchPlan
 from jemb.data.sampler import GlobalBatchSampler, StepDataset
 from jemb.data.small import PlanSource, SmallDatasets
 from jemb.data.verify import Verifier
-from jemb.data.wanted import Wanted, open_teachers, wanted_of
+from jemb.data.wanted import Wanted, needed_at_once, open_teachers, wanted_of
 from jemb.registry import OBJECTIVES, suggest
 from jemb.shards import ShardCache, ShardReader, TokenReader, open_datasets
 from jemb.shards.teacher import TeacherVectors
@@ -205,7 +204,6 @@ class PairData(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """This process's share of each step, beginning where the Trainer stands."""
-        rows = RowDataset(self.plan, self.readers)
         sampler = GlobalBatchSampler(
             self.plan,
             rank=self.rank,
@@ -215,6 +213,7 @@ class PairData(lightning.LightningDataModule):
             lengths={name: PayloadSizes(reader) for name, reader in self.readers.items()},
         )
         if self.collate_fn:
+            rows = RowDataset(self.readers)
             return make_loader(rows, self.workers, batch_sampler=sampler, collate_fn=self.collate_fn)
         return make_loader(self._batches(), self.workers, batch_sampler=sampler)
 

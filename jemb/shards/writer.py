@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jemb.core.errors import InputError
-from jemb.core.files import new_file, sync_folder, whole_folder, write_atomic
+from jemb.core.files import new_file, whole_folder, write_atomic
 from jemb.core.records import Kind, Sample
 from jemb.shards.index import encode_index
 from jemb.shards.manifest import Manifest, ShardInfo, StageCount, write_manifest
@@ -98,5 +98,4 @@ def write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> ShardInfo:
         info = ShardInfo(path.name, len(places), position, digest.hexdigest())
         # Index first, so that a tar is never without one.
         write_atomic(path.with_name(info.index_file), encode_index(places))
-    sync_folder(path.parent)
     return info

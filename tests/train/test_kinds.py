@@ -12,9 +12,8 @@ import jemb
 from jemb.config import ModelConfig, TokenizeConfig
 from jemb.core.errors import InputError
 from jemb.core.records import Sample
-from jemb.data import checks
-from jemb.data.checks import check_samples
-from jemb.data.wanted import Wanted
+from jemb.data import wanted as checks
+from jemb.data.wanted import Wanted, check_samples
 from jemb.model import make_tiny
 from jemb.shards import open_datasets
 from jemb.train.dry_run import dry_run

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from jemb.data import BatchPlan, PlanSource
-from jemb.data.checks import needed_at_once
+from jemb.data.wanted import needed_at_once
 from jemb.mirror import Mirror
 from jemb.run_folder import RunFolder
 from jemb.shards import cache_home, open_datasets
