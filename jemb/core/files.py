@@ -280,6 +280,16 @@ def make_way(output: Path) -> None:
         raise InputError(f"output={output}: its folder cannot be made ({error.strerror})") from None
 
 
+def check_free(folder: Path, given: str) -> None:
+    """`InputError` where something is there, or the folder around it cannot be made. given: as the user wrote it."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{given}: there is something already; give a new or an empty folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{given}: its folder cannot be made ({error.strerror})") from None
+
+
 @contextmanager
 def alone(folder: Path, command: str) -> Iterator[None]:
     """Keep a second run of `command` out of `folder`, which is made if need be. The lock ends with the process."""

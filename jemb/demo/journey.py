@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 from jemb.config import DemoConfig, EvaluateConfig, ExportConfig, ModelConfig, TrainConfig
-from jemb.core.errors import Failure, InputError
+from jemb.core.errors import Failure
+from jemb.core.files import check_free
 from jemb.demo.corpus import build_corpus
 from jemb.evaluate import add_scores, evaluate
 from jemb.export import export
@@ -38,8 +39,8 @@ def demo(config: DemoConfig, tools: Tools) -> None:
     """
     folder, begin = Path(config.output), time.monotonic()
     # It replaces what it made before, so it takes only an empty folder or one that it has marked.
-    if folder.exists() and not (folder / MARK).exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"output={folder}: there is something that is not a demo; use an empty or a new folder")
+    if not (folder / MARK).exists():
+        check_free(folder, f"output={folder}")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).touch()
     log.info("1/6 corpus: docstrings of the installed packages")

@@ -155,15 +155,11 @@ def explain(comparison: Comparison) -> str:
 
 
 def short_names(names: list[str]) -> dict[str, str]:
-    """{name: the end of it that no other has}: `sts:stsb_dev` for `sts:/data/stsb_dev.jsonl.gz`."""
-    depth = dict.fromkeys(names, 1)
-    while True:
-        short = {name: _end(name, depth[name]) for name in names}
-        double = [name for name in names if list(short.values()).count(short[name]) > 1 and short[name] != name]
-        if not double:
-            return short
-        for name in double:
-            depth[name] += 1
+    """{name: its end, where no other has that, else all of it}: `sts:stsb_dev` for `sts:/data/stsb_dev.jsonl.gz`."""
+    ends = [_end(name) for name in names]
+    return {
+        name: end if ends.count(end) == 1 and end not in names else name for name, end in zip(names, ends, strict=True)
+    }
 
 
 def write_task_results(comparison: Comparison, folder: Path) -> None:
@@ -200,12 +196,10 @@ def file_name(name: str) -> str:
     return re.sub(r"[^\w.\-]+", "_", name.removeprefix("mteb:").replace("/", "__")).strip("_").lstrip(".")[-80:] or "_"
 
 
-def _end(name: str, depth: int) -> str:
-    kind, colon, path = name.partition(":")
-    if not colon:
-        kind, path = "", name
-    elif kind == "mteb":
+def _end(name: str) -> str:
+    kind, colon, path = name.partition(":") if ":" in name else ("", "", name)
+    if kind == "mteb":
         return name
     parts = PurePath(path).parts
-    depth += parts[-1:] == ("model",)  # as it is called in every run
-    return name if depth > len(parts) else kind + colon + ENDING.sub("", str(PurePath(*parts[-depth:])))
+    last = parts[-2:] if parts[-1:] == ("model",) else parts[-1:]  # as it is called in every run
+    return kind + colon + ENDING.sub("", "/".join(last))

@@ -10,7 +10,7 @@ from huggingface_hub import HfApi, constants
 
 from jemb.config import ExportConfig
 from jemb.core.errors import Failure, InputError
-from jemb.core.files import read_json, whole_folder, write_json, writing
+from jemb.core.files import check_free, read_json, whole_folder, write_json, writing
 from jemb.export.card import write_card
 from jemb.export.check import check_same_vectors
 from jemb.export.onnx_file import check_onnx_installed, check_onnx_possible, write_onnx
@@ -96,21 +96,11 @@ def _check(config: ExportConfig, run: RunFolder, output: Path) -> None:
         )
     if config.adapter and not is_run(run.path):
         raise InputError(f"adapter=true: {run.path} is a whole model; leave adapter out")
-    check_output(config.output, output)
+    check_free(output, f"output={config.output}")
     if config.onnx:
         check_onnx_installed()
     if config.push_to_hub:
         check_login()
-
-
-def check_output(given: str, output: Path) -> None:
-    """`InputError` where something is there, or the folder around it cannot be made. given: as the user wrote it."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"output={given}: there is something already; give a new or an empty folder")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"output={given}: its folder cannot be made ({error.strerror})") from None
 
 
 def load_trained(place: str, *, trust_remote_code: bool = False, adapter: bool = False) -> tuple[Encoder, str]:

@@ -18,11 +18,12 @@ from torch import Tensor
 from jemb import __version__
 from jemb.config import ExportConfig, MergeConfig
 from jemb.core.errors import InputError
+from jemb.core.files import check_free
 from jemb.distributed.processes import choose_device
 from jemb.evaluate import load_tasks
 from jemb.evaluate.models import TextEncoder
 from jemb.export.alike import check_alike
-from jemb.export.exporter import check_output, load_trained, write_model
+from jemb.export.exporter import load_trained, write_model
 from jemb.lineage import Stage, public_name, stages_before, task_name
 from jemb.model import Encoder, find_folder, load_start, load_weights
 from jemb.model.lora import merge_lora
@@ -78,7 +79,7 @@ def merge(config: MergeConfig) -> Path:
     empty.
     """
     output = Path(config.output).expanduser().resolve()
-    check_output(config.output, output)
+    check_free(output, f"output={config.output}")
     members = _members(config)
     tried: list[Weighting] = []
     encoders = _load_alike(members, config)

@@ -8,7 +8,7 @@ from shutil import copytree
 
 from jemb.config import NewConfig
 from jemb.core.errors import InputError
-from jemb.core.files import whole_folder
+from jemb.core.files import check_free, whole_folder
 
 HIDDEN = "gitignore"
 """In the template without its dot, which package data would lose."""
@@ -17,8 +17,7 @@ HIDDEN = "gitignore"
 def new(config: NewConfig) -> Path:
     """Make the folder `config.path`, which appears whole; return it. Raises `InputError` where something is there."""
     folder = Path(config.path).expanduser().resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"path={config.path}: there is something already; give a new or an empty folder")
+    check_free(folder, f"path={config.path}")
     try:
         with whole_folder(folder) as temporary, as_file(files("jemb.new") / "template") as template:
             copytree(template, temporary, dirs_exist_ok=True)

@@ -137,5 +137,5 @@ def test_the_demo_in_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_the_demo_leaves_a_foreign_folder_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     assert main(["demo", f"output={tmp_path}"]) == 2
-    assert "not a demo" in capsys.readouterr().err
+    assert "there is something already" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

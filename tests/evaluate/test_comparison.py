@@ -164,8 +164,8 @@ def test_short_names() -> None:
         "b/c",
     ]
     assert list(short_names(names).values()) == [
-        "sts:a/dev",
-        "sts:b/dev",
+        "sts:/a/dev.jsonl.gz",
+        "sts:/b/dev.jsonl.gz",
         "negation:dev",
         "mteb:STS17:en-en",
         "a/model",
