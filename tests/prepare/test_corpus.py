@@ -23,9 +23,10 @@ from jemb.prepare.report.page import make_report
 from jemb.prepare.source import corpus as corpus_module
 from jemb.prepare.source import parts
 from jemb.prepare.source.corpus import find_corpus
+from jemb.prepare.stages import mine as mine_module
+from jemb.prepare.stages.cross_encoder import load_scorer
 from jemb.prepare.stages.mine import MineConfig, mine
-from jemb.prepare.vectors import embeddings, relevance
-from jemb.prepare.vectors.relevance import load_scorer
+from jemb.prepare.vectors import embeddings
 from jemb.shards import ShardReader
 from tests.helpers.prepare_tools import TOOLS
 from tests.prepare.test_mine import WORDS, Everywhere, encode, make_rows
@@ -109,7 +110,7 @@ def test_with_all_drawn_it_is_the_brute_force(
     table: Any, job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(corpus_module, "PIECE_ROWS", 40)
-    monkeypatch.setattr(relevance, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(mine_module, "RERANKED_ROWS", 16)
     load_scorer.cache_clear()
     rows = make_rows()
     documents = make_documents(rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import pickle
 import random
 from collections.abc import Sequence
@@ -15,8 +14,7 @@ import pytest
 from jemb.core.errors import Failure
 from jemb.prepare.engine.table import Rows, Verdict
 from jemb.prepare.stages import cross_encoder as module
-from jemb.prepare.stages.cross_encoder import CrossEncoderConfig, cross_encoder
-from jemb.prepare.vectors.relevance import load_scorer
+from jemb.prepare.stages.cross_encoder import CrossEncoderConfig, cross_encoder, load_scorer
 from tests.helpers.prepare_tools import inputs
 
 LOADED: list[str] = []
@@ -113,18 +111,6 @@ def test_scores_are_written_of_what_is_left() -> None:
     assert run(rows, write_scores=True, min_score=0.0).scores == [(3, 2, 1), (1,), (1,)]
     with pytest.raises(ValueError, match=r"kappa=null leaves nothing to do; wanted .*write_scores=true"):
         CrossEncoderConfig(kappa=None)
-
-
-def test_sigmoid() -> None:
-    # sigmoid(4) = 0.982, sigmoid(2) = 0.881, sigmoid(0) = 0.5: far in logits, near as probabilities.
-    rows = table(("p 4", "n 2"), ("p 4", "n 0"), ("p 2000", "n -2000"))
-    verdict = run(rows, activation="sigmoid")
-    assert list(verdict.dropped) == [0]
-    assert verdict.dropped[0][1] == f"margin {1 / (1 + math.exp(-4)) - 1 / (1 + math.exp(-2)):.3f}"
-    histogram = verdict.statistics["margin"]
-    assert (histogram["from"], histogram["to"]) == (-1.0, 1.0)
-    # 0.101 lies in bin 44 of 80 of width 1/40, 0.482 in bin 59; 1 itself is put into the last.
-    assert {bin: count for bin, count in enumerate(histogram["counts"]) if count} == {44: 1, 59: 1, 79: 1}
 
 
 def test_pairs_pass_and_load_no_model() -> None:

@@ -17,8 +17,7 @@ from jemb.core.errors import Failure
 from jemb.prepare import equal
 from jemb.prepare.engine.table import write_drops
 from jemb.prepare.vectors import embeddings
-from jemb.prepare.vectors.embeddings import embed
-from jemb.prepare.vectors.stored import StoredVectors
+from jemb.prepare.vectors.embeddings import StoredVectors, embed
 
 
 @pytest.fixture(autouse=True)
@@ -58,20 +57,6 @@ def pairs(count, seed=0):
 
 
 @pytest.mark.usefixtures("small")
-def test_how_long_it_will_take_is_said_before_it_begins(table, job, encode, monkeypatch, caplog):
-    monkeypatch.setattr(embeddings, "SERIAL_BELOW", 10)
-    monkeypatch.setattr(embeddings, "TRIED", 4)
-    made, work = table(pairs(60)), job()
-    with caplog.at_level("INFO"):
-        found = embed(made, work, "some encoder", Watched(encode).make)
-    assert f"{found.texts} distinct texts to encode with some encoder, about " in caplog.text
-    assert "texts a second" in caplog.text
-    caplog.clear()
-    embed(made, work, "some encoder", Watched(encode).make)  # what is done is not promised again
-    assert "distinct texts to encode" not in caplog.text
-
-
-@pytest.mark.usefixtures("small")
 def test_each_text_is_numbered_by_first_appearance_and_encoded_once(table, job, encode):
     rows = pairs(60)
     made, work = table(rows, piece_rows=13), job()
@@ -85,7 +70,7 @@ def test_each_text_is_numbered_by_first_appearance_and_encoded_once(table, job, 
 
     alive = [row for number, row in enumerate(rows) if number not in dropped]
     numbers = {text: number for number, text in enumerate(dict.fromkeys(text for row in alive for text in row))}
-    assert (found.rows, found.texts, found.dim) == (42, len(numbers), 64)
+    assert (found.texts, found.dim) == (len(numbers), 64)
     assert [n.tolist() for n in found.numbers()] == [[numbers[row[side]] for row in alive] for side in (0, 1)]
     assert [n.tolist() for n in found.numbers(7, 20)] == [
         [numbers[row[side]] for row in alive[7:20]] for side in (0, 1)
@@ -96,8 +81,8 @@ def test_each_text_is_numbered_by_first_appearance_and_encoded_once(table, job, 
     expected = encode(list(numbers))[wanted]
     assert np.array_equal(found.take(wanted), expected)
     found.write(wanted, work.folder / "some.npy")
-    assert np.array_equal(StoredVectors.open(work.folder / "some.npy")[:], expected)
-    assert np.array_equal(StoredVectors.open(work.folder / "some.npy")[17:23], expected[17:23])
+    assert np.array_equal(StoredVectors(work.folder / "some.npy")[:], expected)
+    assert np.array_equal(StoredVectors(work.folder / "some.npy")[17:23], expected[17:23])
 
 
 @pytest.mark.usefixtures("small")
@@ -111,7 +96,7 @@ def test_more_texts_make_larger_blocks_not_more(table, job, encode, monkeypatch)
 
 def test_nothing_needs_no_encoder(table, job):
     found = embed(table([]), job(), "some encoder", lambda name: 1 / 0)
-    assert (found.rows, found.texts, found.numbers()[0].tolist()) == (0, 0, [])
+    assert (found.texts, found.numbers()[0].tolist()) == (0, [])
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,6 @@ def may_be_drawn(found: Found, allowed: np.ndarray, row: int, config: MineConfig
             continue
         if config.margin is not None and score > own - config.margin:
             continue
-        if config.min_score is not None and score < config.min_score:
-            continue
         kept.append(passage)
     return kept
 
@@ -64,7 +62,7 @@ def may_be_drawn(found: Found, allowed: np.ndarray, row: int, config: MineConfig
         {"skip": 3, "top": 5, "num_negatives": 4},
         {"max_share": None, "top": 8},
         {"max_share": None, "margin": 0.3},
-        {"min_score": 0.2, "max_share": 0.8, "top": 12, "num_negatives": 2},
+        {"margin": 0.1, "max_share": 0.8, "top": 12, "num_negatives": 2},
         {"top": 1, "num_negatives": 1, "max_share": 1.0},
     ],
 )
@@ -145,7 +143,6 @@ def test_hand_worked_bounds() -> None:
 
     assert chosen() == [2, 1, 0, -1, -1, -1, -1]
     assert chosen(margin=0.09) == [1, 0, -1, -1, -1, -1, -1]
-    assert chosen(min_score=0.5) == [2, 1, -1, -1, -1, -1, -1]
     assert chosen(max_share=None) == [4, 3, 2, 1, 0, -1, -1]
     assert chosen(max_share=None, skip=1, top=2, num_negatives=2) == [3, 2]
     assert chosen(skip=1, top=2, num_negatives=2) == [2, -1]  # the bound is not made up for by later ranks

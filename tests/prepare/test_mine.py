@@ -75,15 +75,14 @@ def brute_force(rows: list[Row], config: MineConfig) -> list[list[str]]:
     result = []
     for query, positive, *negatives in rows:
         answers = {normalise(query), *(normalise(row[1]) for row in rows if normalise(row[0]) == normalise(query))}
-        has = set() if config.replace else set(map(normalise, negatives))
+        has = set(map(normalise, negatives))
         vector = encode([query])[0].astype(np.float64)
         own = float(encode([positive])[0].astype(np.float64) @ vector)
         ranked = sorted(zip(vectors @ vector, passages, passages.values(), strict=True), key=lambda item: -item[0])
         ranked = [item for item in ranked if item[1] not in answers | has][config.skip : config.skip + config.top]
         limit = 9.0 if config.max_share is None else own - (1 - config.max_share) * abs(own)
         limit = min(limit, 9.0 if config.margin is None else own - config.margin)
-        least = -9.0 if config.min_score is None else config.min_score
-        result.append([text for score, _, text in ranked if least <= score <= limit])
+        result.append([text for score, _, text in ranked if score <= limit])
     return result
 
 
@@ -92,8 +91,7 @@ def brute_force(rows: list[Row], config: MineConfig) -> list[list[str]]:
     [
         {"top": 6, "num_negatives": 6},
         {"top": 6, "num_negatives": 6, "skip": 4, "max_share": 0.8},
-        {"top": 10, "num_negatives": 10, "max_share": None, "min_score": 0.3},
-        {"top": 10, "num_negatives": 10, "margin": 0.4, "replace": True},
+        {"top": 10, "num_negatives": 10, "margin": 0.4},
         {"top": 500, "num_negatives": 500, "max_share": None},  # more than there are
     ],
 )
@@ -101,10 +99,7 @@ def test_with_all_drawn_it_is_the_brute_force(table: Any, job: Any, options: dic
     config = MineConfig(**options, without_negatives="drop")
     rows = make_rows()
     dropped, negatives = run(table(rows, piece_rows=50), job(), config)
-    expected = [
-        [*(() if config.replace else row[2:]), *mined]
-        for row, mined in zip(rows, brute_force(rows, config), strict=True)
-    ]
+    expected = [[*row[2:], *mined] for row, mined in zip(rows, brute_force(rows, config), strict=True)]
     assert [list(negatives[row]) for row in range(len(rows))] == expected
     assert dropped.ids.tolist() == [row for row, texts in enumerate(expected) if not texts]
     assert dropped.reason == "no_negative"
@@ -169,8 +164,8 @@ def test_other_processes_find_the_same(table: Any, job: Any, tmp_path: Path) -> 
 
 
 def test_a_smaller_pool(table: Any, job: Any) -> None:
-    rows = make_rows()
-    config = MineConfig(top=200, num_negatives=200, max_share=None, pool_size=15, replace=True)
+    rows = [row[:2] for row in make_rows()]
+    config = MineConfig(top=200, num_negatives=200, max_share=None, pool_size=15)
     _, negatives = run(table(rows, piece_rows=50), job("small"), config)
     pool = {text for texts in negatives.values() for text in texts}
     assert 10 <= len(pool) <= 15  # of equal texts one
@@ -257,7 +252,7 @@ def test_a_killed_run_goes_on(table: Any, job: Any, monkeypatch: pytest.MonkeyPa
     rows, config = make_rows(), MineConfig(top=12, num_negatives=3)
     whole = run(table(rows, piece_rows=30), job("whole"), config)
     broken, given = job("broken"), table(rows, piece_rows=30)
-    steps = ((pool, "_hash_piece"), (pool.Pool, "_members"), (pool, "_write_texts"), (module, "_mine_piece"))
+    steps = ((pool, "_hash_piece"), (pool, "pair_keys"), (pool, "draw"), (module, "_mine_piece"))
     for where, function in (*steps, (module, "add_up")):
         with monkeypatch.context() as patch:
             patch.setattr(where, function, raising)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from jemb.prepare.vectors import scoring
+from jemb.prepare.vectors.embeddings import StoredVectors
 from jemb.prepare.vectors.scoring import (
     ScoringBackend,
     _Scorer,
@@ -15,7 +16,6 @@ from jemb.prepare.vectors.scoring import (
     exact_scores,
     top_candidates,
 )
-from jemb.prepare.vectors.stored import StoredVectors
 
 BACKENDS = [ScoringBackend(dtype, threads=threads, compiled=compiled) for dtype in ("bfloat16", "float32")
         for threads, compiled in ((1, True), (2, True), (1, False))]  # fmt: skip
@@ -145,7 +145,7 @@ def test_the_pool_may_lie_in_a_file(tmp_path):
     queries, pool = unit(rng, 20, 16), unit(rng, 9000, 16)
     np.save(tmp_path / "pool.npy", pool)
     expected = top_candidates(queries, pool, 5)[1].tolist()
-    stored = StoredVectors.open(tmp_path / "pool.npy")
+    stored = StoredVectors(tmp_path / "pool.npy")
     assert stored[8990:9010].tolist() == pool[8990:].tolist()
     for other in (stored, np.load(tmp_path / "pool.npy", mmap_mode="r")):
         assert top_candidates(queries, other, 5)[1].tolist() == expected

@@ -30,7 +30,6 @@ from jemb.prepare.source.parts import Part, check_unchanged, parts
 from jemb.prepare.source.record_fields import check_text, reason
 from jemb.prepare.source.sources import Source, find_in
 from jemb.prepare.vectors.hard_negatives import hashes
-from jemb.prepare.vectors.numbering import FileTexts
 from jemb.tables.jsonl import Tally
 from jemb.tables.places import base_name, each, to_local
 from jemb.tables.records import Bad, NotText, Record
@@ -59,13 +58,14 @@ class Corpus:
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """What was read: files of texts, and beside each one of their hashes. statistics: `read`, `blank`, `unreadable`."""
+    """What was read: files of texts with their rows, and beside each one of their hashes. statistics: `read`, `blank`,
+    `unreadable`."""
 
-    texts: FileTexts
+    files: tuple[tuple[Path, int], ...]
     statistics: dict[str, int]
 
     def hash_files(self) -> list[Path]:
-        return [_hash_file(path) for path in self.texts.paths]
+        return [_hash_file(path) for path, _ in self.files]
 
 
 def find_corpus(place: str, field: str) -> Corpus:
@@ -99,8 +99,8 @@ def read_corpus(corpus: Corpus, job: Job) -> Documents:
         log.warning("%s", said)
     if not statistics["read"]:
         raise InputError(f"mine.corpus={corpus.place}: no document with text in {corpus.field!r} (mine.corpus_field)")
-    pieces = [(job.folder / name, rows) for result in results for name, rows in result["pieces"]]
-    return Documents(FileTexts(tuple(path for path, _ in pieces), tuple(rows for _, rows in pieces)), statistics)
+    pieces = ((job.folder / name, rows) for result in results for name, rows in result["pieces"])
+    return Documents(tuple(pieces), statistics)
 
 
 def _check_start(kind: str, field: str, path: str) -> None:

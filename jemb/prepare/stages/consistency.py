@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -24,9 +24,7 @@ from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.table import Dropped, Table, add_up, histogram
 from jemb.prepare.equal import Numbers, all_ids, draw
 from jemb.prepare.registry import StageInputs, Statistic, stage
-
-if TYPE_CHECKING:
-    from jemb.prepare.vectors.embeddings import Embeddings
+from jemb.prepare.vectors.embeddings import Embeddings, StoredVectors, embed
 
 log = logging.getLogger(__name__)
 
@@ -99,19 +97,17 @@ def consistency(table: Table, job: Job, options: ConsistencyConfig, inputs: Stag
     the positive of `dropped` rows is.
     Memory: see `embed`; 40 bytes a row. Disk: 4 * D bytes for each text and passage.
     """
-    from jemb.prepare.vectors.embeddings import embed
-
-    make_encoder = inputs.tools.encoder(options)
-    embeddings = embed(table, job, options.encoder, make_encoder, options.cache)
-    if not embeddings.rows:
+    count = sum(table.counts())
+    if not count:
         return Dropped(np.empty(0, np.int64), np.empty(0, np.int64), "consistency")
+    embeddings = embed(table, job, options.encoder, inputs.tools.encoder(options), options.cache)
     if not (job.folder / POOL).exists():
         _, positives = embeddings.numbers()
         pool = np.unique(positives[draw(all_ids(table), options.pool_size, inputs.seed, "consistency pool")])
         write_array(job.folder / POOL_NUMBERS, pool)
         embeddings.write(pool, job.folder / POOL)
     most = max(MOST, options.top_k)
-    tasks = [(start, min(start + ROWS, embeddings.rows)) for start in range(0, embeddings.rows, ROWS)]
+    tasks = [(start, min(start + ROWS, count)) for start in range(0, count, ROWS)]
     rank = partial(_rank, embeddings, job.folder, options, most)
     results = job.map("rank", rank, tasks, sizes=[stop - start for start, stop in tasks], gpu=True)
     better = np.concatenate([np.load(_better_file(job.folder, start)) for start, _ in tasks])
@@ -150,7 +146,6 @@ def _rank(
 ) -> dict[str, Any]:
     """Leave the number of better passages of each of some rows; statistics of them. task: first row, last + 1."""
     from jemb.prepare.vectors.scoring import count_better, exact_scores, top_candidates
-    from jemb.prepare.vectors.stored import StoredVectors
 
     numbers, positives = embeddings.numbers(*task)
     queries = embeddings.take(numbers)
@@ -158,7 +153,7 @@ def _rank(
     members = np.load(folder / POOL_NUMBERS, mmap_mode="r")
     own = np.searchsorted(members, positives)
     own = np.where(members[np.minimum(own, len(members) - 1)] == positives, own, -1)
-    pool = StoredVectors.open(folder / POOL)
+    pool = StoredVectors(folder / POOL)
     better = count_better(queries, own_scores + TOLERANCE, own, pool, most=most)
     looked_at = np.flatnonzero((better >= options.top_k) & (better < most))
     if options.alike is not None and len(looked_at):

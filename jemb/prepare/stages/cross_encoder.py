@@ -7,25 +7,26 @@ answer. A pair may be asked for a least r(q, p), and the scores may be written i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import compress
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
 from jemb.config import Positive, options
+from jemb.core.errors import Failure
 from jemb.prepare.engine.table import Rows, Verdict, histogram
 from jemb.prepare.registry import Score, StageInputs, Statistic, stage
-from jemb.prepare.vectors.relevance import load_scorer, score_pairs
 
-Scores = npt.NDArray[np.float64]
+Relevance = npt.NDArray[np.float64]
 
 ROWS = 4096
 """Rows whose pairs are scored in one call: memory is that of their tokens."""
 BINS = 80
-LARGEST = {"logit": 20.0, "sigmoid": 1.0}
+LARGEST = 20.0
 """The histogram of margins runs from -x to x; what lies beyond is counted at its end."""
 
 
@@ -37,15 +38,13 @@ class CrossEncoderConfig:
     model: str = "cross-encoder/ms-marco-MiniLM-L-6-v2"
     """Cross-encoder r with one output: a folder or a Hugging Face name."""
     kappa: Annotated[float, Field(allow_inf_nan=False)] | None = 0.2
-    """What the positive must score more than the negative, in units of `activation`; null: all negatives stay."""
+    """What the positive must score more than the negative, in the model's raw output; null: all negatives stay."""
     min_score: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    """Least score of a positive, in units of `activation`: a row whose positive has less is dropped, also one without
+    """Least score of a positive, in the model's raw output: a row whose positive has less is dropped, also one without
     negatives, and a further positive that has less is taken out; null: no such bound."""
     write_scores: bool = False
     """Write the scores of a row's positives and negatives into the row, which makes a data set of kind distill; scores
     that the input has are replaced."""
-    activation: Literal["logit", "sigmoid"] = "logit"
-    """r is the model's raw output, or that squeezed into 0 to 1."""
     max_length: Annotated[int, Field(ge=4)] | None = None
     """Tokens a query with its passage is cut at; null: the model's own limit, 512 where it has none."""
     batch_tokens: Positive | None = None
@@ -94,32 +93,44 @@ def cross_encoder(rows: Rows, options: CrossEncoderConfig, inputs: StageInputs) 
     """
     verdict = Verdict()
     every = options.write_scores or options.min_score is not None
-    largest = LARGEST[options.activation]
     negatives: list[tuple[str, ...]] = []
     further: list[tuple[str, ...]] = []
     scores: list[tuple[float | None, ...]] = []
-    own: list[Scores] = [np.empty(0)]
-    margins: list[Scores] = [np.empty(0)]
-    score = load_scorer(inputs.tools.cross_encoder(options), options.model) if every or any(rows.negatives) else None
+    own: list[Relevance] = [np.empty(0)]
+    margins: list[Relevance] = [np.empty(0)]
     for start in range(0, len(rows), ROWS):
-        for position, (good, more, bad) in enumerate(_score(rows, start, score, every, options), start):
-            lead = good[0] - bad if len(bad) else bad
+        part = range(start, min(start + ROWS, len(rows)))
+        # Unless all are wanted, no further positive is scored, and nothing of a row without negatives.
+        asked = [
+            (
+                rows.query[row],
+                [rows.positive[row], *(rows.more_positives[row] if every else ()), *rows.negatives[row]]
+                if every or rows.negatives[row]
+                else [],
+            )
+            for row in part
+        ]
+        found = score_answers(inputs.tools.cross_encoder(options), options.model, asked)
+        for row, relevance in zip(part, found, strict=True):
+            good, rest = relevance[:1], relevance[1:]
+            more, bad = np.split(rest, [len(rest) - len(rows.negatives[row])])
+            lead = good - bad
             stays = np.ones(len(bad), bool) if options.kappa is None else lead > options.kappa
             right = np.ones(len(more), bool) if options.min_score is None else more >= options.min_score
             if options.min_score is not None and good[0] < options.min_score:
-                verdict.drop(position, "low_score", f"score {good[0]:.3f}")
+                verdict.drop(row, "low_score", f"score {good[0]:.3f}")
             elif len(bad) and not stays.any():
-                verdict.drop(position, "cross_encoder", f"margin {lead.max():.3f}")
+                verdict.drop(row, "cross_encoder", f"margin {lead.max():.3f}")
             own.append(good)
             margins.append(lead)
-            negatives.append(tuple(compress(rows.negatives[position], stays)))
-            further.append(tuple(compress(rows.more_positives[position], right)))
+            negatives.append(tuple(compress(rows.negatives[row], stays)))
+            further.append(tuple(compress(rows.more_positives[row], right)))
             if options.write_scores:
                 scores.append((*good.tolist(), *more[right].tolist(), *bad[stays].tolist()))
     total, left = (sum(map(len, part)) for part in (rows.negatives, negatives))
     verdict.statistics = {
-        "positive": histogram(np.concatenate(own), BINS, -largest, largest),
-        "margin": histogram(np.concatenate(margins), BINS, -largest, largest),
+        "positive": histogram(np.concatenate(own), BINS, -LARGEST, LARGEST),
+        "margin": histogram(np.concatenate(margins), BINS, -LARGEST, LARGEST),
         "negatives": {"kept": left, "removed": total - left},
         "pairs": sum(not texts for texts in rows.negatives),
     }
@@ -135,24 +146,26 @@ def cross_encoder(rows: Rows, options: CrossEncoderConfig, inputs: StageInputs) 
     return verdict
 
 
-def _score(
-    rows: Rows, start: int, score: Score | None, every: bool, config: CrossEncoderConfig
-) -> Iterator[tuple[Scores, Scores, Scores]]:
-    """r(q, .) of the positive, the further positives and the negatives of each of the `ROWS` rows from `start` on.
-    every: of all of them; else of no further positive, and nothing of a row without negatives."""
-    answers = [
-        ((rows.positive[row],), rows.more_positives[row] if every else (), rows.negatives[row])
-        if every or rows.negatives[row]
-        else ((), (), ())
-        for row in range(start, min(start + ROWS, len(rows)))
-    ]
-    pairs = [(rows.query[row], text) for row, groups in enumerate(answers, start) for texts in groups for text in texts]
-    found = score_pairs(score, pairs, config.activation) if score and pairs else np.empty(0)
-    at = 0
-    for groups in answers:
-        parts: list[Scores] = []
-        for texts in groups:
-            parts.append(found[at : at + len(texts)])
-            at += len(texts)
-        good, more, bad = parts
-        yield good, more, bad
+def score_answers(
+    make: Callable[[str], Score], model: str, asked: Sequence[tuple[str, Sequence[str]]]
+) -> list[Relevance]:
+    """r(q, .) of the answers to each query; no model is loaded where there are none.
+
+    make: from the model's name to the model. Raises `Failure` when scores are missing or not finite.
+    """
+    pairs = [(query, answer) for query, answers in asked for answer in answers]
+    found = np.empty(0)
+    if pairs:
+        found = np.asarray(load_scorer(make, model)(pairs), np.float64)
+    if found.shape != (len(pairs),):
+        raise Failure(f"the cross-encoder gave {found.shape} for {len(pairs)} pairs; wanted a number for each")
+    if not np.isfinite(found).all():
+        query, answer = pairs[int(np.flatnonzero(~np.isfinite(found))[0])]
+        raise Failure(f"the cross-encoder gave no finite number for {query[:80]!r} with {answer[:80]!r}")
+    return np.split(found, np.cumsum([len(answers) for _, answers in asked])[:-1])
+
+
+@lru_cache(maxsize=1)
+def load_scorer(make: Callable[[str], Score], model: str) -> Score:
+    """A process loads a model once."""
+    return make(model)

@@ -14,9 +14,9 @@ nomic-embed; that a cross-encoder looks for right answers among the candidates i
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -29,25 +29,39 @@ from jemb.prepare.engine.table import Dropped, Rows, Table, add_up, histogram, k
 from jemb.prepare.registry import StageInputs, Statistic, Tools, model_files, stage
 from jemb.prepare.source.corpus import Corpus, find_corpus, read_corpus
 from jemb.prepare.stages.cross_encoder import BINS as LEAD_BINS
-from jemb.prepare.stages.cross_encoder import LARGEST, CrossEncoderConfig
-from jemb.prepare.vectors.hard_negatives import NONE, Mined, Queries, contains, find_negatives, hashes, pair_keys
+from jemb.prepare.stages.cross_encoder import LARGEST, CrossEncoderConfig, Relevance, score_answers
+from jemb.prepare.vectors.embeddings import Embeddings, embed
+from jemb.prepare.vectors.hard_negatives import (
+    NONE,
+    Flags,
+    Mined,
+    Numbers,
+    Queries,
+    Scores,
+    contains,
+    find_negatives,
+    hashes,
+    pair_keys,
+)
 from jemb.prepare.vectors.pool import Pool
-from jemb.prepare.vectors.relevance import Reranker
-
-if TYPE_CHECKING:
-    from jemb.prepare.vectors.embeddings import Embeddings
-    from jemb.prepare.vectors.scoring import Exact
 
 log = logging.getLogger(__name__)
 
+Judge = Callable[[Sequence[tuple[str, Sequence[str]]]], list[Relevance]]
+"""(query, answers) of some rows -> what a cross-encoder says of each."""
 BINS = 40
+RERANKED_ROWS = 1024
+"""Rows whose candidates are scored at once: memory is that of their texts and tokens."""
+RIGHT = "right.npy"
+"""`pair_keys` of queries with what was found to answer them, sorted."""
 SHOWN, LENGTH = 5, 300
 """Rows that the report shows with their negatives, and characters of a text."""
 
 
 @options
 class MineConfig:
-    """Hard negatives: passages that an encoder finds near the query, other than its positives."""
+    """Hard negatives: passages that an encoder finds near the query, other than its positives. They follow those that a
+    row has."""
 
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
     """Encoder that ranks the passages: a folder, also that of a finished run of `jemb train`, or a Hugging Face name.
@@ -70,8 +84,6 @@ class MineConfig:
     """A negative's cosine may be at most this share of the positive's; (0, 1], null: no such bound."""
     margin: Annotated[float, Field(ge=0, le=2)] | None = None
     """And at most the positive's less this; 0 to 2, null: no such bound."""
-    min_score: Annotated[float, Field(ge=-1, le=1)] | None = None
-    """Least cosine of a negative; -1 to 1, null: no such bound."""
     rerank: str | None = None
     """Cross-encoder that looks at the `top` passages that keep the bounds, a folder or a Hugging Face name with one
     output: what it finds to answer the query as well becomes no negative. null: none."""
@@ -83,8 +95,6 @@ class MineConfig:
     without_negatives: Literal["keep", "drop"] = "keep"
     """What becomes of a row for which no negative is left, often one whose positive the encoder does not find: kept, it
     is trained on with the other rows' positives and negatives."""
-    replace: bool = False
-    """Put mined negatives in the place of those a row has; else they follow them."""
     max_length: Annotated[int, Field(ge=2)] | None = None
     """Tokens a text is cut at for the encoder; null: the encoder's own limit."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -113,15 +123,11 @@ def _look(options: MineConfig, tools: Tools) -> tuple[Corpus | None, dict[str, A
     """The corpus, and what the result depends on beside the options: what is in it, and in folders of models."""
     settings = model_files("encoder", tools.encoder(options), options.encoder)
     if options.rerank is not None:
-        settings |= model_files("rerank", tools.cross_encoder(_reranking(options.rerank)), options.rerank)
+        settings |= model_files("rerank", tools.cross_encoder(CrossEncoderConfig()), options.rerank)
     if options.corpus is None:
         return None, settings
     corpus = find_corpus(options.corpus, options.corpus_field)
     return corpus, settings | corpus.settings()
-
-
-def _reranking(model: str) -> CrossEncoderConfig:
-    return CrossEncoderConfig(model=model)
 
 
 @stage(
@@ -158,114 +164,146 @@ def mine(table: Table, job: Job, options: MineConfig, inputs: StageInputs) -> Dr
     `source`; records of the `corpus`; candidates `reranked`, and the `lead` of the positive over them; some rows to be
     shown.
     Memory: that of `embed`, and 60 bytes a row, 40 a document; of a worker, the texts that a piece is given.
-    Disk: 4 * D bytes for each text and passage, and the pool's texts.
+    Disk: 4 * D bytes for each text and passage.
     """
     counts = table.counts()
     if not sum(counts):
         return Dropped(np.empty(0, np.int64), np.empty(0, np.int64), "no_negative")
-    from jemb.prepare.vectors.embeddings import embed
-
     documents = read_corpus(inputs.prepared, job) if inputs.prepared else None
-    texts = documents.texts if documents else None
-    embeddings = embed(table, job, options.encoder, inputs.tools.encoder(options), options.cache, texts)
-    pool = Pool(table, job.folder, tuple(counts), documents)
+    files = documents.files if documents else ()
+    embeddings = embed(table, job, options.encoder, inputs.tools.encoder(options), options.cache, files)
+    pool = Pool(table, job.folder, documents)
     pool.make(job, embeddings, options.pool_size, inputs.seed)
-    pieces = range(table.num_pieces)
-    reranker = None
+    score: Judge | None = None
     if options.rerank is not None:
-        reranker = Reranker(inputs.tools.cross_encoder(_reranking(options.rerank)), options.rerank)
-    search = partial(_mine_piece, pool, embeddings, options, inputs.seed, reranker)
-    results = job.map("search", search, pieces, sizes=counts, gpu=True)
+        score = partial(score_answers, inputs.tools.cross_encoder(CrossEncoderConfig()), options.rerank)
+    tasks = list(enumerate(np.cumsum([0, *counts[:-1]]).tolist()))
+    results = job.map(
+        "search",
+        partial(_mine_piece, pool, embeddings, options, inputs.seed, score),
+        tasks,
+        sizes=counts,
+        gpu=True,
+    )
+    statistics = add_up(result["statistics"] for result in results)
     if options.relabel_margin is not None:
-        results += job.map("take back", partial(_take_back, pool), pieces, sizes=counts)
-    without = [np.load(_without_file(job.folder, piece)) for piece in pieces]
-    ids = np.concatenate(without)
-    if options.without_negatives == "keep":
-        if len(ids):
-            log.info("%s: mine finds no negative for %d of %d rows, which stay", job.label, len(ids), sum(counts))
-        ids = ids[:0]
-    shown = sorted((row for result in results for row in result.pop("shown", ())), key=lambda row: int(row["order"]))
-    statistics = add_up(results) | {"shown": [row["texts"] for row in shown[:SHOWN]]}
+        right = np.array([key for result in results for key in result["right"]], np.uint64)
+        write_array(job.folder / RIGHT, np.unique(right))
+        left = job.map("take back", partial(_take_back, pool), range(len(counts)), sizes=counts)
+        if taken := sum(before["negatives"] - after["negatives"] for before, after in zip(results, left, strict=True)):
+            statistics["reranked"]["answers another row's query"] = taken
+        without = [row for result in left for row in result["without"]]
+    else:
+        without = [row for result in results for row in result["without"]]
+    shown = sorted((row for result in results for row in result["shown"]), key=lambda row: int(row["order"]))
+    statistics["shown"] = [row["texts"] for row in shown[:SHOWN]]
     if documents:
         statistics["corpus"] = documents.statistics
+    if without and options.without_negatives == "keep":
+        log.info("%s: mine finds no negative for %d of %d rows, which stay", job.label, len(without), sum(counts))
+        without = []
+    ids = np.array(without, np.int64)
     return Dropped(ids, np.zeros_like(ids), "no_negative", statistics=statistics)
 
 
 def _mine_piece(
-    pool: Pool, embeddings: Embeddings, config: MineConfig, seed: int, reranker: Reranker | None, piece: int
+    pool: Pool,
+    embeddings: Embeddings,
+    config: MineConfig,
+    seed: int,
+    score: Judge | None,
+    task: tuple[int, int],
 ) -> dict[str, Any]:
-    """Leave the negatives of the rows of a piece, and the ids of those that have none; statistics of them."""
+    """Leave the negatives of the rows of a piece. task: its number, and live rows before it. Returns what was found:
+    how many negatives the rows have now, ids of those without, `pair_keys` of right answers, rows to show, statistics.
+    """
     from jemb.prepare.vectors.scoring import exact_scores
 
+    piece, start = task
     rows = pool.table.read(piece, ("query", "positive", "negatives", "more_positives"))
-    if not len(rows):
-        write_array(_without_file(pool.folder, piece), rows.ids)
-        write_array(_right_file(pool.folder, piece), np.empty(0, np.uint64))
-        return {"shown": []}
-    kept = [()] * len(rows) if config.replace else rows.negatives
-    numbers, positives = embeddings.numbers(*pool.offsets[piece : piece + 2].tolist())
+    numbers, positives = embeddings.numbers(start, start + len(rows))
     own = exact_scores(embeddings.take(numbers), embeddings.take(positives))
-    queries = Queries(rows.ids, numbers, np.load(pool.hash_file(piece))[0], own, kept)
-    judge = partial(reranker.leads, rows, pool.read_texts) if reranker else None
+    queries = Queries(rows.ids, numbers, np.load(pool.hash_file(piece))[0], own, rows.negatives)
+    judge = partial(_leads, score, rows, pool.read_texts) if score else None
     mined = find_negatives(queries, embeddings.take, pool.passages(), pool.known(), config, seed, judge)
     is_negative = mined.passages != NONE
     texts = pool.read_texts(np.unique(np.concatenate([mined.passages[is_negative], mined.right[:, 1]])))
     negatives = [
         (*had, *(texts[passage] for passage in passages if passage != NONE))
-        for had, passages in zip(kept, mined.passages.tolist(), strict=True)
+        for had, passages in zip(rows.negatives, mined.passages.tolist(), strict=True)
     ]
     further = list(rows.more_positives)
     for row, passage in mined.right.tolist():
         further[row] += (texts[passage],)
-    of_query = queries.hashes[mined.right[:, 0]]
-    write_array(
-        _right_file(pool.folder, piece), pair_keys(of_query, hashes([texts[n] for n in mined.right[:, 1].tolist()]))
-    )
     write_negatives(pool.folder, piece, rows.ids, negatives, further if len(mined.right) else None)
-    write_array(_without_file(pool.folder, piece), rows.ids[[not found for found in negatives]])
-    numbers_mined, times = np.unique(np.count_nonzero(is_negative, axis=1), return_counts=True)
-    from_corpus = int(np.count_nonzero(pool.are_documents(mined.passages[is_negative])))
+    num_mined, times = np.unique(np.count_nonzero(is_negative, axis=1), return_counts=True)
     statistics: dict[str, Any] = {
         "positive": histogram(own, BINS, -1.0, 1.0),
         "negative": histogram(mined.scores[is_negative], BINS, -1.0, 1.0),
-        "rows": dict(zip(map(str, numbers_mined.tolist()), times.tolist(), strict=True)),
-        "shown": _some_rows(rows, own, mined, texts, seed),
+        "rows": dict(zip(map(str, num_mined.tolist()), times.tolist(), strict=True)),
     }
     if pool.documents:
+        from_corpus = int(np.count_nonzero(pool.are_documents(mined.passages[is_negative])))
         positives_used = int(np.count_nonzero(is_negative)) - from_corpus
         statistics["source"] = {"corpus": from_corpus, "positives of the data set": positives_used}
-    if reranker:
-        relabelled = {"further positive": len(mined.right)} if config.relabel_margin is not None else {}
-        statistics["reranked"] = {
-            "negative": len(mined.lead) - len(mined.false),
-            "answers the query": len(mined.false) - len(mined.right),
-            **relabelled,
-        }
-        statistics["lead"] = histogram(mined.lead, LEAD_BINS, -LARGEST["logit"], LARGEST["logit"])
-    return statistics
+    if score:
+        wrong = int(np.count_nonzero(mined.lead <= config.rerank_margin))
+        statistics["reranked"] = {"negative": len(mined.lead) - wrong, "answers the query": wrong - len(mined.right)}
+        if config.relabel_margin is not None:
+            statistics["reranked"]["further positive"] = len(mined.right)
+        statistics["lead"] = histogram(mined.lead, LEAD_BINS, -LARGEST, LARGEST)
+    right = pair_keys(queries.hashes[mined.right[:, 0]], hashes([texts[n] for n in mined.right[:, 1].tolist()]))
+    shown = _some_rows(rows, own, mined, texts, seed)
+    return _left(rows, negatives) | {"right": right.tolist(), "shown": shown, "statistics": statistics}
+
+
+def _leads(
+    score: Judge,
+    rows: Rows,
+    read_texts: Callable[[Numbers], dict[int, str]],
+    chosen: Numbers,
+    found: Numbers,
+    asked: Flags,
+) -> Scores:
+    """r(q, p) - r(q, n) of each passage n that is `asked` for; 0 for the others, [B, K].
+
+    chosen: [B], places in `rows`. found, asked: [B, K]. read_texts: passages, which ascend, to their texts.
+    """
+    lead = np.zeros(asked.shape, np.float32)
+    for start in range(0, len(chosen), RERANKED_ROWS):
+        part = slice(start, start + RERANKED_ROWS)
+        texts = read_texts(np.unique(found[part][asked[part]]))
+        answers: list[tuple[str, list[str]]] = []
+        for row, passages, which in zip(chosen[part].tolist(), found[part], asked[part], strict=True):
+            others = [texts[passage] for passage in passages[which].tolist()]
+            answers.append((rows.query[row], [rows.positive[row], *others] if others else []))
+        for place, relevance in enumerate(score(answers), start):
+            lead[place, asked[place]] = relevance[:1] - relevance[1:]
+    return lead
 
 
 def _take_back(pool: Pool, piece: int) -> dict[str, Any]:
     """Take from the negatives of a piece what turned out to be a right answer of a row with an equal query."""
-    right = np.unique(np.concatenate([np.load(_right_file(pool.folder, other)) for other in range(len(pool.counts))]))
+    right = np.load(pool.folder / RIGHT)
     rows = pool.table.judged(pool.folder).read(piece, ("query", "negatives", "more_positives"))
-    keys = hashes(rows.query).tolist()
     left = []
-    for query, texts in zip(keys, rows.negatives, strict=True):
-        is_right = contains(right, pair_keys(np.full(len(texts), query, np.uint64), hashes(texts)))
-        left.append(tuple(text for text, answer in zip(texts, is_right.tolist(), strict=True) if not answer))
-    # Kept first: whoever does this again after a kill finds none any more.
-    taken = pool.folder / f"taken-{piece:06d}.npy"
-    if not taken.exists():
-        write_array(taken, np.array(sum(map(len, rows.negatives)) - sum(map(len, left))))
-    count = int(np.load(taken))
-    if count:
+    for query, texts in zip(hashes(rows.query)[:, None], rows.negatives, strict=True):
+        is_right = contains(right, pair_keys(query, hashes(texts)))
+        left.append(tuple(text for text, answers in zip(texts, is_right.tolist(), strict=True) if not answers))
+    if left != rows.negatives:
         write_negatives(pool.folder, piece, rows.ids, left, rows.more_positives)
-        write_array(_without_file(pool.folder, piece), rows.ids[[not found for found in left]])
-    return {"reranked": {"answers another row's query": count}} if count else {}
+    return _left(rows, left)
 
 
-def _some_rows(rows: Rows, own: Exact, mined: Mined, texts: dict[int, str], seed: int) -> list[dict[str, Any]]:
+def _left(rows: Rows, negatives: list[tuple[str, ...]]) -> dict[str, Any]:
+    """How many negatives the rows have, and the ids of those that have none."""
+    return {
+        "negatives": sum(map(len, negatives)),
+        "without": [row for row, texts in zip(rows.ids.tolist(), negatives, strict=True) if not texts],
+    }
+
+
+def _some_rows(rows: Rows, own: Relevance, mined: Mined, texts: dict[int, str], seed: int) -> list[dict[str, Any]]:
     """A few rows with what was mined for them, for a reader of the report; in the order of a draw."""
     with_some = np.flatnonzero((mined.passages != NONE).any(axis=1))
     orders = scrambled(rows.ids[with_some], seed, "mine shown")
@@ -282,12 +320,3 @@ def _some_rows(rows: Rows, own: Exact, mined: Mined, texts: dict[int, str], seed
         shown = [[f"Row {key_of(int(rows.ids[row]))}", ""], *([name, text[:LENGTH]] for name, text in lines)]
         found.append({"order": int(orders[place]), "texts": shown})
     return found
-
-
-def _right_file(folder: Path, piece: int) -> Path:
-    """`pair_keys` of the queries of a piece with what was found to answer them."""
-    return folder / f"right-{piece:06d}.npy"
-
-
-def _without_file(folder: Path, piece: int) -> Path:
-    return folder / f"without-{piece:06d}.npy"

@@ -3,15 +3,13 @@
 Before: all other stages, so that only what is left is encoded. After: the runner puts the arrays beside the shards,
 where `shards/teacher.py` reads them.
 
-    table -> hash texts  -> content hashes of the texts of each piece
-          -> `embed_texts` -> a vector for each distinct text
+    table -> `embed`    -> a vector for each distinct text
+          -> hash texts -> content hashes of the texts of each piece
           -> the arrays
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,11 +22,11 @@ from jemb.core.errors import InputError
 from jemb.core.files import write_array
 from jemb.core.text import content_hash
 from jemb.prepare.engine.job import Job
-from jemb.prepare.engine.table import BESIDE, Dropped, Rows, Table
+from jemb.prepare.engine.table import BESIDE, Dropped, Table
 from jemb.prepare.registry import StageInputs, Statistic, Tools, model_files, stage
+from jemb.prepare.vectors.embeddings import embed
+from jemb.prepare.vectors.numbering import ALL_COLUMNS, NUMBERS, all_texts
 from jemb.shards.teacher import FIELD, KEYS, PLACES, VECTORS, keys_of
-
-COLUMNS = ("query", "positive", "more_positives", "negatives", "label")
 
 
 @options
@@ -78,19 +76,13 @@ def teacher(table: Table, job: Job, options: TeacherConfig, inputs: StageInputs)
     The arrays are a function of rows, vectors and options. Statistics: `texts`, the distinct ones with their prompts;
     `width`. Memory: 40 bytes a text. Disk: 4 * D bytes for each distinct text, and what is stored.
     """
-    from jemb.prepare.vectors.embeddings import COPIED, embed_texts, encoder_prompts
-    from jemb.prepare.vectors.numbering import NUMBERS
-    from jemb.prepare.vectors.stored import whole_array
-
     none = np.empty(0, np.int64)
     assert options.model is not None
-    make = inputs.tools.encoder(options)
-    pieces = range(table.num_pieces)
-    hashed = job.map("hash texts", partial(_hash_piece, table, job.folder), pieces, sizes=table.counts())
-    texts = AllTexts(table, encoder_prompts(make, options.model), tuple(result["texts"] for result in hashed))
-    embeddings = embed_texts(texts, job, options.model, make, options.cache)
+    embeddings = embed(table, job, options.model, inputs.tools.encoder(options), options.cache, every=True)
     if not embeddings.texts:
         return Dropped(none, none, "")
+    pieces = range(table.num_pieces)
+    job.map("hash texts", partial(_hash_piece, table, job.folder), pieces, sizes=table.counts())
     beside = job.folder / BESIDE
     beside.mkdir(exist_ok=True)
     # Of equal keys the first text of all counts.
@@ -99,46 +91,17 @@ def teacher(table: Table, job: Job, options: TeacherConfig, inputs: StageInputs)
     )
     write_array(beside / KEYS, keys)
     write_array(beside / PLACES, np.load(job.folder / NUMBERS, mmap_mode="r")[first])
-    dtype = np.dtype(np.float16 if options.dtype == "fp16" else np.float32)
-    with whole_array(beside / VECTORS, dtype, (embeddings.texts, embeddings.dim)) as vectors:
-        for start in range(0, embeddings.texts, COPIED):
-            numbers = np.arange(start, min(start + COPIED, embeddings.texts))
-            vectors[numbers] = embeddings.take(numbers)
+    dtype = np.float16 if options.dtype == "fp16" else np.float32
+    embeddings.write(np.arange(embeddings.texts), beside / VECTORS, dtype)
     return Dropped(none, none, "", statistics={"texts": embeddings.texts, "width": embeddings.dim})
 
 
-@dataclass(frozen=True, slots=True)
-class AllTexts:
-    """All texts of the live rows, row by row. sizes: texts of each piece."""
-
-    table: Table
-    prompts: tuple[str, str]
-    sizes: tuple[int, ...]
-
-    def counts(self) -> list[int]:
-        return list(self.sizes)
-
-    def read(self, piece: int) -> list[str]:
-        query, passage = self.prompts
-        return [(query if asks else passage) + text for asks, text in _texts(self.table.read(piece, COLUMNS))]
-
-
-def _texts(rows: Rows) -> Iterator[tuple[bool, str]]:
-    """(whether it is a query, text) of each row's query, positives and negatives. A labelled text that stands alone is
-    a query."""
-    for row, (query, positive) in enumerate(zip(rows.query, rows.positive, strict=True)):
-        yield True, query
-        alone = positive == query and rows.label[row] is not None
-        for text in (*(() if alone else (positive,)), *rows.more_positives[row], *rows.negatives[row]):
-            yield False, text
-
-
 def _hash_piece(table: Table, folder: Path, piece: int) -> dict[str, Any]:
-    texts = list(_texts(table.read(piece, COLUMNS)))
+    texts = list(all_texts(table.read(piece, ALL_COLUMNS)))
     hashes = np.fromiter((content_hash(text) for _, text in texts), np.int64, len(texts))
     are_queries = np.fromiter((asks for asks, _ in texts), np.bool_, len(texts))
     write_array(_hash_file(folder, piece), np.where(are_queries, keys_of(hashes, query=True), hashes))
-    return {"texts": len(texts)}
+    return {}
 
 
 def _hash_file(folder: Path, piece: int) -> Path:

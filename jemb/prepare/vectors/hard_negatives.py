@@ -59,15 +59,13 @@ class Mined:
     """What was found for B rows.
 
     passages, scores: [B, num_negatives], rows of the pool, `NONE` where there are no more, and their cosines. lead:
-    [C], of each candidate that the cross-encoder looked at, by how much the positive leads. false: [F, 2], row and
-    passage of those that are no negatives by that. right: [R, 2], of those that answer the query as the positive does,
-    a row's in the order of their cosines.
+    [C], of each candidate that the cross-encoder looked at, by how much the positive leads. right: [R, 2], row and
+    passage of those that answer the query as the positive does, a row's in the order of their cosines.
     """
 
     passages: Numbers
     scores: Scores
     lead: Scores
-    false: Numbers
     right: Numbers
 
 
@@ -96,7 +94,7 @@ def find_negatives(
     has = np.sort(pair_keys(places, hashes([text for texts in queries.negatives for text in texts])))
     chosen = np.full((len(queries.ids), config.num_negatives), NONE)
     scores = np.zeros(chosen.shape, np.float32)
-    leads, false, right = [np.empty(0, np.float32)], [np.empty((0, 2), np.int64)], [np.empty((0, 2), np.int64)]
+    leads, right = [np.empty(0, np.float32)], [np.empty((0, 2), np.int64)]
     rows = np.arange(len(queries.ids))
     count = config.skip + config.top + SPARE
     while len(rows):
@@ -112,15 +110,14 @@ def find_negatives(
         left = candidates(found, allowed[done], config)
         if judge is not None:
             lead = judge(ready, found.passages, left)
-            wrong = left & (lead <= config.rerank_margin)
-            false.append(_places(ready, found, wrong))
-            if config.relabel_margin is not None:
-                right.append(_places(ready, found, wrong & (lead <= -config.relabel_margin)))
             leads.append(lead[left])
-            left &= ~wrong
+            if config.relabel_margin is not None:
+                row, column = np.nonzero(left & (lead <= -config.relabel_margin))
+                right.append(np.stack([ready[row], found.passages[row, column]], axis=1))
+            left &= lead > config.rerank_margin
         chosen[ready], scores[ready] = draw_negatives(found, left, pool.ids, config, seed)
         rows, count = rows[~done], min(4 * count, MOST)
-    return Mined(chosen, scores, np.concatenate(leads), np.concatenate(false), np.concatenate(right))
+    return Mined(chosen, scores, np.concatenate(leads), np.concatenate(right))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +146,14 @@ def candidates(found: Found, allowed: Flags, config: MineConfig) -> Flags:
     """
     allowed = allowed & (found.passages != NONE)
     rank = np.cumsum(allowed, axis=1) - 1
-    return allowed & (rank >= config.skip) & (rank < config.skip + config.top) & _in_bounds(found, config)
-
-
-def _places(rows: Numbers, found: Found, which: Flags) -> Numbers:
-    """[F, 2]: row and passage of those that are meant."""
-    row, column = np.nonzero(which)
-    return np.stack([rows[row], found.passages[row, column]], axis=1)
+    left = allowed & (rank >= config.skip) & (rank < config.skip + config.top)
+    own = found.positive[:, None]
+    if config.max_share is not None:
+        # For a cosine below 0 its share would lie above it.
+        left &= found.scores <= own - (1 - config.max_share) * np.abs(own)
+    if config.margin is not None:
+        left &= found.scores <= own - config.margin
+    return left
 
 
 def draw_negatives(
@@ -167,7 +165,9 @@ def draw_negatives(
     left: [B, K], of which `num_negatives` are drawn. pool_ids: [P], ids of the passages: the draw depends on (seed, id
     of the row, ids of the passages) alone.
     """
-    draw = _draw(found.ids, pool_ids[found.passages], seed)
+    row = scrambled(found.ids, seed, "mine rows")[:, None]
+    passage = scrambled(pool_ids[found.passages], seed, "mine passages")
+    draw = scrambled((row ^ passage).view(np.int64), seed, "mine") >> np.uint64(1)
     # What is not left comes after all that is; `draw` is below 2^63.
     order = np.argsort(np.where(left, draw, np.uint64(1) << np.uint64(63)), axis=1, kind="stable")
     chosen = np.zeros_like(left)
@@ -186,25 +186,6 @@ def is_complete(found: Found, allowed: Flags, pool_size: int, config: MineConfig
     """[B]: whether the K passages hold all that the ranks ask for, or all there are."""
     enough = np.count_nonzero(allowed & (found.passages != NONE), axis=1) >= config.skip + config.top
     return enough | (found.passages.shape[1] >= pool_size)
-
-
-def _in_bounds(found: Found, config: MineConfig) -> Flags:
-    own = found.positive[:, None]
-    inside = np.ones(found.scores.shape, dtype=bool)
-    if config.max_share is not None:
-        # For a cosine below 0 its share would lie above it.
-        inside &= found.scores <= own - (1 - config.max_share) * np.abs(own)
-    if config.margin is not None:
-        inside &= found.scores <= own - config.margin
-    if config.min_score is not None:
-        inside &= found.scores >= config.min_score
-    return inside
-
-
-def _draw(ids: Numbers, passages: Numbers, seed: int) -> Hashes:
-    """[B, K] random numbers below 2^63."""
-    row = scrambled(ids, seed, "mine rows")[:, None]
-    return scrambled((row ^ scrambled(passages, seed, "mine passages")).view(np.int64), seed, "mine") >> np.uint64(1)
 
 
 # Equal texts.

@@ -1,92 +1,73 @@
 """Numbers for texts: equal ones have one, in order of first appearance.
 
-Before: any stage, which says what its texts are. After: `embeddings.py` encodes each number's text once.
+Before: a stage says what its texts are. After: `embeddings.py` encodes each number's text once.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from jemb.core.files import write_array
+from jemb.core.files import sync_folder, write_array
 from jemb.prepare.engine.job import Job
-from jemb.prepare.engine.table import Table, load_table
+from jemb.prepare.engine.table import Rows, Table, load_table
 from jemb.prepare.equal import digest, ends, find_equal, write_digests
-from jemb.prepare.vectors.stored import whole_array
 
 NUMBERS, STARTS, OFFSETS = "numbers.npy", "starts.npy", "offsets.npy"
-
-Prompts = tuple[str, str]
-"""Put before a query and before a passage."""
+ALL_COLUMNS = ("query", "positive", "more_positives", "negatives", "label")
 
 
-class Texts(Protocol):
-    """Texts in an order, piece by piece. Picklable and hashable; holds none of them."""
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Texts in an order, piece by piece: documents, then those of the live rows of a table. Picklable and hashable;
+    holds none of them.
 
-    def __hash__(self) -> int: ...
+    prompts: put before a query and before a passage. documents: Arrow files with a column `text`, and their rows.
+    every: of each row all texts (`all_texts`), not query and positive alone.
+    """
 
-    def counts(self) -> list[int]:
-        """How many there are in each piece."""
+    table: Table
+    prompts: tuple[str, str] = ("", "")
+    documents: tuple[tuple[Path, int], ...] = ()
+    every: bool = False
+
+    def rows(self) -> list[int]:
+        """Documents or rows of each piece."""
+        return [*(rows for _, rows in self.documents), *self.table.counts()]
 
     def read(self, piece: int) -> list[str]:
         """Those of a piece, with prompts, as they are encoded."""
-
-
-@dataclass(frozen=True, slots=True)
-class PairTexts:
-    """Query and positive of each live row of a table: two texts a row."""
-
-    table: Table
-    prompts: Prompts = ("", "")
-
-    def counts(self) -> list[int]:
-        return [2 * count for count in self.table.counts()]
-
-    def read(self, piece: int) -> list[str]:
+        before_query, before_passage = self.prompts
+        if piece < len(self.documents):
+            documents = load_table(self.documents[piece][0], ["text"])["text"].to_pylist()
+            return [before_passage + text for text in documents]
+        piece -= len(self.documents)
+        if self.every:
+            texts = all_texts(self.table.read(piece, ALL_COLUMNS))
+            return [(before_query if asks else before_passage) + text for asks, text in texts]
         rows = self.table.read(piece, ("query", "positive"))
-        before_query, before_positive = self.prompts
         return [
             text
             for query, positive in zip(rows.query, rows.positive, strict=True)
-            for text in (before_query + query, before_positive + positive)
+            for text in (before_query + query, before_passage + positive)
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class FileTexts:
-    """The column `text` of Arrow files, one a piece. sizes: rows of each."""
-
-    paths: tuple[Path, ...]
-    sizes: tuple[int, ...]
-    prompt: str = ""
-
-    def counts(self) -> list[int]:
-        return list(self.sizes)
-
-    def read(self, piece: int) -> list[str]:
-        return [self.prompt + text for text in load_table(self.paths[piece], ["text"])["text"].to_pylist()]
-
-
-@dataclass(frozen=True, slots=True)
-class JoinedTexts:
-    """Some texts, and after them others."""
-
-    parts: tuple[Texts, ...]
-
-    def counts(self) -> list[int]:
-        return [count for part in self.parts for count in part.counts()]
-
-    def read(self, piece: int) -> list[str]:
-        for part in self.parts:
-            pieces = len(part.counts())
-            if piece < pieces:
-                return part.read(piece)
-            piece -= pieces
-        raise IndexError(piece)
+def all_texts(rows: Rows) -> Iterator[tuple[bool, str]]:
+    """(whether it is a query, text) of each row's query, positives and negatives. A labelled text that stands alone is
+    a query. rows: of `ALL_COLUMNS`."""
+    for row, (query, positive) in enumerate(zip(rows.query, rows.positive, strict=True)):
+        yield True, query
+        alone = positive == query and rows.label[row] is not None
+        for text in (*(() if alone else (positive,)), *rows.more_positives[row], *rows.negatives[row]):
+            yield False, text
 
 
 def number_texts(texts: Texts, job: Job) -> int:
@@ -95,10 +76,11 @@ def number_texts(texts: Texts, job: Job) -> int:
     Leaves in the job's folder `numbers.npy`, int64 [T]: the number of each text, in their order; and `starts.npy`,
     int64 [U]: where each number comes first, for `read_texts`. Memory: about 32 bytes a text at its peak.
     """
-    counts = texts.counts()
-    job.map("digest texts", partial(_digest_piece, texts, job.folder), range(len(counts)), sizes=counts, unit="text")
+    rows = texts.rows()
+    results = job.map("digest texts", partial(_digest_piece, texts, job.folder), range(len(rows)), sizes=rows)
     if not (job.folder / OFFSETS).exists():
-        paths = [_digest_file(job.folder, piece) for piece in range(len(counts))]
+        paths = [_digest_file(job.folder, piece) for piece in range(len(rows))]
+        counts = [result["texts"] for result in results]
         # For each text the place of the first one that is equal.
         first = np.arange(sum(counts))
         is_first = np.ones(len(first), np.bool_)
@@ -127,6 +109,24 @@ def read_texts(texts: Texts, folder: Path, start: int, stop: int) -> list[str]:
     return found
 
 
+@contextmanager
+def whole_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """A `.npy` file to be filled place by place, whole or absent: an array may be larger than memory."""
+    if 0 in shape:  # nothing can be mapped
+        yield (nothing := np.empty(shape, dtype))
+        write_array(path, nothing)
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        array = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
+        yield array
+        array.flush()
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
 @lru_cache(maxsize=2)
 def _read(texts: Texts, piece: int) -> list[str]:
     """The blocks that a worker is given one after the other often come from one piece."""
@@ -134,7 +134,9 @@ def _read(texts: Texts, piece: int) -> list[str]:
 
 
 def _digest_piece(texts: Texts, folder: Path, piece: int) -> dict[str, Any]:
-    return write_digests(_digest_file(folder, piece), (digest((text,)) for text in texts.read(piece)))
+    found = texts.read(piece)
+    write_digests(_digest_file(folder, piece), (digest((text,)) for text in found))
+    return {"texts": len(found)}
 
 
 def _digest_file(folder: Path, piece: int) -> Path:
