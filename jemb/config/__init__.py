@@ -17,7 +17,7 @@ from jemb.config.commands import (
 )
 from jemb.config.parse import describe, option_kinds, option_names, options
 from jemb.config.train import EvaluationConfig, LossWeights, ModelConfig, TrainConfig
-from jemb.config.types import DuplicateSide, Positive, Role, Share, Sides, Strings, roles
+from jemb.config.types import DuplicateSide, Positive, Role, Share, Strings, roles
 from jemb.registry import suggest
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
     "Positive",
     "Role",
     "Share",
-    "Sides",
     "Strings",
     "TokenizeConfig",
     "TrainConfig",

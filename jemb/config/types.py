@@ -33,7 +33,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 PositiveReal = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Strings = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
-Sides = Literal["query", "positive", "both"]
 Quantization = Literal["int8", "binary"]
 """How vectors are made small to be stored."""
 DuplicateSide = Literal["query", "positive", "both", "joined"]

@@ -14,11 +14,9 @@ import random
 import sqlite3
 import threading
 import time
-from dataclasses import dataclass
-from email.message import Message
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -30,6 +28,7 @@ REFUSED = (400, 413, 422)
 """Codes that are about one request: its text is too long, or not wanted."""
 AGAIN = (408, 409, 425, 429)
 """Codes beside 500 and more after which the same request may be answered."""
+TRIES = 7
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
 """Seconds before the first repetition, doubled with each one, and most."""
 MOST_BYTES = 8 << 20
@@ -40,12 +39,7 @@ class RefusedError(Exception):
     """The endpoint answers others, but not this request."""
 
 
-class StoppedError(Exception):
-    """The answer is not wanted any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """text: what the model said. whole: it came to its end, and was not cut at the limit of tokens."""
 
     text: str
@@ -54,10 +48,11 @@ class Answer:
 
 class Answers:
     """Answers by the digest of their request, in the file `answers.sqlite` of a folder; several processes and threads
-    may use it. What was put there outlives whatever kills the process."""
+    may use it. What was put there outlives whatever kills the process. known: how many were found."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.known = 0
         self._lock = threading.Lock()
         self._file = sqlite3.connect(folder / "answers.sqlite", timeout=60, check_same_thread=False)
         self._file.execute("CREATE TABLE IF NOT EXISTS answers (request TEXT PRIMARY KEY, text TEXT, whole INTEGER)")
@@ -66,12 +61,12 @@ class Answers:
         with self._lock:
             found = self._file.execute("SELECT text, whole FROM answers WHERE request = ?", (_digest(request),))
             row = found.fetchone()
+            self.known += row is not None
         return Answer(row[0], bool(row[1])) if row else None
 
     def put(self, request: bytes, answer: Answer) -> None:
         with self._lock, self._file:
-            values = (_digest(request), answer.text, answer.whole)
-            self._file.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", values)
+            self._file.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (_digest(request), *answer))
 
     def close(self) -> None:
         self._file.close()
@@ -81,25 +76,25 @@ class Chat:
     """Asks one endpoint, from any number of threads.
 
     url: its base, as `http://127.0.0.1:8000/v1`. key: sent as a bearer token; None: none is sent. timeout: seconds for
-    one try. retries: further tries after a time-out, a lost connection, or a code of `AGAIN` or from 500 on.
+    one try, of which there are `TRIES` after a time-out, a lost connection, or a code of `AGAIN` or from 500 on.
     per_minute: tries that may begin in a minute, evenly spread; None: any number.
     """
 
-    def __init__(self, url: str, *, key: str | None, timeout: float, retries: int, per_minute: float | None) -> None:
+    def __init__(self, url: str, *, key: str | None, timeout: float, per_minute: float | None) -> None:
         self.url = check_endpoint(url).rstrip("/") + "/chat/completions"
-        self.timeout, self.retries = timeout, retries
+        self.timeout = timeout
         self._key = key
         self._gap = 60 / per_minute if per_minute else 0.0
         self._next = 0.0
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._failure: Exception = StoppedError()
+        self._failure: BaseException | None = None
         self._open = build_opener(_NoRedirect).open
 
-    def stop(self, failure: Exception | None = None) -> None:
-        """No thread sends a further request: all that would raise `failure`, or `StoppedError`. What is being answered
-        is still waited for."""
-        self._failure = failure or self._failure
+    def stop(self, failure: BaseException) -> None:
+        """No thread sends a further request: all that would raise `failure`. What is being answered is still waited
+        for."""
+        self._failure = failure
         self._stopped.set()
 
     def ask(self, request: bytes) -> Answer:
@@ -116,32 +111,34 @@ class Chat:
 
     def _ask(self, request: bytes) -> Answer:
         said = ""
-        for attempt in range(self.retries + 1):
+        for attempt in range(TRIES):
             self._take_turn()
+            wait = 0.0
             try:
                 return self._once(request)
             except HTTPError as error:
-                said, wait = self._said(error), _asked_to_wait(error.headers)
+                said = self._said(error)
                 if error.code in REFUSED:
                     raise RefusedError(said) from None
                 if error.code < 500 and error.code not in AGAIN:
                     raise InputError(f"generate.endpoint: {self.url} says {said}") from None
+                asked_for = error.headers.get("Retry-After", "")
+                if asked_for.replace(".", "", 1).isdecimal():  # else a date
+                    wait = min(LONGEST_WAIT, float(asked_for))
             except (OSError, HTTPException, ValueError) as error:  # URLError and time-outs are OSErrors
-                said, wait = self._without_key(f"{type(error).__name__}: {error}"), 0.0
-            if attempt < self.retries:
+                said = self._without_key(f"{type(error).__name__}: {error}")
+            if attempt < TRIES - 1:
                 longest = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt)
                 self._stopped.wait(max(wait, longest * random.uniform(0.5, 1)))
         raise Failure(
-            f"{self.url} gave no answer in {self.retries + 1} tries; the last: {said}. What was answered is kept: the "
-            "same command goes on, perhaps with fewer requests at once (generate.concurrency, "
+            f"{self.url} gave no answer in {TRIES} tries; the last: {said}. What was answered is kept: the same "
+            "command goes on, perhaps with fewer requests at once (generate.concurrency, "
             "generate.requests_per_minute) or a longer generate.timeout"
         )
 
     def _once(self, request: bytes) -> Answer:
-        sent = Request(self.url, request, {"Content-Type": "application/json"})
-        if self._key:
-            sent.add_unredirected_header("Authorization", f"Bearer {self._key}")
-        with self._open(sent, timeout=self.timeout) as response:
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
+        with self._open(Request(self.url, request, headers), timeout=self.timeout) as response:
             body = response.read(MOST_BYTES)
         try:
             choice = json.loads(body)["choices"][0]
@@ -158,7 +155,7 @@ class Chat:
             turn = max(now, self._next)
             self._next = turn + self._gap
         self._stopped.wait(turn - now)
-        if self._stopped.is_set():
+        if self._failure is not None:
             raise self._failure
 
     def _said(self, error: HTTPError) -> str:
@@ -180,14 +177,18 @@ class _NoRedirect(HTTPRedirectHandler):
 
 
 def check_endpoint(url: str) -> str:
-    """The URL, or `InputError` for one that is none, or has a place in it where a key might stand."""
+    """The URL; `InputError`, which does not show it, for one that is none or has a place where a key might stand."""
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError("generate.endpoint: wanted the base of an OpenAI-compatible API, as http://127.0.0.1:8000/v1")
-    if parts.username or parts.password or parts.query or parts.fragment:
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or "@" in parts.netloc
+        or parts.query
+        or parts.fragment
+    ):
         raise InputError(
-            f"generate.endpoint: {parts.scheme}://{parts.hostname}…: wanted a URL without user, password and query; "
-            "the key comes from the environment variable that generate.key_variable names"
+            "generate.endpoint: wanted the base of an OpenAI-compatible API, as http://127.0.0.1:8000/v1, without "
+            "user, password and query; the key comes from the environment variable that generate.key_variable names"
         )
     return url
 
@@ -203,14 +204,6 @@ def read_key(variable: str | None) -> str | None:
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise InputError(f"generate.key_variable={variable}: its value is no key: it has blanks or other signs in it")
     return key
-
-
-def _asked_to_wait(headers: Message) -> float:
-    """Seconds of `Retry-After`, at most `LONGEST_WAIT`; 0 where there are none."""
-    try:
-        return min(LONGEST_WAIT, max(0.0, float(headers.get("Retry-After") or 0)))
-    except ValueError:  # a date
-        return 0.0
 
 
 def _digest(request: bytes) -> str:

@@ -51,35 +51,14 @@ class FieldsConfig:
 
 
 @options
-class SourceFieldsConfig:
-    """Which fields of one data set hold the texts."""
-
-    query: str | None = None
-    """As `fields.query`, for this data set; null: as there."""
-    positive: str | None = None
-    """As `fields.positive`, for this data set; null: as there."""
-    negative: str | None = None
-    """As `fields.negative`, for this data set; null: as there."""
-    negatives: str | None = None
-    """As `fields.negatives`, for this data set; null: as there."""
-    positives: str | None = None
-    """As `fields.positives`, for this data set; null: as there."""
-    score: str | None = None
-    """As `fields.score`, for this data set; null: as there."""
-    label: str | None = None
-    """As `fields.label`, for this data set; null: as there."""
-    scores: str | None = None
-    """As `fields.scores`, for this data set; null: as there."""
-
-
-@options
 class SourceConfig:
     """One data set of the input: where it is, and what is particular to it."""
 
     path: str | None = None
     """Where the data set NAME is: a file, a folder of such files, a URL, or `hf:NAME[:CONFIG[:SPLIT]]`. null: the one
     of that name in `input`, for which the other options count."""
-    fields: SourceFieldsConfig = field(default_factory=SourceFieldsConfig)
+    fields: Annotated[dict[str, str | None], Field(json_schema_extra={"key": "OPTION"})] = field(default_factory=dict)
+    """As `fields.OPTION`, for this data set."""
     constants: Annotated[dict[str, str], Field(json_schema_extra={"key": "FIELD"})] = field(default_factory=dict)
     """A text that every sample gets as its field FIELD."""
     limit: Positive | None = None
@@ -171,13 +150,13 @@ class PrepareConfig:
             for stage, about in all_stages(self.plugins).items():
                 if about.wanted_with and stage not in source.stages:
                     changes[stage] = type(getattr(self, stage))()
-        for stage in all_stages(self.plugins):
-            if given := getattr(source, stage, None):
-                values = {item.name: getattr(getattr(self, stage), item.name) for item in fields(getattr(self, stage))}
+        for group in ("fields", *all_stages(self.plugins)):
+            if given := getattr(source, group, None):
+                usual = getattr(self, group)
                 try:
-                    changes[stage] = type(getattr(self, stage))(**values | given)
+                    changes[group] = type(usual)(**_values(usual) | given)
                 except ValueError as error:
-                    raise ValueError(f"sources.{name}.{stage}: {error}") from None
+                    raise ValueError(f"sources.{name}.{group}: {error}") from None
         return replace(self, **changes)
 
     def _check_stages(self) -> None:
@@ -191,6 +170,10 @@ class PrepareConfig:
                     )
         for name in self.sources:
             self.of(name)
+
+
+def _values(config: Any) -> dict[str, Any]:
+    return {item.name: getattr(config, item.name) for item in fields(config)}
 
 
 def _made_again(values: dict[str, Any]) -> PrepareConfig:
@@ -234,7 +217,7 @@ def _whole(stages: tuple[Stage, ...]) -> type[PrepareConfig]:
     def as_values(value: Any) -> Any:
         """A `SourceConfig` that was made from Python knows no stages."""
         plain = isinstance(value, SourceConfig) and not isinstance(value, source)
-        return {item.name: getattr(value, item.name) for item in fields(value)} if plain else value
+        return _values(value) if plain else value
 
     sources = dict[str, Annotated[source, BeforeValidator(as_values)]]  # type: ignore[valid-type]
     default = [stage.name for stage in stages if stage.default]

@@ -85,6 +85,7 @@ class Server:
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.setenv("JEMB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(chat_module, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(chat_module, "TRIES", 4)
     server = Server()
     yield server
     server.http.shutdown()
@@ -101,7 +102,7 @@ def documents(count: int) -> list[dict[str, Any]]:
 
 
 def make(server: Server, folder: Path, *, stages: tuple[str, ...] = ("generate",), **options: Any) -> Manifest:
-    values = {"endpoint": server.url, "model": "tiny-chat", "retries": 2, **options}
+    values = {"endpoint": server.url, "model": "tiny-chat", **options}
     config = PrepareConfig(
         input=folder / "docs.jsonl",
         output=folder / "out",
@@ -221,7 +222,7 @@ def test_faults_are_waited_out(server: Server, tmp_path: Path) -> None:
     ]
     server.reply = lambda document, times: faults[times - 1]
     write(tmp_path / "docs.jsonl", documents(1))
-    make(server, tmp_path, retries=3)
+    make(server, tmp_path)
     assert len(server.asked) == 4
     assert server.asked[1][0] - server.asked[0][0] >= 0.4
     assert [row["query"] for row in rows_of(tmp_path)] == ["why?"]
@@ -242,10 +243,10 @@ def test_what_was_answered_before_the_last_try_is_kept(server: Server, tmp_path:
     broken = True
     server.reply = lambda document, times: (500, {}, b"") if broken and document == "document 5" else said("why?")
     write(tmp_path / "docs.jsonl", documents(9))
-    with pytest.raises(Failure, match=r"no answer in 3 tries; the last: 500 .* the same command goes on"):
+    with pytest.raises(Failure, match=r"no answer in 4 tries; the last: 500 .* the same command goes on"):
         make(server, tmp_path, concurrency=2)
     before = {document for document in server.documents if document != "document 5"}
-    assert server.documents.count("document 5") == 3
+    assert server.documents.count("document 5") == 4
     broken = False
     server.asked.clear()
     make(server, tmp_path, concurrency=2)
@@ -329,7 +330,7 @@ def test_a_key_in_the_wrong_place_is_not_shown(server: Server, tmp_path: Path, m
         read_key("TEST_KEY2")
     for url in (f"http://user:{KEY}@127.0.0.1/v1", f"http://127.0.0.1/v1?key={KEY}", f"127.0.0.1:{KEY}"):
         with pytest.raises(InputError, match=r"generate\.endpoint") as error:
-            Chat(url, key=None, timeout=1, retries=0, per_minute=None)
+            Chat(url, key=None, timeout=1, per_minute=None)
         assert KEY not in str(error.value)
 
 

@@ -23,7 +23,7 @@ from jemb.core.errors import InputError
 from jemb.core.records import Sample
 from jemb.prepare.engine.identity import changes, is_origin, origin
 from jemb.prepare.engine.plan import plan_all
-from jemb.prepare.options import FieldsConfig, PrepareConfig, SourceConfig, SourceFieldsConfig
+from jemb.prepare.options import FieldsConfig, PrepareConfig, SourceConfig
 from jemb.prepare.registry import all_stages
 from jemb.prepare.source.check import check, check_names
 from jemb.prepare.source.parts import Summary, parts, read_part
@@ -217,7 +217,7 @@ def test_sources_on_the_command_line():
         "sources.a.path=raw (1)/a=1.jsonl",
         "sources.msmarco.v2.fields.query=user query",
         "sources.msmarco.v2.fields.negatives=hard, harder",
-        "sources.x.fields.query.path=p",
+        "sources.x.path.query.path=p",
         "sources.a.constants.domain=news, sport",
         "sources.a.constants.path=null",
         "sources.a.limit=1000",
@@ -231,8 +231,8 @@ def test_sources_on_the_command_line():
     }
     assert found == {
         "a": SourceConfig(path="raw (1)/a=1.jsonl", constants={"domain": "news, sport", "path": "null"}, limit=1000),
-        "msmarco.v2": SourceConfig(fields=SourceFieldsConfig(query="user query", negatives="hard, harder")),
-        "x.fields.query": SourceConfig(path="p"),
+        "msmarco.v2": SourceConfig(fields={"query": "user query", "negatives": "hard, harder"}),
+        "x.path.query": SourceConfig(path="p"),
         "Größe 2": SourceConfig(),
     }
     assert config.fields.positive == "body"
@@ -242,8 +242,8 @@ def test_sources_on_the_command_line():
     ("override", "wanted"),
     [
         ("sources.a.pth=x", "unknown option 'sources.a.pth' (did you mean 'sources.a.path'?)"),
-        ("sources.a.fields.qery=x", "(did you mean 'sources.a.fields.query'?)"),
-        ("sources.v.2.fields.qery=x", "(did you mean 'sources.v.2.fields.query'?)"),
+        ("sources.a.fields.qery=x", "unknown option 'sources.a.fields.qery'"),
+        ("sources.a.fields.query=positive", "sources.a.fields: fields.query and fields.positive are both 'positive'"),
         ("source.a.path=x", "(did you mean 'sources.a.path'?)"),
         ("sources.a.constants=x", "unknown option 'sources.a.constants'"),
         ("sources.a=x.jsonl", "(did you mean 'sources.a.path'?)"),
@@ -273,7 +273,7 @@ def test_there_must_be_something_to_prepare():
 def test_a_mapping_from_a_file_of_values():
     """As YAML or Python give it: nested."""
     values = {"output": "o", "sources": {"a": {"path": "p", "fields": {"query": "q"}, "constants": {"x": "y"}}}}
-    assert PrepareConfig(**values).sources["a"].fields.query == "q"
+    assert PrepareConfig(**values).sources["a"].fields == {"query": "q"}
     with pytest.raises(InputError, match=r"unknown option 'sources.a.limt' \(did you mean 'sources.a.limit'"):
         PrepareConfig(**{"output": "o", "sources": {"a": {"path": "p", "limt": 3}}})
 
@@ -288,7 +288,7 @@ def test_options_of_one_source_and_of_all(tmp_path, write_jsonl):
         tmp_path / "raw",
         fields=FieldsConfig(query="title", positive="body"),
         sources={
-            "b": SourceConfig(fields=SourceFieldsConfig(positive="text"), constants={"domain": "news"}, limit=2),
+            "b": SourceConfig(fields={"positive": "text"}, constants={"domain": "news"}, limit=2),
             "c": SourceConfig(path=str(tmp_path / "other"), limit=4),
             "d": SourceConfig(path=f"file://{tmp_path}/other/part-1.jsonl"),
         },
@@ -313,10 +313,6 @@ def test_options_of_one_source_and_of_all(tmp_path, write_jsonl):
         ({"a": SourceConfig(path="{raw}/no.jsonl")}, r"raw/no.jsonl: no such file or folder"),
         ({"a": SourceConfig(path="{raw}/..")}, r"raw/..: not one data set"),
         ({"a": SourceConfig(path="{raw}/notes.txt")}, r"notes.txt: unknown kind of file"),
-        (
-            {"old": SourceConfig(fields=SourceFieldsConfig(query="positive"))},
-            r"sources.old: fields.query and fields.positive are both 'positive'",
-        ),
         ({"old": SourceConfig(constants={"query": "x"})}, r"sources.old.constants.query: every sample has a field"),
     ],
 )
@@ -483,7 +479,7 @@ def test_identity_is_content_and_the_settings_that_count(tmp_path):
     for settings, wanted in (
         ({"seed": 1}, "seed was 0, now 1"),
         ({"fields": FieldsConfig(negative="n")}, "fields.negative was 'negative', now 'n'"),
-        ({"sources": {"a": SourceConfig(fields=SourceFieldsConfig(negative="n"))}}, "fields.negative was"),
+        ({"sources": {"a": SourceConfig(fields={"negative": "n"})}}, "fields.negative was"),
         ({"sources": {"a": SourceConfig(limit=5)}}, "limit was None, now 5"),
         ({"sources": {"a": SourceConfig(constants={"x": "y"})}}, "constants.x was None, now 'y'"),
         ({"stages": ["language", "exact"]}, "stages was ['exact'], now ['exact', 'language']"),

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from braceexpand import braceexpand
@@ -106,12 +106,7 @@ def find_sources(config: PrepareConfig) -> list[Source]:
 def _with_options(source: Source, config: PrepareConfig) -> Source:
     if source.name not in config.sources:
         return Source(source.name, source.format, source.paths, config.fields)
-    options = config.sources[source.name]
-    own = {option: name for option, name in asdict(options.fields).items() if name is not None}
-    try:
-        fields = FieldsConfig(**asdict(config.fields) | own)
-    except ValueError as error:
-        raise InputError(f"sources.{source.name}: {error}") from None
+    options, fields = config.sources[source.name], config.of(source.name).fields
     taken = sorted(set(OWN_FIELDS) & options.constants.keys())
     if taken:
         raise InputError(

@@ -11,13 +11,13 @@ from dataclasses import field
 from functools import lru_cache, partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from jemb.config import Positive, Sides, Strings, options
+from jemb.config import Positive, Strings, options
 from jemb.core.errors import InputError
 from jemb.core.files import write_array
 from jemb.core.text import count_words, normalise
@@ -29,8 +29,6 @@ from jemb.tables.places import base_name
 if TYPE_CHECKING:
     from jemb.prepare.near.index import Index
 
-Shingle = Literal["char", "word"]
-
 
 @options
 class DecontaminateConfig:
@@ -39,14 +37,8 @@ class DecontaminateConfig:
     against: Strings = field(default_factory=list)
     """Where the evaluation texts are: files (every text field of `.jsonl`, `.csv`, `.tsv`, `.parquet`; also `.gz`,
     `.zst`), folders of such files (a BEIR data set), or `mteb:TASK`."""
-    sides: Sides = "both"
-    """Which texts of a pair are looked at. One match is enough to drop it."""
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """Jaccard similarity of word or character shingles from which a text counts as the evaluation text; (0, 1]."""
-    shingle: Literal["char", "word"] = "char"
-    """What a shingle is made of."""
-    ngram: Positive = 5
-    """Characters or words in a shingle."""
+    """Jaccard similarity of character 5-grams from which a text counts as the evaluation text; (0, 1]."""
     min_words: Positive = 3
     """Evaluation texts of fewer words are not looked for: `yes` and `Paris` are in any data. In scripts without spaces
     (Chinese, Japanese, Thai, …) each letter counts as a word."""
@@ -82,17 +74,16 @@ def _evaluation_texts(options: DecontaminateConfig, tools: Tools) -> tuple[list[
     advice="the evaluation was made from these data",
 )
 def decontaminate(table: Table, job: Job, options: DecontaminateConfig, inputs: StageInputs) -> list[Dropped]:
-    """Drop a row when a text on one of `options.sides` is one of the evaluation texts, or has that Jaccard similarity
-    with one.
+    """Drop a row when its query or a positive is one of the evaluation texts, or has that Jaccard similarity with one.
 
-    Reason: `evaluation_text`; the note names its number among them. Texts are compared without
-    case, punctuation and white space.
+    Reason: `evaluation_text`; the note names its number among them. Texts are compared without case, punctuation and
+    white space.
     """
     texts: list[str] = inputs.prepared
     path = job.folder / "texts.arrow"
     if not path.exists():
         write_table(path, pa.table({"text": pa.array(texts, pa.large_string())}))
-    function = partial(_match_piece, table, job.folder, options, inputs.seed)
+    function = partial(_match_piece, table, job.folder, options.threshold, inputs.seed)
     job.map("decontaminate", function, range(table.num_pieces), sizes=table.counts())
     parts = [np.load(_found_file(job.folder, piece)) for piece in range(table.num_pieces)]
     found = np.concatenate([np.empty((0, 2), np.int64), *parts])
@@ -114,28 +105,24 @@ def digest(texts: Iterable[str]) -> str:
     return total.hexdigest()
 
 
-def _match_piece(table: Table, folder: Path, config: DecontaminateConfig, seed: int, piece: int) -> dict[str, Any]:
+def _match_piece(table: Table, folder: Path, threshold: float, seed: int, piece: int) -> dict[str, Any]:
     rows = table.read(piece, ("query", "positive", "more_positives"))
-    index = _index(folder / "texts.arrow", config.shingle, config.ngram, config.threshold, seed)
+    index = _index(folder / "texts.arrow", threshold, seed)
     best = np.full(len(rows), -1, np.int64)
-    texts = {
-        "query": [rows.query],
-        "positive": [rows.positive, *map(list, zip_longest(*rows.more_positives, fillvalue=""))],
-    }
-    for side in ("query", "positive") if config.sides == "both" else (config.sides,):
-        for column in texts[side]:
-            best = np.where(best < 0, index.match(column), best)
+    for column in (rows.query, rows.positive, *map(list, zip_longest(*rows.more_positives, fillvalue=""))):
+        best = np.where(best < 0, index.match(column), best)
     hit = best >= 0
     write_array(_found_file(folder, piece), np.stack([rows.ids[hit], best[hit]], axis=1))
     return {}
 
 
 @lru_cache(maxsize=2)
-def _index(path: Path, shingle: Shingle, ngram: int, threshold: float, seed: int) -> Index:
+def _index(path: Path, threshold: float, seed: int) -> Index:
     from jemb.prepare.near.index import Index
 
-    texts = load_table(path, ["text"])["text"].to_pylist()
-    return Index(texts, shingle=shingle, ngram=ngram, threshold=threshold, seed=seed)
+    return Index(
+        load_table(path, ["text"])["text"].to_pylist(), shingle="char", ngram=5, threshold=threshold, seed=seed
+    )
 
 
 def _found_file(folder: Path, piece: int) -> Path:

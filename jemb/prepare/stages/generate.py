@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,8 +40,8 @@ from jemb.tables.records import Bad, excerpt
 
 log = logging.getLogger(__name__)
 
-AHEAD = 16
-"""Documents for each request at once that are in work or wait for those before them, as rows keep the order."""
+AHEAD = 100
+"""Documents for each request at once that are asked about, before those after them."""
 MADE, COUNTS = "made.jsonl", "made.json"
 """The rows, and the marker that they are all there, with what else is to be said of them."""
 PROMPT = (
@@ -84,10 +86,9 @@ class GenerateConfig:
     concurrency: Positive = 8
     """Requests at once. All come from this process, also with `executor=ray`."""
     timeout: PositiveReal = 120.0
-    """Seconds for an answer, after which the request is repeated."""
-    retries: Annotated[int, Field(ge=0)] = 6
-    """Repetitions of a request after a time-out, a lost connection, 429 or 5xx: after half a second, one, two and so
-    on, or what `Retry-After` says. Then the job ends, and the same command goes on."""
+    """Seconds for an answer, after which the request is repeated: six times, as after a lost connection, 429 or 5xx,
+    after half a second, one, two and so on, or what `Retry-After` says. Then the job ends, and the same command goes
+    on."""
     cache: str | None = None
     """Folder for answers by content: the same document, prompt, model and sampling are asked once, by any job. null:
     `$JEMB_CACHE/answers`."""
@@ -124,7 +125,7 @@ def check(options: GenerateConfig, tools: Tools) -> tuple[None, dict[str, Any]]:
     source=True,
     before=check,
     after=None,
-    speed_only=("endpoint", "key_variable", "requests_per_minute", "concurrency", "timeout", "retries", "cache"),
+    speed_only=("endpoint", "key_variable", "requests_per_minute", "concurrency", "timeout", "cache"),
     wanted_with=("endpoint", "model"),
     advice="the answers are no lists of queries, one a line: another generate.prompt or model",
 )
@@ -148,112 +149,72 @@ def generate(source: Source, job: Job, options: GenerateConfig, inputs: StageInp
         str(options.endpoint),
         key=read_key(options.key_variable),
         timeout=options.timeout,
-        retries=options.retries,
         per_minute=options.requests_per_minute,
     )
-    asking = _Asking(options, chat, answers)
     dropped: Counter[str] = Counter({"no_query": 0, "refused": 0})
     queries: Counter[str] = Counter(made=0, given=0)
     counts: Counter[str] = Counter(short=0, cut=0)
+    asked, bad = 0, ""
+    left = _read(source, [], Counter())
     temporary = made.with_suffix(".partial")
     with create(temporary) as file, Progress(f"{source.name}: generate", documents, "document") as progress:
-        for row, found in asking.all(_read(source, [], Counter())):
-            progress.update()
-            queries["given"] += found is None
-            texts = [row.query] if found is None else found if isinstance(found, list) else []
-            if found is not None:
+        while some := list(islice(left, AHEAD * options.concurrency)):
+            found = _answers_of({row.positive: None for row in some if not row.query.strip()}, options, chat, answers)
+            asked += len(found)
+            for row in some:
+                progress.update()
+                if row.query.strip():
+                    queries["given"] += 1
+                    file.write(_line(row, row.query))
+                    continue
+                answer = found[row.positive]
+                texts = [] if isinstance(answer, str) else queries_in(answer, row.positive, options.num_queries)
                 queries["made"] += len(texts)
                 counts["cut"] += len(row.positive) > options.max_characters
                 counts["short"] += 0 < len(texts) < options.num_queries
                 if not texts:
-                    dropped["refused" if found == "refused" else "no_query"] += 1
-            for text in texts:
-                file.write(_line(row, text))
+                    dropped["refused" if isinstance(answer, str) else "no_query"] += 1
+                    bad = bad or (excerpt(answer) if isinstance(answer, str) else repr(excerpt(answer.text)))
+                file.writelines(_line(row, text) for text in texts)
     temporary.replace(made)
     sync_folder(made.parent)
     answers.close()
-    asking.tell(source.name, dropped)
+    log.info("%s: generate asked %d times; %d answers were there", source.name, asked - answers.known, answers.known)
+    if any(dropped.values()):
+        log.warning(
+            "%s: generate has no query for %d documents: %d answers without one, %d refused by the endpoint. "
+            "The first: %s",
+            source.name, dropped.total(), dropped["no_query"], dropped["refused"], bad,
+        )  # fmt: skip
     found_out = {"dropped": dict(dropped), "statistics": {"queries": queries, "documents": counts}}
     write_json(marker, {**found_out, "unreadable": unreadable})
     return MadeRows(rows, **read_json(marker))
 
 
-Replies = Future[tuple[Answer | str, bool]]
-"""What `_Asking._answer` returns, once it does."""
-
-
-class _Asking:
-    """The requests of one data set. asked, known: how many went to the endpoint, and had been answered before. bad:
-    what is wrong with the first of those without a query."""
-
-    def __init__(self, options: GenerateConfig, chat: Chat, answers: Answers) -> None:
-        self.options, self.chat, self.answers = options, chat, answers
-        self.asked = self.known = 0
-        self.bad: list[str] = []
-
-    def all(self, rows: Iterable[Row]) -> Iterator[tuple[Row, list[str] | str | None]]:
-        """Each row in order with its queries; None for one that has a query, `refused` for one that was refused."""
-        waiting: deque[tuple[Row, Replies | None]] = deque()
-        running: dict[str, Replies] = {}  # equal documents are asked once, also when both are in work
-        with ThreadPoolExecutor(self.options.concurrency) as pool:
-            try:
-                for row in rows:
-                    future = None
-                    if not row.query.strip():
-                        future = running.get(row.positive) or pool.submit(self._answer, row.positive)
-                        running[row.positive] = future
-                    waiting.append((row, future))
-                    if len(waiting) >= AHEAD * self.options.concurrency:
-                        yield self._next(waiting, running)
-                while waiting:
-                    yield self._next(waiting, running)
-            except BaseException:
-                self.chat.stop()
-                pool.shutdown(cancel_futures=True)  # what is being answered is waited for, and kept
-                raise
-
-    def tell(self, name: str, dropped: Counter[str]) -> None:
-        """What was asked, and what came of it."""
-        log.info("%s: generate asked %d times; %d answers were there", name, self.asked, self.known)
-        if any(dropped.values()):
-            log.warning(
-                "%s: generate has no query for %d documents: %d answers without one, %d refused by the endpoint. "
-                "The first: %s",
-                name, dropped.total(), dropped["no_query"], dropped["refused"], self.bad[0] if self.bad else "",
-            )  # fmt: skip
-
-    def _next(
-        self, waiting: deque[tuple[Row, Replies | None]], running: dict[str, Replies]
-    ) -> tuple[Row, list[str] | str | None]:
-        row, future = waiting.popleft()
-        if future is None:
-            return row, None
-        answer, known = future.result()
-        if all(other is not future for _, other in waiting):
-            del running[row.positive]
-            self.known += known
-            self.asked += not known
-        if isinstance(answer, str):
-            self.bad = self.bad or [excerpt(answer)]
-            return row, "refused"
-        found = queries_in(answer, row.positive, self.options.num_queries)
-        if not found and not self.bad:
-            self.bad.append(repr(excerpt(answer.text)))
-        return row, found
-
-    def _answer(self, document: str) -> tuple[Answer | str, bool]:
-        """(the answer, or a text that says why there is none; whether it was there). An empty document has none."""
-        if not document.strip():
-            return Answer("", True), True
-        request = request_of(document, self.options)
-        if (answer := self.answers.get(request)) is not None:
-            return answer, True
+def _answers_of(
+    documents: Iterable[str], options: GenerateConfig, chat: Chat, answers: Answers
+) -> dict[str, Answer | str]:
+    """The answer for each document, or a text that says why it was refused."""
+    with ThreadPoolExecutor(options.concurrency) as pool:
         try:
-            answer = self.chat.ask(request)
+            return dict(zip(documents, pool.map(partial(_answer, options, chat, answers), documents), strict=True))
+        except BaseException as error:
+            chat.stop(error)  # what is being answered is waited for, and kept
+            raise
+
+
+def _answer(options: GenerateConfig, chat: Chat, answers: Answers, document: str) -> Answer | str:
+    if not document.strip():
+        return Answer("", True)
+    request = request_of(document, options)
+    answer = answers.get(request)
+    if answer is None:
+        try:
+            answer = chat.ask(request)
         except RefusedError as error:
-            return str(error), False
-        self.answers.put(request, answer)
-        return answer, False
+            return str(error)
+        answers.put(request, answer)
+    return answer
 
 
 def request_of(document: str, options: GenerateConfig) -> bytes:
