@@ -24,7 +24,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch import nn
 from transformers import BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from jemb.model.quiet import quiet
+from jemb.model.folder import quiet
 from jemb.model.tiny import train_wordpiece
 
 LIMIT = 64

@@ -116,14 +116,11 @@ def summary_of(run: RunFolder) -> str:
 
 def _token_lengths(name: str) -> Lengths:
     """Of the tokenizer of a run (finished or not), a model folder or a Hub name."""
-    from jemb.model import Tokenize  # seconds to import
-    from jemb.model.load import find_folder, load_tokenizer
-    from jemb.model.quiet import quiet
+    from jemb.model import Tokenize, load_encoder  # seconds to import
 
     path = Path(name).expanduser()
-    folder = RunFolder(path).start if is_run(path) else find_folder(name)
-    with quiet():
-        tokenize = Tokenize(load_tokenizer(folder), max_length=10**6)
+    encoder = load_encoder(str(RunFolder(path).start) if is_run(path) else name)
+    tokenize = Tokenize(encoder.tokenizer, max_length=10**6)
     return lambda texts: tokenize(texts).lengths
 
 

@@ -12,7 +12,7 @@ from jemb.core.files import read_json
 from jemb.evaluate.vectors import unit_rows
 from jemb.export.onnx_file import INPUTS, OUTPUTS, PLACE
 from jemb.model import Encoder, Tokenize, encode
-from jemb.model.quiet import quiet
+from jemb.model.folder import quiet
 
 TOLERANCE = 1e-5
 """Largest difference of any number of any vector, in fp32."""

@@ -16,7 +16,7 @@ from jemb.export.check import check_same_vectors
 from jemb.export.onnx_file import check_onnx_installed, check_onnx_possible, write_onnx
 from jemb.lineage import TRAINING, Stage, public_name, stages_before
 from jemb.model import Encoder, load_encoder, load_start, load_weights
-from jemb.model.load import check_truncate_dim, find_folder, first_line
+from jemb.model.load import find_folder, first_line
 from jemb.model.lora import ADAPTER
 from jemb.model.weights import LORA
 from jemb.run_folder import RunFolder, is_run
@@ -46,7 +46,9 @@ def export(config: ExportConfig) -> Path:
                 for task, metrics in scores.items()
             }
             scores = {task: metrics for task, metrics in of_width.items() if metrics}
-        encoder.truncate_dim = check_truncate_dim(f"run={config.run}", width, encoder.full_dim)
+        if width > encoder.full_dim:
+            raise InputError(f"truncate_dim={width}: the vectors of {config.run} have {encoder.full_dim} numbers")
+        encoder.truncate_dim = width
     for name, text in config.prompts.items():
         if encoder.prompts.get(name, text) != text:
             log.warning("prompts.%s: %r takes the place of %r, which the run has", name, text, encoder.prompts[name])

@@ -26,7 +26,6 @@ from jemb.export.alike import check_alike
 from jemb.export.exporter import load_trained, write_model
 from jemb.lineage import Stage, public_name, stages_before, task_name
 from jemb.model import Encoder, find_folder, load_start, load_weights
-from jemb.model.lora import merge_lora
 from jemb.report import text_table
 from jemb.run_folder import RunFolder, is_run, read_position
 
@@ -54,8 +53,7 @@ class Member:
         else:
             encoder = load_start(RunFolder(Path(self.place)).start, trust_remote_code=trust_remote_code)
             load_weights(encoder, self.checkpoint)
-        if encoder.lora:
-            merge_lora(encoder.model)
+        encoder.merge_lora()
         return encoder
 
 

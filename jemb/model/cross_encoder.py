@@ -13,9 +13,8 @@ import torch
 
 from jemb.core.errors import InputError
 from jemb.model.encode import BATCH_TOKENS, BLOCK, batches
-from jemb.model.folder import check_folder
-from jemb.model.load import check_vocabulary, choose_max_length, find_folder, guarded
-from jemb.model.quiet import quiet
+from jemb.model.folder import quiet
+from jemb.model.load import check_tokens, choose_max_length, opened
 
 
 class CrossEncoder(sentence_transformers.CrossEncoder):
@@ -51,13 +50,12 @@ def load_cross_encoder(name_or_path: str, *, max_length: int | None = None) -> C
     model allows (512 where it sets no bound). Raises `InputError` when there is no such model, when it cannot be
     loaded, or when it is no classifier with one output.
     """
-    folder = find_folder(name_or_path)
-    with guarded(folder):
-        check_vocabulary(check_folder(folder, kind="CrossEncoder"))
-        model = CrossEncoder(str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": torch.float32})
+    with opened(name_or_path, kind="CrossEncoder") as (folder, place, _):
+        model = CrossEncoder(str(place), device="cpu", local_files_only=True, model_kwargs={"dtype": torch.float32})
         if model.num_labels != 1:
             raise InputError(f"{folder}: gives {model.num_labels} numbers for a pair; wanted a model with 1")
         if model.tokenizer.pad_token_id is None:
             raise InputError(f"{folder}: the tokenizer has no padding token")
+        check_tokens(folder, model.tokenizer, len(model.transformers_model.get_input_embeddings().weight))
         model.max_seq_length = choose_max_length(folder, model, max_length)
     return model.eval()

@@ -15,10 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from jemb.core.records import Tokens, to_device
-from jemb.model.folder import make_readable
-from jemb.model.lora import merge_lora
+from jemb.model.folder import make_readable, quiet
 from jemb.model.packing import Pack, run_packed
-from jemb.model.quiet import quiet
 from jemb.model.tokenize import Tokenize, side_cut
 
 if TYPE_CHECKING:
@@ -87,7 +85,13 @@ class Encoder(nn.Module):
     @property
     def lora(self) -> bool:
         """Whether adapters stand beside frozen weights."""
-        return bool(getattr(self.backbone, "peft_config", None))
+        return hasattr(self.backbone, "merge_and_unload")
+
+    def merge_lora(self) -> None:
+        """Add each product to the matrix it stands beside, where there are any; what is left has no adapters."""
+        if self.lora:
+            self.first.model = self.first.model.merge_and_unload()
+            self.model.requires_grad_(True)
 
     @property
     def embeddings(self) -> Tensor:
@@ -180,8 +184,8 @@ class Encoder(nn.Module):
         Adapters are added to the weights they stand beside, here too; with `adapter` they alone are written, which only
         sentence-transformers loads, where the model they belong to is at hand.
         """
-        if self.lora and not adapter:
-            merge_lora(self.model)
+        if not adapter:
+            self.merge_lora()
         folder.mkdir(parents=True, exist_ok=True)
         self.model.prompts, self.model.default_prompt_name = dict(self.prompts), self.default_prompt
         if before_documents := choose_prompt(self.prompts, "document"):  # by this name mteb finds it, too

@@ -7,9 +7,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Any
+
+from transformers.utils import logging as transformers_logging
 
 from jemb.core.errors import InputError
 from jemb.core.files import inside, read_json
@@ -24,16 +27,12 @@ FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-VOCABULARY = ("tokenizer.json", "vocab.txt", "vocab.json", "vocab.bpe", "*.model", "*.tiktoken")
-"""Files one of which a tokenizer is made of."""
 TOKENIZER_CONFIG = {
     # The class that takes tokenizer.json as it is: those named after a model build some parts anew, in transformers 5.
     "tokenizer_class": "PreTrainedTokenizerFast",
     # What the model is given here; the class would add token types, which T5 refuses.
     "model_input_names": ["input_ids", "attention_mask"],
 }
-FIRST = ("Transformer", "StaticEmbedding")
-"""The modules of sentence-transformers that may stand first."""
 DENSE = {"in_features", "out_features", "bias", "activation_function"}
 
 
@@ -43,14 +42,15 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False, kind: str = "
     Raises `InputError` for another kind of sentence-transformers' models, and unless trust_remote_code for code that
     comes with the model: classes of modules, `auto_map`, activations.
     """
-    modules = read_modules(folder)
+    modules: list[tuple[str, Path]] = []
+    if (path := folder / "modules.json").is_file():
+        found = _object(folder / "config_sentence_transformers.json").get("model_type", kind)
+        if found != kind:
+            raise InputError(f"{folder}: a {found} of sentence-transformers; wanted a {kind}")
+        for module in read_json(path, [{"type": str, "path": str, "name": str}]):
+            place = str(PurePosixPath(module["path"]))
+            modules.append((module["type"], folder if place == "." else inside(folder, place, path)))
     first = modules[0][1] if modules else folder
-    found = _object(folder / "config_sentence_transformers.json").get("model_type", kind) if modules else kind
-    if found != kind:
-        raise InputError(f"{folder}: a {found} of sentence-transformers; wanted a {kind}")
-    names = [module.rpartition(".")[2] for module, _ in modules]
-    if modules and modules[0][0].startswith("sentence_transformers.") and names[0] not in FIRST:
-        refuse_modules(folder, names)
     foreign = [module for module, _ in modules if not module.startswith("sentence_transformers.")]
     for module, place in modules:
         activation = _object(place / "config.json").get("activation_function")
@@ -68,38 +68,6 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False, kind: str = "
     return first
 
 
-def refuse_modules(folder: Path, names: Sequence[str]) -> NoReturn:
-    """Raises `InputError` that tells which modules the model has, and which are wanted."""
-    raise InputError(
-        f"{folder}: the model is made of {' + '.join(names)}; wanted one that begins with a Transformer for texts, "
-        "followed by a pooling, or with StaticEmbedding"
-    )
-
-
-def is_static(folder: Path) -> bool:
-    """Whether the model is of static embeddings. model2vec puts a config.json beside them, which is none of
-    transformers."""
-    modules = read_modules(folder)
-    return bool(modules) and modules[0][0].endswith(".StaticEmbedding")
-
-
-def has_vocabulary(folder: Path) -> bool:
-    return any(any(folder.glob(name)) for name in VOCABULARY)
-
-
-def read_modules(folder: Path) -> list[tuple[str, Path]]:
-    """(class, folder) of each module that modules.json names; none where there is no such file."""
-    path = folder / "modules.json"
-    if not path.is_file():
-        return []
-    modules = read_json(path, [{"type": str, "path": str, "name": str}])
-    if not modules:
-        raise InputError(f"{path}: names no modules")
-    places = [str(PurePosixPath(module["path"])) for module in modules]
-    found = [folder if place == "." else inside(folder, place, path) for place in places]
-    return [(module["type"], place) for module, place in zip(modules, found, strict=True)]
-
-
 def make_readable(folder: Path, max_length: int | None, own_config: Mapping[str, Any]) -> None:
     """Bring the folder that sentence-transformers 6 wrote into the older form; what only 6 has stays as it is.
 
@@ -107,24 +75,21 @@ def make_readable(folder: Path, max_length: int | None, own_config: Mapping[str,
     """
     modules = read_json(folder / "modules.json")
     for module in modules:
-        kind = module["type"].rpartition(".")[2]
-        path = folder / module["path"] / "config.json"
         if not module["type"].startswith("sentence_transformers."):
             continue
+        kind = module["type"].rpartition(".")[2]
+        module["type"] = f"sentence_transformers.models.{kind}"
+        path = folder / module["path"] / "config.json"
+        new = _object(path)
         if kind == "Pooling":
-            new = read_json(path)
             modes = [new["pooling_mode"]] if isinstance(new["pooling_mode"], str) else new["pooling_mode"]
             flags = {flag: mode in modes for flag, mode in FLAGS.items()}
             old = {"word_embedding_dimension": new["embedding_dimension"], **flags}
             if modes == [mode for mode in FLAGS.values() if mode in modes]:  # flags know no other order
                 _write(path, {**old, "include_prompt": new["include_prompt"]})
-        elif kind == "Dense":
-            new = read_json(path)
-            if {new.get(name) for name in ("module_input_name", "module_output_name")} <= {None, "sentence_embedding"}:
-                _write(path, {name: value for name, value in new.items() if name in DENSE})
-        elif kind == "Normalize":
-            _write(path, {})
-        module["type"] = f"sentence_transformers.models.{kind}"
+        names = {new.get("module_input_name"), new.get("module_output_name")}
+        if kind == "Dense" and names <= {None, "sentence_embedding"}:
+            _write(path, {name: value for name, value in new.items() if name in DENSE})
     _write(folder / "modules.json", modules)
     # The oldest version that reads this: a reader older than the number here warns.
     settings = read_json(folder / "config_sentence_transformers.json")
@@ -154,5 +119,22 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Only errors, no bars. The callers check what the reports would have said."""
+    theirs = logging.getLogger("sentence_transformers")
+    verbosity, level = transformers_logging.get_verbosity(), theirs.level
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    theirs.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        theirs.setLevel(level)
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -6,7 +6,6 @@ Before: `folder.py` has looked at the files. After: `probe.py` compares the vect
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,23 +13,22 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 import torch
 from huggingface_hub import snapshot_download
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding, Transformer
-from tokenizers import Tokenizer
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from jemb.core.errors import InputError
 from jemb.core.files import read_json
 from jemb.model.encoder import Encoder, choose_prompt
-from jemb.model.folder import check_folder, has_vocabulary, is_static, read_modules, refuse_modules
-from jemb.model.lora import ADAPTER, base_name, base_of, merge_lora
+from jemb.model.folder import check_folder, quiet
+from jemb.model.lora import ADAPTER, merged, without_adapter
 from jemb.model.packing import table_positions
-from jemb.model.quiet import quiet
 from jemb.run_folder import RunFolder, is_run
 
 log = logging.getLogger(__name__)
@@ -74,34 +72,20 @@ def load_encoder(
     Raises `InputError` when there is no such model, when it cannot be loaded, and where weights, a vocabulary or a
     class of its own would be replaced by something made up. Code in the folder runs with trust_remote_code only.
     """
-    folder = find_folder(name_or_path, code=trust_remote_code)
-    find = partial(find_folder, code=trust_remote_code)
-    with guarded(folder), base_of(folder, find) as (base, adapter):
-        first = check_folder(base, trust_remote_code=trust_remote_code)
-        own: dict[str, float] = {}
-        if not is_static(base):
-            check_vocabulary(first)
-            if dropout is not None:  # set before the model is built: attention layers copy the number
-                alone = (first / ADAPTER).is_file() and not (first / "config.json").is_file()
-                source = find(base_name(first)) if alone else first
-                config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code).to_dict()
-                own = {k: v for k, v in config.items() if DROPOUT.search(k) and type(v) in (int, float)}
+    with opened(name_or_path, dropout=dropout, trust_remote_code=trust_remote_code) as (folder, place, own):
         model = SentenceTransformer(
-            str(base),
+            str(place),
             device="cpu",
             trust_remote_code=trust_remote_code,
             local_files_only=True,
             model_kwargs={"dtype": torch.float32},
-            config_kwargs={name: 0.0 if WHOLE.search(name) else dropout for name in own},
         ).float()
-        if adapter:
-            model.load_adapter(str(adapter))
-        if getattr(model.transformers_model, "peft_config", None):
-            merge_lora(model)
+        if (folder / ADAPTER).is_file():
+            model[0].model = merged(model.transformers_model, folder)
         for layer in model.modules():
             if dropout is not None and isinstance(layer, nn.Dropout):
                 layer.p = dropout  # those whose probability is in no configuration field
-        saved, kinds = bool(read_modules(base)), [type(module) for module in model.modules()]
+        saved, kinds = (place / "modules.json").is_file(), [type(module) for module in model.modules()]
         _prepare_modules(folder, model, saved=saved)
         if attention:
             _set_attention(folder, model, attention)
@@ -130,8 +114,7 @@ def load_encoder(
                 f"{folder}: cls pooling takes the first token, which in a decoder sees no other: all texts would have "
                 "the same vector. Use model.pooling=lasttoken, or model.attention=bidirectional where the model can"
             )
-        check_truncate_dim(folder, encoder.truncate_dim, encoder.full_dim)
-        _check_tokens(folder, encoder)
+        check_tokens(folder, encoder.tokenizer, len(encoder.embeddings))
         _freeze_unused(folder, encoder)
     return encoder.eval()
 
@@ -192,13 +175,62 @@ def read_prompts(name_or_path: str) -> tuple[str, str]:
 
 
 @contextmanager
-def guarded(folder: Path) -> Iterator[None]:
-    """For loading a model: other libraries are quiet, and whatever they raise becomes an `InputError` that names the
-    folder; so does a model without all its weights, or too large. The random state is as before."""
+def opened(
+    name_or_path: str,
+    *,
+    kind: str = "SentenceTransformer",
+    dropout: float | None = None,
+    trust_remote_code: bool = False,
+) -> Iterator[tuple[Path, Path, dict[str, float]]]:
+    """(the model's folder, the one to load, without an adapter, its own values of the configuration fields that get
+    `dropout`, once it is loaded), for loading a model: other libraries are quiet, and whatever they raise becomes an
+    `InputError` that names the folder; so does a model without all its weights, or far larger than its files. The
+    random state is as before.
+
+    transformers tells which weights it has drawn at random instead if it is asked, and sentence-transformers does not
+    ask; and dropout is set before a model is built, as attention layers copy the number.
+    """
+    folder = find_folder(name_or_path, code=trust_remote_code)
+    own: dict[str, float] = {}
+    load: Any = PreTrainedModel.__dict__["from_pretrained"]
+    limit, total = float("inf"), 0
+
+    def from_pretrained(cls: Any, *arguments: Any, **options: Any) -> Any:
+        for name, value in options["config"].to_dict().items() if dropout is not None else ():
+            if DROPOUT.search(name) and type(value) in (int, float):
+                own[name] = value
+                setattr(options["config"], name, 0.0 if WHOLE.search(name) else dropout)
+        model, info = load.__func__(cls, *arguments, **{**options, "output_loading_info": True})
+        # Some have a head on the first token that never reaches our vectors.
+        if missing := sorted(key for key in info["missing_keys"] if not key.startswith("pooler.")):
+            names = ", ".join(missing[:3])
+            raise InputError(f"{folder}: {len(missing)} of the model's weights are not in it ({names}, …)")
+        if unused := sorted(info["unexpected_keys"]):
+            log.info("%s: %d of its weights are not used (%s, …)", folder, len(unused), ", ".join(unused[:3]))
+        return model
+
+    def count(module: nn.Module, name: str, p: nn.Parameter | None) -> None:
+        nonlocal total
+        total += 4 * p.numel() if p is not None and p.is_meta else 0  # there transformers builds it first
+        if total > limit:
+            raise InputError(f"{folder}: config.json describes a model of more than the {limit:.1e} bytes it may have")
+
     try:
-        with quiet(), torch.random.fork_rng(devices=[]), _as_described(folder):
+        with (
+            quiet(),
+            torch.random.fork_rng(devices=[]),
+            without_adapter(folder, partial(find_folder, code=trust_remote_code)) as place,
+            patch.object(PreTrainedModel, "from_pretrained", classmethod(from_pretrained)),
+        ):
+            check_folder(place, trust_remote_code=trust_remote_code, kind=kind)
+            files = [*place.rglob("model*.safetensors"), *place.rglob("pytorch_model*")]
+            limit = TIMES_FILES * (sum(path.stat().st_size for path in files) + 2**22)
             torch.manual_seed(0)
-            yield
+            handle = register_module_parameter_registration_hook(count)
+            try:
+                yield folder, place, own
+            finally:
+                handle.remove()
     except InputError as error:
         if str(folder) in str(error):
             raise
@@ -209,75 +241,6 @@ def guarded(folder: Path) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def _as_described(folder: Path) -> Iterator[None]:
-    """Refuses a model that is far larger than its files, or than memory, while it is being built, one that lacks
-    weights, and an adapter of another model. transformers tells which weights it has drawn at random instead if it is
-    asked, and sentence-transformers does not ask."""
-    files = [*folder.rglob("model*.safetensors"), *folder.rglob("pytorch_model*")]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    stored = sum(path.stat().st_size for path in files)
-    limit = min(memory, TIMES_FILES * (stored + 2**22)) if files else memory
-    total = 0
-
-    def count(module: nn.Module, name: str, p: nn.Parameter | None) -> None:
-        nonlocal total
-        total += 4 * p.numel() if p is not None and p.is_meta else 0  # there transformers builds it first
-        if total > limit:
-            raise InputError(
-                f"{folder}: config.json describes a model of more than {total / 1e9:.3g} GB in fp32; its files allow "
-                f"for {limit / 1e9:.3g} GB, and this machine has {memory / 1e9:.3g} GB of memory"
-            )
-
-    kind: Any = PreTrainedModel
-    original, original_adapter = kind.__dict__["from_pretrained"], kind.load_adapter
-
-    def from_pretrained(cls: Any, *arguments: Any, **options: Any) -> Any:
-        model, info = original.__func__(cls, *arguments, **{**options, "output_loading_info": True})
-        # Some have a head on the first token that never reaches our vectors.
-        if missing := sorted(key for key in info["missing_keys"] if not key.startswith("pooler.")):
-            names = ", ".join(missing[:3])
-            raise InputError(f"{folder}: {len(missing)} of the model's weights are not in it ({names}, …)")
-        if unused := sorted(info["unexpected_keys"]):
-            log.info("%s: %d of its weights are not used (%s, …)", folder, len(unused), ", ".join(unused[:3]))
-        return model
-
-    def load_adapter(self: Any, *arguments: Any, **options: Any) -> Any:
-        info = original_adapter(self, *arguments, **options)
-        if wrong := sorted({*info.missing_keys, *info.unexpected_keys}):
-            names = ", ".join(wrong[:3])
-            raise InputError(f"{folder}: the adapter does not fit its model: {len(wrong)} weights differ ({names}, …)")
-        return info
-
-    handle = register_module_parameter_registration_hook(count)
-    kind.from_pretrained, kind.load_adapter = classmethod(from_pretrained), load_adapter
-    try:
-        yield
-    finally:
-        handle.remove()
-        kind.from_pretrained, kind.load_adapter = original, original_adapter
-
-
-def check_vocabulary(folder: Path) -> None:
-    """Raises `InputError` where the folder has no vocabulary: transformers would make up one of five words."""
-    if not has_vocabulary(folder):
-        raise InputError(
-            f"{folder}: no tokenizer (wanted tokenizer.json, or a vocabulary file). Save the tokenizer that the "
-            "model was trained with into the folder"
-        )
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of the model in `folder`; of static embeddings, that of the tokenizers library. Raises `InputError`
-    where there is none."""
-    with guarded(folder), base_of(folder, find_folder) as (base, _):
-        first = check_folder(base)
-        check_vocabulary(first)
-        if is_static(base):
-            return Tokenizer.from_file(str(first / "tokenizer.json"))
-        return AutoTokenizer.from_pretrained(first, trust_remote_code=False)
-
-
 def _prepare_modules(folder: Path, model: SentenceTransformer, *, saved: bool) -> None:
     """Raises `InputError` for modules that jemb cannot train through. saved: by sentence-transformers; other models
     take texts as they are, not as messages, which the tokenizer's chat template would make of them."""
@@ -285,10 +248,10 @@ def _prepare_modules(folder: Path, model: SentenceTransformer, *, saved: bool) -
     text = isinstance(first, Transformer) and isinstance(first.tokenizer, PreTrainedTokenizerBase)
     pooled = text and (first.module_output_name == "sentence_embedding" or any(isinstance(m, Pooling) for m in model))
     if not pooled and not isinstance(first, StaticEmbedding):
-        refuse_modules(folder, [type(module).__name__ for module in model])
-    if text and not hasattr(_embeddings_of(first.model), "weight"):
-        kind = type(first.model).__name__
-        raise InputError(f"{folder}: {kind} has no embeddings of tokens, so it is no model for texts alone")
+        raise InputError(
+            f"{folder}: the model is made of {' + '.join(type(module).__name__ for module in model)}; wanted one that "
+            "begins with a Transformer for texts, followed by a pooling, or with StaticEmbedding"
+        )
     if text and not saved:
         first.modality_config = {"text": first.modality_config["text"]}
         first.input_formatter.supported_modalities = ["text"]
@@ -296,23 +259,19 @@ def _prepare_modules(folder: Path, model: SentenceTransformer, *, saved: bool) -
         first.tokenizer.pad_token = first.tokenizer.eos_token  # which is masked wherever it pads
 
 
-def _embeddings_of(backbone: PreTrainedModel) -> nn.Module | None:
-    try:
-        return backbone.get_input_embeddings()
-    except NotImplementedError:
-        return None
-
-
-def _check_tokens(folder: Path, encoder: Encoder) -> None:
-    """Raises `InputError` where the tokenizer is not the model's."""
-    rows = len(encoder.embeddings)
-    vocabulary: dict[str, int] = encoder.tokenizer.get_vocab()
+def check_tokens(folder: Path, tokenizer: Any, rows: int) -> None:
+    """Raises `InputError` where the tokenizer is not of the model with so many embeddings. Where the folder has none,
+    transformers makes one up, of some five words."""
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
     # T5's sentinels are of its training and never in a text.
-    beyond = sorted((i, token) for token, i in vocabulary.items() if i >= rows and not token.startswith("<extra_id_"))
-    if beyond or len(vocabulary) * TINY_SHARE < rows:
-        shown = ", ".join(f"{token!r} is {i}" for i, token in beyond[:3]) or "not this model's"
+    entries = {token: i for token, i in vocabulary.items() if not token.startswith("<extra_id_")}
+    beyond = sorted((i, token) for token, i in entries.items() if i >= rows)
+    words = entries.keys() - set(getattr(tokenizer, "all_special_tokens", ()))
+    if beyond or len(words) * TINY_SHARE < rows:
+        shown = ", ".join(f"{token!r} is {i}" for i, token in beyond[:3]) or f"{len(words)} are no special tokens"
         raise InputError(
-            f"{folder}: the tokenizer has {len(vocabulary)} entries, the model {rows} embeddings ({shown})"
+            f"{folder}: the tokenizer has {len(vocabulary)} entries, the model {rows} embeddings ({shown}). Save the "
+            "tokenizer that the model was trained with into the folder"
         )
 
 
@@ -341,11 +300,7 @@ def _set_pooling(folder: Path, model: SentenceTransformer, pooling: PoolingMode)
     old = next((module for module in model if isinstance(module, Pooling)), None)
     if old is None:
         raise InputError(f"{folder}: model.pooling={pooling}: the model has no pooling to choose")
-    new, place = Pooling(old.embedding_dimension, pooling, old.include_prompt), list(model).index(old)
-    width, was = new.get_embedding_dimension(), old.get_embedding_dimension()
-    if width != was and any(list(module.parameters()) for module in list(model)[place + 1 :]):
-        raise InputError(f"{folder}: model.pooling={pooling} gives {width} numbers; the modules after it take {was}")
-    model[place] = new
+    model[list(model).index(old)] = Pooling(old.embedding_dimension, pooling, old.include_prompt)
 
 
 def choose_max_length(folder: Path, model: Any, asked: int | None) -> int | None:
@@ -354,22 +309,18 @@ def choose_max_length(folder: Path, model: Any, asked: int | None) -> int | None
     if isinstance(first, StaticEmbedding):
         own = first.tokenizer.truncation
         return asked or (own["max_length"] if own else None)
-    positions = num_positions(first.model)
-    if asked is not None and positions is not None and asked > positions:
+    positions = table_positions(first.model)[1] or getattr(first.model.config, "max_position_embeddings", None) or 0
+    if positions < 1:  # relative positions (T5, XLNet) have no bound
+        positions = 10**9
+    if asked is not None and asked > positions:
         raise InputError(f"{folder}: max_length {asked} is more than the {positions} positions of this model")
     said = asked or first.processing_kwargs.get("text", {}).get("max_length") or model.max_seq_length
     if isinstance(said, bool) or not isinstance(said, int | float) or said < 1 or said % 1:
         raise InputError(f"{folder}: max_seq_length is {said!r}; wanted a whole number from 1 on")
-    if said > 10**9 and positions is None:  # tokenizers without a limit say 1e30
+    if min(said, positions) >= 10**9:  # tokenizers without a limit say 1e30
         log.info("%s sets no limit to the length of texts: they are cut at %d tokens", folder, DEFAULT_MAX_LENGTH)
         return DEFAULT_MAX_LENGTH
-    return int(min(said, positions or said))
-
-
-def num_positions(backbone: PreTrainedModel) -> int | None:
-    """Tokens that the model has positions for; None for relative positions (T5, XLNet), which have no bound."""
-    number = table_positions(backbone)[1] or getattr(backbone.config, "max_position_embeddings", None)
-    return number if number and number > 0 else None
+    return int(min(said, positions))
 
 
 def _freeze_unused(folder: Path, encoder: Encoder) -> None:
@@ -388,13 +339,6 @@ def _freeze_unused(folder: Path, encoder: Encoder) -> None:
     reached = {id(node.variable) for node in seen if hasattr(node, "variable")}
     for p in encoder.parameters():
         p.requires_grad_(id(p) in reached)
-
-
-def check_truncate_dim(folder: Path | str, asked: int | None, dim: int) -> int | None:
-    """`asked`, or `InputError` where a model of width `dim` has not so many numbers."""
-    if asked is not None and not (type(asked) is int and 1 <= asked <= dim):
-        raise InputError(f"{folder}: truncate_dim is {asked!r}; its vectors have {dim} numbers: wanted 1 to {dim}")
-    return asked
 
 
 def first_line(error: BaseException) -> str:

@@ -6,25 +6,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from shutil import copytree
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from warnings import catch_warnings, simplefilter
 
 import torch
-from sentence_transformers import SentenceTransformer
 
 from jemb.core.errors import InputError
 from jemb.core.files import read_json
-from jemb.model.folder import VOCABULARY, has_vocabulary
-from jemb.model.quiet import quiet
+from jemb.model.folder import quiet
 
 if TYPE_CHECKING:
     from jemb.model.encoder import Encoder
 
 ADAPTER = "adapter_config.json"
+VOCABULARY = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
+"""Files one of which a tokenizer is made of."""
 TOKENIZER = (*VOCABULARY, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-"""Files of a tokenizer."""
 
 
 def check_peft_installed(wanted: str) -> None:
@@ -41,7 +39,7 @@ def add_lora(
     PEFT takes them; none: all that a loss reaches. base: what `jemb export adapter=true` says they belong to.
     """
     check_peft_installed("model.lora")
-    from peft import LoraConfig
+    from peft import LoraConfig, get_peft_model
 
     if encoder.backbone is None:
         raise InputError("model.lora: static embeddings have no layers to adapt; leave model.lora out")
@@ -57,83 +55,57 @@ def add_lora(
         simplefilter("ignore")  # GPT-2 keeps its matrices the other way round, which PEFT sees and says
         torch.manual_seed(seed)
         try:
-            encoder.model.add_adapter(config)
+            encoder.first.model = get_peft_model(encoder.backbone, config)
         except ValueError as error:
             raise InputError(
                 f"model.lora.targets={list(targets)}: {str(error).splitlines()[0]}. Layers that there are: "
                 f"{', '.join(sorted({name.rpartition('.')[2] for name in layers}))}"
             ) from None
-    encoder.backbone.peft_config["default"].base_model_name_or_path = base
+    config.base_model_name_or_path = base
 
 
-def merge_lora(model: SentenceTransformer) -> None:
-    """Add each product to the matrix it stands beside; what is left is a model without adapter."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import AuxiliaryTrainingWrapper
+def merged(backbone: Any, folder: Path) -> Any:
+    """The model with what the adapter in `folder` adds to it. Raises `InputError` for an adapter of another model."""
+    from peft import PeftConfig, PeftModel
 
-    backbone = model.transformers_model
-    assert backbone is not None
-    done: tuple[str, ...] = ()
-    for name, layer in list(backbone.named_modules()):
-        if not isinstance(layer, AuxiliaryTrainingWrapper | BaseTunerLayer) or name.startswith(done):
-            continue
-        if isinstance(layer, AuxiliaryTrainingWrapper):  # of a layer, or of some tokens, trained whole
-            plain = layer.unload_and_optionally_merge_module(True, False, None)
-        else:
-            layer.merge()
-            plain = layer.get_base_layer()
-        backbone.set_submodule(name, plain)
-        done += (f"{name}.",)
-    backbone._hf_peft_config_loaded = False
-    # How the names in a loaded adapter's file differ from the model's, which transformers would save all weights by.
-    backbone.__dict__.pop("_weight_conversions", None)
-    del backbone.peft_config
-    model.requires_grad_(True)
+    with catch_warnings():
+        simplefilter("ignore")
+        adapted = PeftModel(backbone, PeftConfig.from_pretrained(str(folder)))
+        # Of a model with a head for words, whose names have a word before them.
+        names = {} if (head := backbone.base_model_prefix) in dict(backbone.named_children()) else {rf"^{head}\.": ""}
+        found = adapted.load_adapter(str(folder), "default", torch_device="cpu", key_mapping=names)
+    if wrong := sorted({*found.missing_keys, *found.unexpected_keys}):
+        names = ", ".join(wrong[:3])
+        raise InputError(f"{folder}: the adapter does not fit its model: {len(wrong)} weights differ ({names}, …)")
+    return adapted.merge_and_unload().requires_grad_(True)
 
 
 @contextmanager
-def base_of(folder: Path, find: Callable[[str], Path]) -> Iterator[tuple[Path, Path | None]]:
-    """(folder of the model to load, the adapter to put on it): of a folder without adapter itself and None.
+def without_adapter(folder: Path, find: Callable[[str], Path]) -> Iterator[Path]:
+    """`folder`; where there is an adapter in it, links to the files of the model that this belongs to and, in their
+    place, to those that stand beside the adapter.
 
     An adapter beside a whole model belongs to that one; else it names the model it belongs to, which `find` gives a
     folder for. The tokenizer is the one beside the adapter, where there is one.
     """
-    adapter = folder / ADAPTER
-    if not adapter.is_file() or (folder / "modules.json").is_file():  # sentence-transformers loads both by itself
-        yield folder, None
+    if not (folder / ADAPTER).is_file():
+        yield folder
         return
-    check_peft_installed(str(adapter))
+    check_peft_installed(str(folder / ADAPTER))
     base = folder
     if not [*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*")]:
-        base = find(base_name(folder))
-    tokenizer = _tokenizer_files(folder) if base != folder and has_vocabulary(folder) else set()
-    if base != folder and not tokenizer:
-        yield base, folder
-        return
-    left_out = {path.name for path in (_tokenizer_files(base) if tokenizer else folder.glob("adapter_*"))}
-    # transformers would go by the adapter's word where that lies beside the model, and knows one folder alone.
+        base = find(read_json(folder / ADAPTER, {"base_model_name_or_path": str})["base_model_name_or_path"])
+        if (base / ADAPTER).is_file():
+            raise InputError(f"{folder}: its adapter is for {base}, which has one itself; merge that one first")
+    hidden = [ADAPTER, "adapter_model.*"]
+    own_tokenizer = any(any(folder.glob(name)) for name in VOCABULARY)
     with TemporaryDirectory() as whole:
-        copytree(
-            base,
-            whole,
-            ignore=lambda place, _: left_out if Path(place) == base else set(),
-            copy_function=_link,
-            dirs_exist_ok=True,
-        )
-        for path in tokenizer:
-            _link(path, Path(whole) / path.name)
-        yield Path(whole), folder
-
-
-def _link(path: str | Path, name: str | Path) -> None:
-    Path(name).symlink_to(Path(path).resolve())
-
-
-def base_name(folder: Path) -> str:
-    """The model that the adapter in that folder names as its own. Raises `InputError` where there is no adapter."""
-    name: str = read_json(folder / ADAPTER, {"base_model_name_or_path": str})["base_model_name_or_path"]
-    return name
-
-
-def _tokenizer_files(folder: Path) -> set[Path]:
-    return {path for pattern in TOKENIZER for path in folder.glob(pattern)}
+        for source in dict.fromkeys((base, folder)):
+            for path in source.rglob("*"):
+                left_out = [*hidden, *TOKENIZER] if own_tokenizer and source != folder else hidden
+                if path.is_file() and not any(path.match(name) for name in left_out):
+                    link = Path(whole) / path.relative_to(source)
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.unlink(missing_ok=True)
+                    link.symlink_to(path.resolve())
+        yield Path(whole)

@@ -12,7 +12,7 @@ import torch
 from jemb.core.errors import InputError
 from jemb.model.encode import encode
 from jemb.model.encoder import Encoder
-from jemb.model.quiet import quiet
+from jemb.model.folder import quiet
 
 ALLOWED = 1e-4
 """Largest difference of any number of two unit vectors in fp32 that are to be the same."""

@@ -17,8 +17,8 @@ from jemb.config import ModelConfig
 from jemb.core.errors import InputError
 from jemb.core.files import writing
 from jemb.model.encoder import Encoder
+from jemb.model.folder import quiet
 from jemb.model.load import load_encoder
-from jemb.model.quiet import quiet
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 MAX_ALPHABET = 1000

@@ -25,7 +25,7 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
     """The encoder's state dict, on the CPU. Raises InputError when the checkpoint folder has no readable weights."""
     path = checkpoint / WEIGHTS
     try:
-        return {current_name(name): value for name, value in load_file(path).items()}
+        return load_file(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a readable checkpoint ({error})") from None
 
@@ -52,18 +52,12 @@ def load_weights(encoder: Encoder, checkpoint: Path) -> None:
     Raises `InputError` where they are not those of this encoder.
     """
     weights, own = read_weights(checkpoint), encoder.state_dict()
-    if other := [name for name in weights.keys() & own.keys() if weights[name].shape != own[name].shape]:
-        there, here = tuple(weights[other[0]].shape), tuple(own[other[0]].shape)
-        raise InputError(
-            f"{checkpoint / WEIGHTS}: not the weights of this model ({len(other)} differ: {other[0]} has the shape "
-            f"{there}, that of the model {here}, …)"
-        )
-    missing, unexpected = encoder.load_state_dict(weights, strict=False)
     needed = {name for name, p in encoder.named_parameters() if p.requires_grad or not encoder.lora}
-    if wrong := [*unexpected, *needed.intersection(missing)]:
-        raise InputError(f"{checkpoint / WEIGHTS}: not the weights of this model ({len(wrong)} differ: {wrong[0]}, …)")
-
-
-def current_name(name: str) -> str:
-    """A parameter's name; in checkpoints from before encoders held a SentenceTransformer it was another."""
-    return f"model.0.model.{name.removeprefix('backbone.')}" if name.startswith("backbone.") else name
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    fitting = {name for name in own.keys() & shapes.keys() if shapes[name] == own[name].shape}
+    if wrong := sorted((needed | shapes.keys()) - fitting):
+        raise InputError(
+            f"{checkpoint / WEIGHTS}: not the weights of this model ({len(wrong)} differ: {wrong[0]} has the shape "
+            f"{shapes.get(wrong[0])}, …)"
+        )
+    encoder.load_state_dict(weights, strict=False)

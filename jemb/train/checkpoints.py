@@ -31,7 +31,6 @@ from jemb.data.module import PairData
 from jemb.distributed import mean_over_ranks, rank
 from jemb.distributed.ranks import on_rank_zero
 from jemb.model import Encoder, load_weights
-from jemb.model.weights import current_name
 from jemb.run_folder import HEADS, OPTIMIZER, POSITION, WEIGHTS, RunFolder, describe_file
 from jemb.train.module import EmbeddingModule, as_embedding, last_step
 from jemb.train.optim import MOMENTS
@@ -227,12 +226,11 @@ def load_heads(folder: Path, module: EmbeddingModule) -> None:
 def load_moments(folder: Path, module: EmbeddingModule, state: State) -> None:
     """Put the moments of a checkpoint into the started `state`. Every rank reads the file and takes what is its own."""
     with safe_open(folder / OPTIMIZER, framework="pt") as file:
-        stored = {current_name(name): name for name in file.keys()}  # noqa: SIM118
         heads = ((f"{HEAD}{name}", p) for name, p in module.heads.named_parameters())
         for name, p in (*module.encoder.named_parameters(), *heads):
             if p.requires_grad:
                 for moment in MOMENTS:
-                    state.set_moment(p, moment, file.get_tensor(stored[f"{name}.{moment}"]).to(p.device))
+                    state.set_moment(p, moment, file.get_tensor(f"{name}.{moment}").to(p.device))
 
 
 def remove_leftovers(run: RunFolder) -> None:

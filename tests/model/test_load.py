@@ -219,7 +219,7 @@ def test_a_truncated_model_gives_the_first_numbers_as_unit_vectors(tiny: Encoder
     loaded.save(tmp_path / "again")
     assert load_encoder(str(tmp_path / "again")).dim == 8
     edit(tmp_path / "config_sentence_transformers.json", truncate_dim=4096)
-    with pytest.raises(InputError, match=r"truncate_dim is 4096; its vectors have \d+ numbers"):
+    with pytest.raises(InputError, match="says that its vectors have 4096 numbers; they have 32"):
         load_encoder(str(tmp_path))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from benchmarks import zoo
 from jemb.core.errors import InputError
 from jemb.model import Encoder, add_lora, encode, load_encoder
-from jemb.model.load import load_tokenizer
 
 pytest.importorskip("peft")
 from peft import IA3Config, LoraConfig, get_peft_model
@@ -56,7 +56,8 @@ def test_adapters_are_trained_merged_and_loaded(architecture: str, tmp_path: Pat
     assert np.abs(vectors - encode(plain, TEXTS)).max() > 1e-2
     encoder.save(tmp_path / "adapter", adapter=True)
     assert not (tmp_path / "adapter" / "model.safetensors").exists()
-    np.testing.assert_allclose(with_sentence_transformers(tmp_path / "adapter"), vectors, atol=1e-5)
+    if architecture != "T5 encoder" or version("sentence-transformers") >= "6.1":  # which loads the decoder, too
+        np.testing.assert_allclose(with_sentence_transformers(tmp_path / "adapter"), vectors, atol=1e-5)
     np.testing.assert_allclose(encode(load_encoder(str(tmp_path / "adapter")), TEXTS), vectors, atol=1e-5)
     encoder.save(tmp_path / "merged")
     assert not encoder.lora
@@ -75,15 +76,15 @@ def test_folders_of_peft_and_adapters_beside_a_whole_model(tmp_path: Path) -> No
             (place / name).write_bytes((tmp_path / "adapter" / name).read_bytes())
     (tmp_path / "base" / "adapter_config.json").rename(tmp_path / "kept")
     np.testing.assert_allclose(encode(load_encoder(str(tmp_path / "peft")), TEXTS), vectors, atol=1e-5)
-    assert load_tokenizer(tmp_path / "peft").get_vocab() == encoder.tokenizer.get_vocab()
     for folder in ("peft", "adapter"):
         load_encoder(str(tmp_path / folder)).save(tmp_path / "again" / folder)
         np.testing.assert_allclose(with_sentence_transformers(tmp_path / "again" / folder), vectors, atol=1e-5)
     (tmp_path / "kept").rename(base / "adapter_config.json")
     np.testing.assert_allclose(encode(load_encoder(str(base)), TEXTS), vectors, atol=1e-5)
     weights = load_file(base / "adapter_model.safetensors")
-    save_file({f"other.{name}": value for name, value in weights.items()}, base / "adapter_model.safetensors")
-    with pytest.raises(InputError, match=r"does not fit its model|cannot be loaded"):
+    other = {name.replace("model.encoder", "model.other"): value for name, value in weights.items()}
+    save_file(other, base / "adapter_model.safetensors")
+    with pytest.raises(InputError, match="does not fit its model"):
         load_encoder(str(base))
 
 
@@ -142,10 +143,11 @@ def by_peft(base: Path, folder: Path, config: Any) -> np.ndarray:
         LoraConfig(r=2, target_modules=["query"], bias="lora_only", rank_pattern={"layer.0.attention.self.query": 4}),
         LoraConfig(r=2, target_modules=["query"], modules_to_save=["LayerNorm", "word_embeddings"]),
         LoraConfig(r=2, target_modules=["query", "word_embeddings"]),
+        LoraConfig(r=2, target_modules=["query"], use_dora=True),
         LoraConfig(r=2, target_modules=["query"], trainable_token_indices={"word_embeddings": [7, 8, 9, 30]}),
         IA3Config(target_modules=["key", "output.dense"], feedforward_modules=["output.dense"]),
     ],
-    ids=["pattern and bias", "modules_to_save", "embeddings", "tokens", "IA3"],
+    ids=["pattern and bias", "modules_to_save", "embeddings", "DoRA", "tokens", "IA3"],
 )
 def test_whatever_peft_trains_is_loaded_and_merged(config: Any, tmp_path: Path) -> None:
     expected = by_peft(zoo.plain(tmp_path / "base", "BERT"), tmp_path / "adapter", config)
@@ -155,11 +157,13 @@ def test_whatever_peft_trains_is_loaded_and_merged(config: Any, tmp_path: Path) 
     np.testing.assert_allclose(with_sentence_transformers(tmp_path / "saved"), expected, atol=1e-5)
 
 
-def test_an_adapter_that_transformers_loads_in_part_is_refused(tmp_path: Path) -> None:
-    base = zoo.plain(tmp_path / "base", "BERT")
-    by_peft(base, tmp_path / "adapter", LoraConfig(r=2, target_modules=["query"], use_dora=True))
-    with pytest.raises(InputError, match=r"adapter does not fit its model: .*lora_magnitude_vector"):
-        load_encoder(str(tmp_path / "adapter"))
+def test_an_adapter_of_the_model_with_a_head_for_words(tmp_path: Path) -> None:
+    base = zoo.plain(tmp_path / "base", "Qwen3")
+    encoder = lora(load_encoder(str(base)), base)
+    encoder.save(tmp_path / "adapter", adapter=True)
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file({name.replace("model.layers", "model.model.layers"): v for name, v in load_file(path).items()}, path)
+    np.testing.assert_allclose(encode(load_encoder(str(path.parent)), TEXTS), encode(encoder, TEXTS), atol=1e-5)
 
 
 def test_dropout_reaches_the_model_that_an_adapter_names(tmp_path: Path) -> None:
