@@ -79,13 +79,13 @@ class Encoder(nn.Module):
 
     @property
     def backbone(self) -> PreTrainedModel | None:
-        """The model of transformers in it; None where there is none."""
-        return self.model.transformers_model
+        """The model of transformers in it, without what PEFT puts around it; None where there is none."""
+        return self.first.model.get_base_model() if self.lora else self.model.transformers_model
 
     @property
     def lora(self) -> bool:
         """Whether adapters stand beside frozen weights."""
-        return hasattr(self.backbone, "merge_and_unload")
+        return hasattr(self.model.transformers_model, "merge_and_unload")
 
     def merge_lora(self) -> None:
         """Add each product to the matrix it stands beside, where there are any; what is left has no adapters."""

@@ -52,12 +52,12 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False, kind: str = "
             modules.append((module["type"], folder if place == "." else inside(folder, place, path)))
     first = modules[0][1] if modules else folder
     foreign = [module for module, _ in modules if not module.startswith("sentence_transformers.")]
-    for module, place in modules:
-        activation = _object(place / "config.json").get("activation_function")
+    for module, at in modules:
+        activation = _object(at / "config.json").get("activation_function")
         if module.endswith(".Dense") and activation is not None and not str(activation).startswith("torch."):
             foreign.append(str(activation))
-    for path in (first / "config.json", first / "tokenizer_config.json"):
-        foreign += [f"auto_map in {path}"] if "auto_map" in _object(path) else []
+    for config in (first / "config.json", first / "tokenizer_config.json"):
+        foreign += [f"auto_map in {config}"] if "auto_map" in _object(config) else []
     if foreign and trust_remote_code:
         log.warning("%s: runs code that comes with the model (%s)", folder, ", ".join(foreign))
     elif foreign:

@@ -72,8 +72,9 @@ def merged(backbone: Any, folder: Path) -> Any:
         simplefilter("ignore")
         adapted = PeftModel(backbone, PeftConfig.from_pretrained(str(folder)))
         # Of a model with a head for words, whose names have a word before them.
-        names = {} if (head := backbone.base_model_prefix) in dict(backbone.named_children()) else {rf"^{head}\.": ""}
-        found = adapted.load_adapter(str(folder), "default", torch_device="cpu", key_mapping=names)
+        prefix = backbone.base_model_prefix
+        mapping = {} if prefix in dict(backbone.named_children()) else {rf"^{prefix}\.": ""}
+        found = adapted.load_adapter(str(folder), "default", torch_device="cpu", key_mapping=mapping)
     if wrong := sorted({*found.missing_keys, *found.unexpected_keys}):
         names = ", ".join(wrong[:3])
         raise InputError(f"{folder}: the adapter does not fit its model: {len(wrong)} weights differ ({names}, …)")
