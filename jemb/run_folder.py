@@ -199,15 +199,10 @@ class RunFolder:
 
 def read_position(checkpoint: Path) -> dict[str, Any]:
     """position.json of a checkpoint whose files are as they were written; `InputError` naming what is not."""
-    position = read_json(checkpoint / POSITION)
-    files = position.get("files") if isinstance(position, dict) else None
-    named = CHECKPOINT.fullmatch(checkpoint.name)  # a copy may have another name
-    if (
-        not isinstance(files, dict)
-        or not isinstance(position.get("plan"), str)
-        or (named and int(named[1]) != position.get("step"))
-    ):
-        raise InputError(f"{checkpoint / POSITION}: not a readable checkpoint (no record of its files and batch plan)")
+    position = read_json(checkpoint / POSITION, {"step": int, "plan": str, "files": {}})
+    files, named = position["files"], CHECKPOINT.fullmatch(checkpoint.name)  # a copy may have another name
+    if named and int(named[1]) != position["step"]:
+        raise InputError(f"{checkpoint / POSITION}: step is {position['step']}; wanted that of its folder")
     for name in (WEIGHTS, OPTIMIZER, *(HEADS,) * (HEADS in files)):
         try:
             found = describe_file(checkpoint / name)

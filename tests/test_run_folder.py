@@ -59,5 +59,5 @@ def test_a_checkpoint_is_what_was_written(tmp_path: Path) -> None:
     assert read_position(folder) == read_position(shutil.copytree(folder, tmp_path / "copy")) == position
     for other in ({**position, "step": 6}, {**position, "files": 1}, {**position, "plan": None}, {}, []):
         (folder / POSITION).write_text(json.dumps(other))
-        with pytest.raises(InputError, match=r"position\.json: not a readable checkpoint"):
+        with pytest.raises(InputError, match=r"position\.json: (it|step|files|plan) "):
             read_position(folder)

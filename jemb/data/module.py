@@ -54,7 +54,7 @@ class PairData(lightning.LightningDataModule):
     collate_fn: a function from the samples of a step (dictionaries with key, dataset, query, positive, and what else
     they have: positives, negatives, score, label, scores) to anything, in place of a `Batch` of token ids. rank,
     world_size, steps: as for `GlobalBatchSampler`.
-    verify: compare with its checksum each shard that is read, beside the training; what has changed ends the fit, and
+    Each shard that is read is compared with its checksum beside the training; what has changed ends the fit, and
     `Checkpoints` saves no step before all that it has read is verified.
     Raises InputError for shards, tokens or data sets that are not there or do not fit.
     """
@@ -77,7 +77,6 @@ class PairData(lightning.LightningDataModule):
         cache_gb: float | None = None,
         read_ahead: int = 1000,
         tokens: str | None = None,
-        verify: bool = True,
         encoder: Encoder | None = None,
         collate_fn: Callable[[list[dict[str, Any]]], Any] | None = None,
         rank: int | Literal["all"] | None = None,
@@ -101,7 +100,7 @@ class PairData(lightning.LightningDataModule):
         self.workers = workers
         self.objective, self.objectives = objective, dict(objectives or {})
         self.cache_dir, self.cache_gb, self.read_ahead = cache_dir, cache_gb, read_ahead
-        self.tokens, self.verify, self.log_samples = tokens, verify, False
+        self.tokens, self.log_samples = tokens, False
         self.encoder, self.collate_fn = encoder, collate_fn
         self.rank, self.world_size, self.steps = rank, world_size, steps
         self.ahead: ReadAhead | None = None
@@ -154,13 +153,6 @@ class PairData(lightning.LightningDataModule):
             if found[name].unused not in self.told:
                 log.warning("%s", found[name].unused)
                 self.told.add(found[name].unused)
-        if lacking := [name for name, wanted in found.items() if wanted.lacks_negatives]:
-            objective = found[lacking[0]].objective
-            raise InputError(
-                f"{f'objective={objective}' if objective else 'the objective'} needs hard negatives, but "
-                f"{', '.join(lacking)} in {self.place} has pairs only: use objective=pairs, or prepare these data sets "
-                "from rows with `negatives`"
-            )
         self._teachers = open_teachers(self.found, found)
         return found
 
@@ -260,7 +252,7 @@ class PairData(lightning.LightningDataModule):
         if self.read_ahead and not place[0]:  # one process of each machine, for all of them
             lag = 2 * self.workers + 1  # batches that wait for the trainer in each process
             self.ahead = ReadAhead(self.plan, self.readers, steps=self.read_ahead, stop=stop, lag=lag)
-        if self.verify and trainer:
+        if trainer:
             self.verifier = Verifier(
                 self.plan, self.readers, stored, start=start, stop=stop, share=place, taught=self._teachers
             )

@@ -35,7 +35,7 @@ LOOKED_AT_REMOTE = 2_000
 class Wanted:
     """objective: its name, "" where the module has but one. num_negatives, num_positives: of each sample. alone: the
     query is all there is. fields: those of the manifest, which say what else the batches carry. unused: in words, what
-    the data set has and the objective does not take. lacks_negatives: it has none of those wanted."""
+    the data set has and the objective does not take."""
 
     objective: str = ""
     num_negatives: int = 0
@@ -43,7 +43,6 @@ class Wanted:
     alone: bool = False
     fields: tuple[str, ...] = ()
     unused: str = ""
-    lacks_negatives: bool = False
 
 
 def wanted_of(
@@ -81,10 +80,14 @@ def wanted_of(
     elif objective is not None and kind == "distill" and not needs:
         negatives = "" if takes_negatives else ", nor are hard negatives where there are some"
         unused = f"objective={name}: the teacher's scores of {manifest.name} are not used{negatives}; distill uses them"
-    lacks = bool(number) and kind == "pairs" and name != "distill"
+    if number and kind == "pairs" and name != "distill":
+        raise InputError(
+            f"{f'objective={name}' if name else 'the objective'} needs hard negatives, but {manifest.name} in {place} "
+            "has pairs only: use objective=pairs, or prepare it from rows with `negatives`"
+        )
     if needs != "teacher":
         fields = tuple(field for field in fields if field != "teacher")
-    return Wanted(name, number, num_positives if "positives" in fields else 1, alone, fields, unused, lacks)
+    return Wanted(name, number, num_positives if "positives" in fields else 1, alone, fields, unused)
 
 
 def open_teachers(readers: Mapping[str, ShardReader], wanted: Mapping[str, Wanted]) -> dict[str, TeacherVectors]:

@@ -3,7 +3,6 @@
 Before: `prepare/` decides what is kept and in which order. After: `data/` plans over manifests, reads rows.
 """
 
-from jemb.core.files import write_atomic
 from jemb.shards.cache import ShardCache, cache_home
 from jemb.shards.manifest import FileInfo, Manifest, ShardInfo, StageCount, read_manifest, write_manifest
 from jemb.shards.member import encode_payload
@@ -25,7 +24,6 @@ __all__ = [
     "encode_payload",
     "open_datasets",
     "read_manifest",
-    "write_atomic",
     "write_dataset",
     "write_manifest",
     "write_shard",

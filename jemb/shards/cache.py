@@ -39,8 +39,9 @@ def cache_home() -> Path:
 class ShardCache:
     """Shards in `folder`, at most `limit` bytes of them. May be pickled and forked; holds no files open.
 
-    folder: `cache_home() / "shards"` for None. gigabytes: 10^9 bytes; None: most of what is free there now, with what
-    the cache has already. Raises `InputError` where the folder cannot be made or has no locks.
+    folder: `cache_home() / "shards"` for None. gigabytes: 10^9 bytes, as far as the disk has them; None: most of what
+    is free there now, with what the cache has already. Raises `InputError` where the folder cannot be made or has no
+    locks.
     """
 
     def __init__(self, folder: str | None = None, gigabytes: float | None = None) -> None:
@@ -52,20 +53,15 @@ class ShardCache:
                 held = sum(size for _, size, _ in self._files())
         except OSError as error:
             raise InputError(f"cache_dir={self.folder}: cannot hold a cache ({error.strerror})") from None
-        self.room = shutil.disk_usage(self.folder).free + held
-        """Bytes that this could hold at most."""
-        self.limit = round(gigabytes * GB) if gigabytes else int(self.room * SHARE_OF_FREE)
+        room = shutil.disk_usage(self.folder).free + held
+        self.limit = min(round(gigabytes * GB), room) if gigabytes else int(room * SHARE_OF_FREE)
 
     def check(self, needed: int, hint: str) -> None:
-        """Raise `InputError` where `needed` bytes at once are more than the limit, or than the disk has."""
+        """Raise `InputError` where `needed` bytes at once are more than the limit."""
         if needed > self.limit:
             raise InputError(
-                f"cache_gb={self.limit / GB:.3g}: the shards needed at once have {needed / GB:.3g} GB; {hint}"
-            )
-        if min(self.limit, needed) > self.room:
-            raise InputError(
-                f"cache_dir={self.folder}: {self.room / GB:.3g} GB free, and the shards needed at once have "
-                f"{needed / GB:.3g} GB; make room, or {hint}"
+                f"cache_gb={self.limit / GB:.3g}: the shards needed at once have {needed / GB:.3g} GB; {hint} (in "
+                f"{self.folder})"
             )
 
     def open(self, shard: ShardInfo, url: str) -> int:

@@ -398,7 +398,7 @@ def test_spread_reports_damage_as_before(folder: Path, tmp_path: Path) -> None:
     ("gigabytes", "needed", "wanted"),
     [
         (0.001, 2 * 10**6, r"cache_gb=0\.001: the shards needed at once have 0\.002 GB; do so"),
-        (10**9, 10**17, r"cache_dir=.*GB free, and the shards needed at once have 1e\+08 GB"),
+        (10**9, 10**17, r"cache_gb=.*: the shards needed at once have 1e\+08 GB"),
         (0.001, 10**6, None),
         (None, 10**6, None),
     ],
