@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache, partial
@@ -128,11 +129,10 @@ class BatchPlan:
             )
         for name, size in self.batch_sizes.items():
             if size % number:
-                able = [str(n) for n in range(1, size + 1) if not size % n and not self.global_batch_size % n]
                 raise InputError(
                     f"data set {name} is smaller than global_batch_size={self.global_batch_size}, and its batches of "
-                    f"{size} cannot be divided among {number} processes: use {', '.join(able[:-1])} or {able[-1]} of "
-                    "them, or small_datasets=leave_out"
+                    f"{size} cannot be divided among {number} processes: use a number of them that divides "
+                    f"{math.gcd(size, self.global_batch_size)}, or small_datasets=leave_out"
                 )
 
     def passes(self, steps: int) -> dict[str, float]:

@@ -32,8 +32,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.25, 30.0
 """Seconds before the second try, and at most before any other; each doubles the one before."""
 BLOCK = 16 << 20
 """Bytes of one request: what is lost when it breaks."""
-ONE_REQUEST = 64 << 20
-"""Largest file that is sent as a copy of its bytes, for it may be a log that grows meanwhile."""
 FOR_EVER = (errno.EINVAL, errno.EPERM, errno.ENOSYS)
 """Of errors that file systems make of a server's answer, those that the same request meets again."""
 # Not the shared generator: whoever seeds that must find it as it was.
@@ -83,10 +81,6 @@ def fetch(url: str, file: BinaryIO, size: int, sha256: str | None = None) -> Non
 
 def send(path: Path, url: str) -> None:
     """Put a local file there, instead of what stood there before. Object stores show it when it is whole."""
-    if path.stat().st_size <= ONE_REQUEST:
-        data = path.read_bytes()
-        patiently(url, lambda: _on(url, "pipe_file", data), "written")
-        return
 
     def put() -> None:
         files, target = file_system(url)
