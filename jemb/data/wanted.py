@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,11 +118,11 @@ def check_data(config: TrainConfig, readers: Mapping[str, ShardReader], wanted: 
     warn_of_idle_options(config, {name: wanted[name] for name in readers})
 
 
-def some_samples(reader: ShardReader) -> list[Sample]:
+def some_samples(reader: ShardReader) -> Iterator[Sample]:
     """Up to `LOOKED_AT` evenly spaced samples, which takes a second or two. A damaged one is left to the step that
     needs it."""
     count = min(len(reader), LOOKED_AT if reader.tars is None else LOOKED_AT_REMOTE)
-    return [sample for sample in reader.spread(count) if isinstance(sample, Sample)]
+    return (sample for sample in reader.spread(count) if isinstance(sample, Sample))
 
 
 def check_samples(reader: ShardReader, wanted: Wanted) -> None:
@@ -131,26 +131,26 @@ def check_samples(reader: ShardReader, wanted: Wanted) -> None:
     fewer negatives than are wanted."""
     name, number = reader.manifest.name, wanted.num_negatives
     by_labels = getattr(OBJECTIVES.find(wanted.objective), "needs", None) == "label"
-    if not (number or by_labels) or not (samples := some_samples(reader)):
+    if not (number or by_labels):
         return
-    labels = Counter(str(sample.label) for sample in samples)
-    if by_labels and len(samples) == len(reader) and len(labels) in (1, len(samples)):
+    seen = [(str(sample.label), len(sample.negatives)) for sample in some_samples(reader)]
+    labels, negatives = Counter(label for label, _ in seen), [count for _, count in seen]
+    if by_labels and len(seen) == len(reader) and len(labels) in (1, len(seen)):
         raise InputError(
-            f"data set {name}: its {len(samples)} samples have {len(labels)} label{'s' * (len(labels) > 1)} (as "
+            f"data set {name}: its {len(seen)} samples have {len(labels)} label{'s' * (len(labels) > 1)} (as "
             f"{next(iter(labels))!r}), and objective={wanted.objective} wants several, with several samples each; "
             "prepare it with another fields.label"
         )
-    fewest = min(len(sample.negatives) for sample in samples)
-    if number and not any(sample.negatives for sample in samples):
+    if number and seen and not any(negatives):
         raise InputError(
-            f"data set {name}: none of the {len(samples)} samples looked at has negatives, and objective="
+            f"data set {name}: none of the {len(seen)} samples looked at has negatives, and objective="
             f"{wanted.objective or 'triplets'} needs some; prepare it with negatives, or use objective=pairs"
         )
-    if fewest < number:
+    if short := sum(count < number for count in negatives):
         log.warning(
             "data set %s: %d of the %d samples looked at have fewer than num_negatives=%d negatives (the fewest: "
             "%d); some of theirs come more than once in a step (negatives_short in metrics.jsonl)",
-            name, sum(len(sample.negatives) < number for sample in samples), len(samples), number, fewest,
+            name, short, len(seen), number, min(negatives),
         )  # fmt: skip
 
 
