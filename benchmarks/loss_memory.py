@@ -160,10 +160,8 @@ def _tiles(rows: int, width: int, device: str) -> Callable[[], None]:
     from jemb.loss import Rows, contrastive_loss
 
     vectors = _vectors(rows, width, device)
-    # One text in a hundred comes twice.
-    hashes = [
-        torch.randint(100 * rows, (rows,), generator=torch.Generator().manual_seed(i)).to(device) for i in range(2)
-    ]
+    # One text in a hundred comes twice. Hashes stay on the host, as in training.
+    hashes = [torch.randint(100 * rows, (rows,), generator=torch.Generator().manual_seed(i)) for i in range(2)]
     texts = [Rows(local_BD=v, all_ND=v, hash_B=h, hash_N=h) for v, h in zip(vectors, hashes, strict=True)]
     weights = {"query_to_positive": 1.0, "positive_to_query": 1.0}
 

@@ -97,10 +97,13 @@ def machine(device: str) -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "none"
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    commit = "unknown"
+    with suppress(OSError, subprocess.CalledProcessError):  # neither git nor its folder need have come along
+        command = ["git", "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "commit": commit or "unknown",
+        "commit": commit,
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
         "count": torch.cuda.device_count() if device == "cuda" else os.cpu_count(),
         **versions,
