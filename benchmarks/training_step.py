@@ -59,10 +59,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--files", type=Path, nargs="*", default=[])
-    parser.add_argument("--peer", type=json.loads, help=argparse.SUPPRESS)
+    for hidden in ("--own", "--peer"):
+        parser.add_argument(hidden, type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.peer:
-        sentence_transformers_run(**arguments.peer)
+    if job := arguments.own or arguments.peer:
+        (in_this_process if arguments.own else sentence_transformers_run)(**job)
+        write_peak(job)
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -171,35 +173,51 @@ def make_model(shape: str, folder: Path) -> None:
 
 
 def jemb_run(job: dict[str, Any]) -> tuple[list[float], float]:
-    """(time at the end of each step, peak memory in bytes)."""
-    from benchmarks.measure import run
-
+    """(time at the end of each step, peak memory in bytes: of the GPU where there is one)."""
     with tempfile.TemporaryDirectory() as output:
-        command = [
-            sys.executable, "-m", "jemb.app.train",
-            f"shards={job['folder']}/shards", f"model.path={job['folder']}/{job['model']}", f"output={output}/run",
-            f"global_batch_size={job['batch']}", f"max_steps={job['steps']}", f"max_length={job['max_length']}",
-            f"device={job['device']}", "strategy=single", "trackers=[]", "warmup_steps=0",
-        ]  # fmt: skip
-        if job.get("lora"):
-            command.append(f"model.lora.rank={job['lora']}")
-        if job["cached"]:
-            command.append(f"micro_batch_size={job['cached']}")
-        cost = run(command, environment={"HF_HUB_OFFLINE": "1"})
+        peak = timed_run("--own", {**job, "output": output}, {})
         lines = (Path(output) / "run" / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["time"] for line in lines], cost.largest
+    return [json.loads(line)["time"] for line in lines], peak
 
 
 def peer_run(job: dict[str, Any]) -> tuple[list[float], float]:
+    with tempfile.TemporaryDirectory() as output:
+        peak = timed_run("--peer", {**job, "output": output}, {"TOKENIZERS_PARALLELISM": "false"})
+        return json.loads((Path(output) / "ends.json").read_text()), peak
+
+
+def timed_run(which: str, job: dict[str, Any], environment: dict[str, str]) -> float:
+    """In a process of its own; its peak memory in bytes."""
     from benchmarks.measure import run
 
-    with tempfile.TemporaryDirectory() as output:
-        job = {**job, "output": output}
-        cost = run(
-            [sys.executable, "-m", "benchmarks.training_step", "--peer", json.dumps(job)],
-            environment={"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
-        )
-        return json.loads((Path(output) / "ends.json").read_text()), cost.largest
+    command = [sys.executable, "-m", "benchmarks.training_step", which, json.dumps(job)]
+    cost = run(command, environment={"HF_HUB_OFFLINE": "1", **environment})
+    on_gpu = Path(job["output"], "peak")
+    return float(on_gpu.read_text()) if on_gpu.exists() else cost.largest
+
+
+def write_peak(job: dict[str, Any]) -> None:
+    import torch
+
+    if job["device"] == "cuda":
+        Path(job["output"], "peak").write_text(str(torch.cuda.max_memory_allocated()))
+
+
+def in_this_process(
+    folder: str, model: str, batch: int, cached: int | None, steps: int, device: str, max_length: int, output: str,
+    lora: int | None = None, **_: Any,
+) -> None:  # fmt: skip
+    from jemb.app.cli import run_command
+
+    options = [
+        f"shards={folder}/shards", f"model.path={folder}/{model}", f"output={output}/run", f"global_batch_size={batch}",
+        f"max_steps={steps}", f"max_length={max_length}", f"device={device}", "strategy=single", "trackers=[]",
+        "warmup_steps=0",
+    ]  # fmt: skip
+    options += [f"model.lora.rank={lora}"] if lora else []
+    options += [f"micro_batch_size={cached}"] if cached else []
+    if code := run_command("train", options):
+        sys.exit(code)
 
 
 def sentence_transformers_run(

@@ -1,4 +1,4 @@
-"""What one GPU can tell about jemb, in about seven minutes.
+"""What one GPU can tell about jemb, in about a quarter of an hour.
 
     python -m benchmarks.gpu.check --out gpu-check [--only parity strategies …]
     python -m benchmarks.gpu.check --device cpu --out cpu-check     # every stage in its smallest size
@@ -39,16 +39,17 @@ class Plan:
 
 
 STAGES = {
-    "parity": Plan(right.parity, 150),
-    "models": Plan(right.models, 180),
+    "parity": Plan(right.parity, 200),
+    "models": Plan(right.models, 300),
     "strategies": Plan(right.strategies, 200),
     "collectives": Plan(right.collectives, 60),
     "resume": Plan(right.resume, 120),
     "failures": Plan(right.failures, 150),
     "prepare": Plan(right.decisions, 150),
-    "speed": Plan(fast.speed, 200, alone=True),
+    "packing": Plan(fast.packing, 240, alone=True),
+    "speed": Plan(fast.speed, 300, alone=True),
     "caching": Plan(fast.caching, 120, alone=True),
-    "loss": Plan(fast.loss, 60, alone=True),
+    "loss": Plan(fast.loss, 100, alone=True),
     "encode": Plan(fast.encode, 60, alone=True),
     "profile": Plan(fast.profile, 60, alone=True),
     "parts": Plan(fast.parts, 90, alone=True),

@@ -104,21 +104,56 @@ def profile(found: Found, device: str) -> None:
         (found.out / f"profile-{shape}.txt").write_text(table)
 
 
-def parts(found: Found, device: str) -> None:
-    """What each cure would bring before it is built: compiling, attention of variable lengths, pinned copies."""
+def packing(found: Found, device: str) -> None:
+    """Forward and backward of texts of all lengths up to a limit in groups: padded, packed, packed and compiled."""
     import torch
 
-    rows, length = _size(device)
-    for shape in ("bert", "t5") if device == "cuda" else ():  # compiling on a CPU tells nothing, and takes a minute
-        model, step = _step_of(device, shape, rows, length)
-        plain, compiled, began = _timed(device, step), torch.compile(model, dynamic=True), time.perf_counter()
-        try:
-            gain = plain / _timed(device, lambda step=step, compiled=compiled: step(compiled))
-            found(
-                f"{shape}, torch.compile", f"{gain:.2f} x as fast, {time.perf_counter() - began:.0f} s with compiling"
-            )
-        except Exception as error:  # whatever the compiler raises
-            found(f"{shape}, torch.compile", str(error)[:200], bad=True)
+    from benchmarks.training_step import make_model as make_base
+    from jemb.model import compiled, encode_together, load_encoder, together
+
+    on_gpu = device == "cuda"
+    if not on_gpu:
+        compiled.BACKEND = "aot_eager"  # the C++ takes a minute
+    shapes, most, lengths = (["bert-base", "t5-base"], 16_384, (128, 512)) if on_gpu else (["bert-tiny"], 128, (16,))
+    together.TOKENS, together.SHAPES = {device: most}, 1  # one shape is compiled, not eight
+    draw = random.Random(0)
+    with tempfile.TemporaryDirectory() as name:
+        for shape in shapes:
+            make_base(shape, Path(name) / shape)
+        for length, shape in ((length, shape) for length in lengths for shape in shapes):
+            encoder = load_encoder(str(Path(name) / shape), max_length=length, dropout=0).to(device).train()
+            texts = ["word " * draw.randint(1, length) for _ in range(8 * most // length)]
+            tokens = encoder.tokenize(texts).to(torch.device(device))
+            padded, first = 0.0, None
+
+            def step(encoder: Any = encoder, tokens: Any = tokens) -> torch.Tensor:
+                with torch.autocast(device, torch.bfloat16):
+                    vectors = encode_together(encoder, [tokens])[0][0]
+                (vectors[:, 0] ** 2).sum().backward()
+                return vectors.detach()
+
+            for way in ("padded", "packed", "compiled"):
+                encoder.packed, encoder.compiled = way != "padded", way == "compiled"
+                what, began = f"{shape}, texts up to {length} tokens, {way}", time.perf_counter()
+                try:
+                    vectors = step()
+                    compiling = time.perf_counter() - began
+                    seconds = _timed(device, step)
+                except Exception as error:  # whatever a kernel or the compiler raises
+                    found(what, f"{type(error).__name__}: {error}"[:400], bad=True)
+                    continue
+                padded, first = padded or seconds, vectors if first is None else first
+                off = float((vectors - first).abs().max())
+                rates = (
+                    f"{1000 * seconds:.1f} ms, {len(texts) / seconds:,.0f} texts/s, {padded / seconds:.2f} x as fast"
+                )
+                found(what, f"{rates}, first call {compiling:.0f} s, vectors off by {off:.1e}", off > 0.05)
+
+
+def parts(found: Found, device: str) -> None:
+    """Attention of variable lengths and pinned copies by themselves."""
+    import torch
+
     tokens = 65_536 if device == "cuda" else 256
     for length in (32, 128, 512) if device == "cuda" else (32,):
         for what, attention in _attentions(device, tokens // length, length):

@@ -161,6 +161,11 @@ class ModelConfig:
     """Compute texts one after the other in a row, without padding, each attending to itself alone. `on` is checked at
     the start and refused where the architecture cannot do it. `auto` is off: what it brings on a GPU is unmeasured.
     Changes memory and time, not the result."""
+    compile: Annotated[bool, Role.COURSE] = False
+    """Run what `torch.compile` makes of the packed backbone: fewer, larger kernels, after a minute or more of compiling
+    in the first steps. Rows are padded to one of eight lengths. Goes with `model.packing=on`, without dropout, with
+    `strategy=single` or `ddp`, and with `micro_batch_tokens` or neither. What it brings on a GPU is unmeasured. Changes
+    memory and time, not the result."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Never asked for on the terminal: without this such a model is refused."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = 0.0
@@ -179,6 +184,13 @@ class ModelConfig:
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"model.hidden_size must be a multiple of model.num_heads, got {self.hidden_size} and {self.num_heads}"
+            )
+        if self.compile and self.packing != "on":
+            raise ValueError(f"model.compile=true goes with model.packing=on, got model.packing={self.packing}")
+        if self.compile and (self.dropout != 0 or self.lora.dropout):
+            name, value = ("dropout", self.dropout) if self.dropout != 0 else ("lora.dropout", self.lora.dropout)
+            raise ValueError(
+                f"model.compile=true goes without dropout, got model.{name}={'null' if value is None else value}"
             )
 
 
@@ -328,6 +340,13 @@ class TrainConfig:
                 f"got micro_batch_size={self.micro_batch_size} and micro_batch_tokens={self.micro_batch_tokens}: set "
                 "one of them to null"
             )
+        if self.model.compile and self.micro_batch_size:
+            raise ValueError(
+                f"model.compile=true goes with micro_batch_tokens, got micro_batch_size={self.micro_batch_size}: so "
+                "many texts have any number of tokens, each of which would be compiled for itself"
+            )
+        if self.model.compile and self.strategy not in ("auto", "single", "ddp"):
+            raise ValueError(f"model.compile=true goes with strategy=single or ddp, got strategy={self.strategy}")
 
     @property
     def several_objectives(self) -> bool:

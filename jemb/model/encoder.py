@@ -33,6 +33,7 @@ class Encoder(nn.Module):
     prompts, default_prompt: texts that belong before inputs of a kind (`query`, `document`), by name, and the name of
     the one before all others. Training and evaluation put them there; nothing here does.
     packed: leave padding out of the backbone's layers; off at first. `probe` tells whether the model can do so.
+    compiled: `encode_together` has torch compile the packed backbone; off at first.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Encoder(nn.Module):
         self.default_prompt: str | None = model.default_prompt_name
         self.own_dropout = dict(own_dropout or {})
         self.packed = False
+        self.compiled = False
         self.tokenizer: Any = self.first.tokenizer
         if self.static:
             if max_length is not None:
@@ -144,8 +146,12 @@ class Encoder(nn.Module):
             return own
         return choose_prompt(self.prompts, role)
 
-    def forward(self, tokens: Tokens) -> Tensor:
-        """[N, L] -> [N, D], fp32 unit rows; the zero vector for a text without any token."""
+    def forward(self, tokens: Tokens, compiled_for: int | None = None) -> Tensor:
+        """[N, L] -> [N, D], fp32 unit rows; the zero vector for a text without any token.
+
+        compiled_for: of a packed encoder, run what torch compiles of the backbone for rows of multiples of so many
+        tokens.
+        """
         first, device = self.first, tokens.input_ids.device
         if self.static:
             pack = Pack(tokens)
@@ -154,7 +160,7 @@ class Encoder(nn.Module):
             # Attention over nothing is NaN in some kernels: a row without tokens attends to its first padding.
             seen = replace(tokens, lengths=tokens.lengths.clip(min=1))
             given = {"input_ids": tokens.input_ids.long(), "attention_mask": seen.attention_mask}
-            features = {**given, **run_packed(first, seen)} if self.packed else first(given)
+            features = {**given, **run_packed(first, seen, compiled_for)} if self.packed else first(given)
         # What comes after the backbone is small and decides the last digits: at least fp32, under autocast too.
         with torch.autocast(device.type, enabled=False):
             features = {name: at_least_fp32(value) for name, value in features.items()}

@@ -23,8 +23,15 @@ from jemb.core.records import Tokens, to_device
 from jemb.model.encode import batches
 from jemb.model.encoder import Encoder, at_least_fp32
 
-ROWS = {"cpu": 32, "cuda": 512}
-"""Texts in one call of the encoder: few where padding costs most, many where a call does."""
+ROWS = {"cpu": 32}
+"""Texts in one call of the encoder: few where padding costs most."""
+TOKENS = {"cuda": 65_536}
+"""Token slots in one call of the encoder: many where a call costs most, whatever the length of the texts."""
+COMPILED = 8192
+"""The same for compiled ones where neither says how many."""
+SHAPES = 8
+"""Lengths of a packed and compiled row up to the most tokens that a group has. Each costs a compilation; the fewer, the
+more padding."""
 SLACK = 256 << 20
 """Bytes by which the process grows before freed memory is given back. Less costs more time: it is fetched anew."""
 _held = 0
@@ -43,8 +50,9 @@ def encode_together(
     `micro_batch_size` that many rows are a group, with `micro_batch_tokens` as many as have that many token slots (but
     at least one); then the groups' activations are computed again in backward: the memory of one group, the gradient of
     all (gradient caching, arXiv 2101.06983). At most one of the two may be given.
+    Without either, groups have as many rows or token slots as suit the device, and nothing is computed again.
     agree: the largest of a number over all ranks. Where ranks share weights, each must call the encoder equally often,
-    and with `micro_batch_tokens` the number of groups depends on the texts; every rank must have equally many rows.
+    and with groups by tokens their number depends on the texts; every rank must have equally many rows.
     """
 
     def encode(*group: Any) -> Tensor:
@@ -56,7 +64,7 @@ def encode_together(
             torch.autocast(device.type, torch.get_autocast_dtype(device.type), half, cache_enabled=False),
             _Fp32Attention() if half and device.type == "cpu" else nullcontext(),
         ):
-            return encoder(Tokens(*group))
+            return encoder(Tokens(*group), compiled_for)
 
     device = texts[0].input_ids.device
     again = bool(micro_batch_size or micro_batch_tokens)
@@ -67,9 +75,11 @@ def encode_together(
         prompts = np.concatenate([0 * t.lengths if t.prompt_lengths is None else t.prompt_lengths for t in texts])
     order = np.argsort(-lengths, kind="stable")
     widths = lengths[order].clip(min=1)
-    rows = len(ids) if micro_batch_tokens else micro_batch_size or ROWS.get(device.type, len(ids))
-    sizes = [len(group) for group in batches(widths, micro_batch_tokens, rows, padding=1)]
-    if agree and micro_batch_tokens:
+    most = micro_batch_tokens or (None if micro_batch_size else TOKENS.get(device.type))
+    rows = len(ids) if most else micro_batch_size or ROWS.get(device.type, len(ids))
+    compiled_for = max(1, (most or COMPILED) // SHAPES) if encoder.compiled and encoder.packed else None
+    sizes = [len(group) for group in batches(widths, most, rows, padding=1)]
+    if agree and most:
         sizes = split_into(agree(len(sizes)), sizes)
     order_N = to_device(torch.from_numpy(order), device)
     every = Tokens(ids[order_N], lengths[order], None if prompts is None else prompts[order])
@@ -79,7 +89,8 @@ def encode_together(
         # The ids by themselves: from them `checkpoint` learns on which device to restore the random state of dropout.
         group = part.input_ids, part.lengths, part.prompt_lengths
         parts.append(checkpoint(encode, *group, use_reentrant=False) if again else encode(*group))
-        slots += int(widths[start : start + size].sum()) if encoder.packed else part.input_ids.numel()
+        computed = int(widths[start : start + size].sum()) if encoder.packed else part.input_ids.numel()
+        slots += computed + -computed % (compiled_for or 1)
         start += size
     vectors = torch.cat(parts)[order_N.argsort()]
     return list(vectors.split([len(t.input_ids) for t in texts])), slots

@@ -61,7 +61,7 @@ def make_encoder(config: TrainConfig, readers: Mapping[str, ShardReader]) -> Enc
         raise InputError(f"matryoshka_widths: got {wide[0]}; a vector of this model has {encoder.dim} numbers")
     check_prompts(config.prompts, readers)
     encoder.prompts |= config.prompts.given
-    encoder.packed = config.model.packing == "on"
+    encoder.packed, encoder.compiled = config.model.packing == "on", config.model.compile
     used = {encoder.prompt(role, dataset) for role in ("query", "document") for dataset in readers}
     if unused := [name for name, text in encoder.prompts.items() if text not in used]:
         log.warning(

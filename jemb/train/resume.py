@@ -69,7 +69,7 @@ def decide_start(run: RunFolder, job: Job, evaluations: Evaluations) -> Start:
 def begin_with(run: RunFolder, state: Path | None, model: ModelConfig) -> Encoder:
     """The encoder with the weights to begin with, on every rank. `Checkpoints` puts in the moments."""
     encoder = load_start(run.start, dropout=model.dropout, trust_remote_code=model.trust_remote_code)
-    encoder.packed = model.packing == "on"
+    encoder.packed, encoder.compiled = model.packing == "on", model.compile
     if state is not None:
         # Its libraries may be others than before. With the weights of the start: the trained ones may be no numbers.
         on_rank_zero(lambda: probe(encoder, str(run.path)))

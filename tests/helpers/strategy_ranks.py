@@ -23,7 +23,7 @@ from jemb.data.wanted import Wanted
 from jemb.distributed import rank, world_size
 from jemb.distributed.processes import joined_processes
 from jemb.loss.protocol import uses_negatives
-from jemb.model import Encoder, make_tiny
+from jemb.model import Encoder, compiled, make_tiny
 from jemb.registry import OBJECTIVES
 from jemb.shards.teacher import keys_of
 from jemb.train.build import make_module, make_trainer
@@ -151,6 +151,7 @@ def run_case(options: dict[str, Any], encoder: Encoder, processes: Any) -> Outco
     collect = Collect({name: p.detach().clone() for name, p in module.named_parameters()})
     trainer = make_trainer(config, processes, max_steps=STEPS, callbacks=[collect])
     encoder.train().packed = config.model.packing == "on"
+    encoder.compiled = config.model.compile
     taught: Any = {name: Teacher() for name in by_name}
     prompts = {"query_prompt": encoder.prompt("query"), "passage_prompt": encoder.prompt("document")}
     collate = Collate(encoder.tokenize, num_negatives=0, seed=0, wanted=by_name, teachers=taught, **prompts)
@@ -186,10 +187,19 @@ def run_cases(
     return found
 
 
-def run_packed(encoders: Mapping[str, Encoder], *ways: Literal["on", "off"]) -> dict[str, dict[str, Outcome]]:
-    """Triplets in groups that are computed again, with the prompts of each model; by model and way."""
+def run_packed(
+    encoders: Mapping[str, Encoder], *ways: Literal["on", "off", "compiled"]
+) -> dict[str, dict[str, Outcome]]:
+    """Triplets in groups that are computed again, with the prompts of each model; by model and way. What is compiled is
+    traced as ever, but not made into C++, which takes a minute each."""
+    compiled.BACKEND = "aot_eager"
     options: dict[str, Any] = {"objective": "triplets", "num_negatives": 2, "micro_batch_tokens": 150}
-    given = {way: {**options, "model": ModelConfig(packing=way)} for way in ways}
+    models = {
+        "on": ModelConfig(packing="on"),
+        "compiled": ModelConfig(packing="on", compile=True),
+        "off": ModelConfig(),
+    }
+    given = {way: {**options, "model": models[way]} for way in ways}
     with joined_processes("cpu", 2) as processes:
         # Copies: what is given to a process is in memory that all share.
         return {

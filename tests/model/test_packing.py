@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import flex_attention
 
 from benchmarks import zoo
 from jemb.core.errors import InputError
@@ -199,7 +199,7 @@ def test_flex_attention_with_the_bias_of_t5(plain: Callable[[str], Path], monkey
     monkeypatch.setattr(packing, "has_kernels", lambda device: True)
     monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *tensors: None)
     traced = torch.compile(flex_attention, backend="aot_eager")
-    monkeypatch.setattr(torch, "compile", {flex_attention: traced, create_block_mask: create_block_mask}.get)
+    monkeypatch.setattr(torch, "compile", {flex_attention: traced}.get)
     encoder = load_encoder(str(plain("T5 encoder"))).double()
     assert_same(encoder, 1e-13)
     bias = next(p for name, p in encoder.named_parameters() if name.endswith("relative_attention_bias.weight"))

@@ -96,7 +96,7 @@ def test_slots_are_what_the_encoder_is_given(monkeypatch: pytest.MonkeyPatch) ->
     seen: list[tuple[int, ...]] = []
     forward = Encoder.forward
 
-    def watched(self: Encoder, group: Tokens) -> Tensor:
+    def watched(self: Encoder, group: Tokens, compiled_for: None) -> Tensor:
         seen.append(tuple(group.input_ids.shape))
         return forward(self, group)
 

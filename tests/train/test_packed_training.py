@@ -42,9 +42,30 @@ def test_five_architectures_on_one_two_and_four_processes(tmp_path: Path) -> Non
                 assert distance(seen, expected) <= 1e-4, (name, size)
 
 
-def test_the_command(tmp_path: Path, pair_options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """The run with padding goes on without it, to the same losses, and has no padding from there on; an architecture
+@pytest.mark.slow
+def test_what_is_compiled_on_one_and_two_processes(tmp_path: Path) -> None:
+    """With gradient caching. On two, DDP averages what the compiled backward gives it."""
+    encoders = {}
+    for name in ("BERT", "T5 encoder"):
+        zoo.plain(tmp_path / name, name)
+        encoders[name] = load_encoder(str(tmp_path / name), dropout=0)
+    found = {size: on_ranks(tmp_path / str(size), size, run_packed, encoders, "off", "compiled") for size in (1, 2)}
+    for size, ranks in found.items():
+        for outcomes in ranks:
+            for name, seen in outcomes.items():
+                padded = found[1][0][name]["off"]
+                assert seen["compiled"].losses[0] == pytest.approx(padded.losses[0], rel=1e-6), (name, size)
+                assert seen["compiled"].norms[0] == pytest.approx(padded.norms[0], rel=3e-6), (name, size)
+                assert seen["compiled"].losses == pytest.approx(padded.losses, rel=1e-5), (name, size)
+                assert distance(seen["compiled"], padded) <= 1e-4, (name, size)
+
+
+def test_the_command(
+    tmp_path: Path, pair_options: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run with padding goes on without it, and has no padding from there on, and then compiled; an architecture
     that cannot do it is refused before anything is written."""
+    monkeypatch.setattr("jemb.model.compiled.BACKEND", "aot_eager")
     run = RunFolder(tmp_path / "run")
     options = [*pair_options, f"output={run.path}"]
     assert run_command("train", [*options, "checkpoint_every=4", "max_steps=4", "schedule=constant"]) == 0
@@ -53,6 +74,9 @@ def test_the_command(tmp_path: Path, pair_options: list[str], capsys: pytest.Cap
     shares = [line["padding_share"] for line in read_lines(run.metrics)]
     assert shares[:4] != [0] * 4
     assert shares[4:] == [0] * 4
+    assert run_command("train", [*on, "max_steps=10", "model.compile=true", "micro_batch_tokens=800"]) == 0
+    last = read_lines(run.metrics)[8:]
+    assert [line["tokens"] / (1 - line["padding_share"]) % 100 for line in last] == pytest.approx([0, 0], abs=1e-6)
     capsys.readouterr()
     folder = zoo.plain(tmp_path / "MPNet", "MPNet")
     refused = ["workers=0", f"model.path={folder}", f"output={tmp_path / 'no'}", "model.packing=on"]
