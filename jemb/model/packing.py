@@ -28,6 +28,8 @@ NAME = "jemb_packed"
 """Of our attention in transformers' registry."""
 BLOCK = 128
 """Tokens of a block of FlexAttention."""
+HAS_VARLEN = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 11)
+"""Whether torch has attention of many lengths as it is called here."""
 
 
 class Pack:
@@ -254,7 +256,7 @@ def _by_kernels(
         return flex(q, k, v, with_bias, pack.blocks, scaling).transpose(1, 2)
     if query.is_cuda and half not in (torch.bfloat16, torch.float16):
         raise InputError("model.packing=on: on a GPU packed attention is in bf16 or fp16; use precision=bf16")
-    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11):
+    if not HAS_VARLEN:
         raise InputError(f"model.packing=on: on a GPU it needs torch 2.11 or newer; this is {torch.__version__}")
     from torch.nn.attention.varlen import varlen_attn
 
