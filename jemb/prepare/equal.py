@@ -17,8 +17,7 @@ import numpy.typing as npt
 
 from jemb.core.files import write_array
 from jemb.prepare.engine.job import Job
-from jemb.prepare.engine.order import scrambled
-from jemb.prepare.engine.table import Table
+from jemb.prepare.engine.table import Table, scrambled
 
 RANGE_ROWS = 8_000_000
 """Keys of a range, which are compared at once; about 400 MB."""

@@ -74,20 +74,17 @@ def _row_bytes(place: str, group: pyarrow.parquet.RowGroupMetaData, number: int)
     total = 0.0
     for column in map(group.column, range(group.num_columns)):
         packed, unpacked = max(column.total_compressed_size, 1), column.total_uncompressed_size
-        where = f"{place}: row group {number}, column {column.path_in_schema!r}: {rows} rows of {unpacked} bytes"
-        if unpacked > rows * MAX_RECORD:
-            raise InputError(f"{where}; wanted at most {MAX_RECORD >> 20} MiB a row")
-        if unpacked / rows * min(rows, PAGE_ROWS) > MAX_RECORD and unpacked > MOST_PACKED * packed:
+        is_bomb = unpacked > MOST_PACKED * packed
+        if unpacked / rows * (min(rows, PAGE_ROWS) if is_bomb else 1) > MAX_RECORD:
             raise InputError(
-                f"{where}, packed into {packed}: no texts are like that; wanted at most {MOST_PACKED} to 1"
+                f"{place}: row group {number}, column {column.path_in_schema!r}: {rows} rows of {unpacked} bytes, "
+                f"packed into {packed}; wanted at most {MAX_RECORD >> 20} MiB a row, packed {MOST_PACKED} to 1 at most"
             )
         total += unpacked / rows
         if column.has_dictionary_page and column.num_values:
             # Any row may hold the longest text of the dictionary, which is kept once.
             dictionary = max(column.data_page_offset - (column.dictionary_page_offset or 0), 0)
-            longest = (
-                min(unpacked, 2 * dictionary * unpacked / packed) if unpacked <= MOST_PACKED * packed else unpacked
-            )
+            longest = unpacked if is_bomb else min(unpacked, 2 * dictionary * unpacked / packed)
             total += longest * column.num_values / rows
     return total
 
@@ -97,11 +94,14 @@ def rows_of(batches: Iterable[pyarrow.RecordBatch]) -> Iterator[Record | Bad]:
     number = 0
     for batch in batches:
         names = batch.schema.names
-        size = sum(_bytes(column) for column in batch.columns)
+        columns = [
+            column.dictionary_decode() if pyarrow.types.is_dictionary(column.type) else column
+            for column in batch.columns
+        ]
+        size = sum(column.nbytes for column in columns)
         step = max(1, batch.num_rows * STEP_BYTES // max(size, STEP_BYTES))
         for start in range(0, batch.num_rows, step):
-            part = batch if step >= batch.num_rows else batch.slice(start, step)
-            for values in zip(*map(_values, part.columns), strict=True):
+            for values in zip(*(_values(column.slice(start, step)) for column in columns), strict=True):
                 number += 1
                 if size > MAX_RECORD and _length(values) > MAX_RECORD:
                     yield Bad(number, f"row of {TOO_LONG}")
@@ -109,24 +109,12 @@ def rows_of(batches: Iterable[pyarrow.RecordBatch]) -> Iterator[Record | Bad]:
                     yield number, dict(zip(names, values, strict=True))
 
 
-def _bytes(column: pyarrow.Array) -> int:
-    return int(column.nbytes) + (_bytes(column.dictionary) if pyarrow.types.is_dictionary(column.type) else 0)
-
-
 def _values(column: pyarrow.Array) -> list[Any]:
-    if pyarrow.types.is_dictionary(column.type):  # each text once, however many rows have it
-        indices = column.indices.to_pylist()
-        used = sorted({index for index in indices if index is not None})
-        texts = dict(zip(used, _values(column.dictionary.take(pyarrow.array(used, pyarrow.int64()))), strict=True))
-        return [texts.get(index) for index in indices]
     try:
         values = column.to_pylist()
-    except (
-        ValueError,
-        OverflowError,
-    ):  # texts that are none, which no reader looks for; times Python has no object for
+    except (ValueError, OverflowError):  # texts that are not UTF-8; times that Python has no object for
         values = [_value(cell) for cell in column]
-    return [_decoded(value) for value in values] if _has_bytes(column.type) else values
+    return [_decoded(value) for value in values] if "binary" in str(column.type) else values
 
 
 def _value(cell: pyarrow.Scalar) -> Any:
@@ -136,14 +124,6 @@ def _value(cell: pyarrow.Scalar) -> Any:
         return NotText(f"not UTF-8: byte {error.start}")
     except (ValueError, OverflowError):
         return str(cell.cast(pyarrow.string()))
-
-
-def _has_bytes(kind: pyarrow.DataType) -> bool:
-    if isinstance(kind, pyarrow.BaseExtensionType):
-        return _has_bytes(kind.storage_type)
-    if pyarrow.types.is_dictionary(kind):
-        return _has_bytes(kind.value_type)
-    return "binary" in str(kind)
 
 
 def _decoded(value: Any) -> Any:

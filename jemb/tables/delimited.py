@@ -7,19 +7,19 @@ cell, a line end ends a row, and a quote is a character.
 from __future__ import annotations
 
 import csv
+import io
 import logging
-import re
 from collections.abc import Iterator, Sequence
 
 from jemb.core.errors import InputError
 from jemb.tables.records import MAX_RECORD, TOO_LONG, Bad, Record, excerpt
-from jemb.tables.streams import Damaged, Lines, open_data, refuse_foreign
+from jemb.tables.streams import Damaged, lines, open_data, refuse_foreign
 
 log = logging.getLogger(__name__)
 
 BOM = "\ufeff"
 MAX_SWALLOWED = 100_000
-"""Lines that an unclosed quote may swallow; more, and nobody knows what the file holds."""
+"""Lines that one row may have; with more, nobody knows what the file holds."""
 csv.field_size_limit(MAX_RECORD)  # Python's own limit, 131,072, cuts long passages
 
 
@@ -34,16 +34,16 @@ def read_delimited(place: str, kind: str) -> Iterator[Record | Bad]:
     with open_data(place) as file:
         try:
             refuse_foreign(place, file)
-            for line, last, cells in rows(Lines(file)):
+            for line, last, cells in rows(file):
                 if not header:
                     header = _header(f"{place}: line {line}", cells)
                 elif isinstance(cells, Bad):
                     yield cells
                 elif wrong := _fault(cells, header, kind):
-                    text = excerpt("\t".join(cells))
                     # A stray quote may have joined lines to a row of another width: each counts as a lost row.
                     for number in range(line, (line if len(cells) == len(header) else last) + 1):
-                        yield Bad(number, wrong + (f"; it began in line {line}" if number > line else ""), text)
+                        began = f"; it began in line {line}" if number > line else ""
+                        yield Bad(number, wrong + began, excerpt("\t".join(cells)))
                 else:
                     quoted += kind == "tsv" and any(map(_looks_quoted, cells))
                     yield line, dict(zip(header, cells, strict=True))
@@ -93,82 +93,70 @@ def _fault(cells: list[str], header: list[str], kind: str) -> str:
     return ""
 
 
-def _tsv_rows(lines: Lines) -> Iterator[tuple[int, int, list[str] | Bad]]:
+def _tsv_rows(file: io.BufferedReader) -> Iterator[tuple[int, int, list[str] | Bad]]:
     """(first line, last line, cells) of each row."""
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines(file), 1):
         if len(line) > MAX_RECORD:
             yield number, number, Bad(number, f"row of {TOO_LONG}", excerpt(line))
         elif line.strip(b" \r"):
-            # Bytes that are not UTF-8 come through as lone surrogates, so that they spoil their own row only.
-            text = line.decode(errors="surrogateescape").removesuffix("\r")
-            yield number, number, _without_marks(text.split("\t"))
+            yield number, number, _without_marks(_decoded(line).removesuffix("\r").split("\t"))
 
 
-def _csv_rows(lines: Lines) -> Iterator[tuple[int, int, list[str] | Bad]]:
+def _csv_rows(file: io.BufferedReader) -> Iterator[tuple[int, int, list[str] | Bad]]:
     """As `_tsv_rows`."""
-    feed = _Feed(lines)
+    feed = _Feed(lines(file))
     rows = csv.reader(feed, strict=True)
     while True:
-        after_cut = feed.is_cut
-        start, feed.size, feed.most = feed.number + 1, 0, feed.number + MAX_SWALLOWED
+        start, feed.first, feed.text, feed.size = feed.number + 1, feed.number + 1, "", 0
         try:
             cells = next(rows)
         except StopIteration:
             return
         except csv.Error as error:
             reason = f'bad quoting after line {start - 1} ({error}); a quote in a quoted text is doubled: "a ""b"""'
-            if feed.size > MAX_RECORD and feed.number == start:
-                reason = f"row of {TOO_LONG}"
-            elif feed.size > MAX_RECORD or feed.number > feed.most:
-                yield start, start, Bad(start, f"{reason}; a row without an end", feed.first, rest_lost=True)
+            text = excerpt(feed.text)
+            if feed.endless and feed.number > start:
+                yield start, start, Bad(start, f"{reason}; a row without an end", text, rest_lost=True)
                 return
-            # An unclosed quote swallows lines: each of them is a lost row, and counts as one.
+            # A stray quote swallows lines: each of them is a lost row, and counts as one.
             for line in range(start, max(start, feed.number) + 1):
-                yield line, line, Bad(line, reason, feed.first if line == start else "")
+                yield line, line, Bad(line, f"row of {TOO_LONG}" if feed.endless else reason, text)
             continue
-        if cells and (after_cut or feed.is_cut):
-            reason = "a carriage return in a cell without quotes cuts the row"
-            yield start, start, Bad(start, reason, excerpt("\t".join(cells)))
-        elif cells:
+        if cells:
             yield start, feed.number, _without_marks(cells)
 
 
 class _Feed:
-    """Lines as Python's csv wants them. number: of those given. first: the start of the row's first line. is_cut: the
-    last one ends in a single carriage return, and the first line does not, as on old Macs. Set where a row begins:
-    size, of it so far, to 0; most, the number of its last line."""
+    """Lines as Python's csv wants them. number: of those given; endless: the row did not end with the file, or where a
+    row must. Set where a row begins: first, the number of its first line; text, that line, to ""; size, to 0."""
 
-    def __init__(self, lines: Lines) -> None:
-        self._lines = iter(lines)
-        self._rest: list[str] = []
-        self.number = 0
-        self.first = ""
-        self.is_cut = False
-        self._mac = False
-        self.size = 0
-        self.most = 0
+    def __init__(self, found: Iterator[bytes]) -> None:
+        self._lines = found
+        self.number = self.first = self.size = 0
+        self.text = ""
+        self.endless = False
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        if not self._rest:
-            text = next(self._lines).decode(errors="surrogateescape") + "\n"
-            if not self.size:
-                text = text.removeprefix(BOM)
-            self._rest = re.split(r"(?<=\r)(?!\n)", text)[::-1] if "\r" in text else [text]
-            self._mac = self._mac or (not self.number and len(self._rest) > 1)
-        text = self._rest.pop()
-        self.is_cut = not self._mac and text.endswith("\r")
-        self.number += 1
-        if not self.size:
-            self.first = excerpt(text.rstrip("\r\n"))
-        self.size += len(text)
-        if self.size > MAX_RECORD:
-            raise csv.Error(TOO_LONG)
-        if self.number > self.most:
-            raise csv.Error(f"more than {MAX_SWALLOWED} lines")
-        return text
+        line = next(self._lines, None)
+        self.number += line is not None
+        self.size += len(line or b"")
+        self.endless = line is None or self.size > MAX_RECORD or self.number - self.first >= MAX_SWALLOWED
+        if line is None:
+            raise StopIteration
+        if self.endless:
+            raise csv.Error(f"a row of {TOO_LONG}, or {MAX_SWALLOWED} lines")
+        text = _decoded(line)
+        if self.number == self.first:
+            self.text = text = text.removeprefix(BOM)
+        return text + "\n"
+
+
+def _decoded(line: bytes) -> str:
+    """Bytes that are not UTF-8 come through as lone surrogates, so that they spoil their own row only."""
+    return line.decode(errors="surrogateescape")
 
 
 def _without_marks(cells: list[str]) -> list[str]:
@@ -182,8 +170,6 @@ def _looks_quoted(cell: str) -> bool:
 
 
 def _is_utf8(text: str) -> bool:
-    if text.isascii():
-        return True
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jemb.core.errors import InputError
 from jemb.tables.places import open_bytes
 from jemb.tables.records import BOM, Bad, Record, excerpt, json_of
-from jemb.tables.streams import BLOCK, PACKED_BLOCK, Damaged, Lines, open_data, packing, refuse_foreign
+from jemb.tables.streams import Damaged, lines, open_data, refuse_foreign
 
 
 @dataclass(slots=True)
@@ -27,31 +27,26 @@ def read_json_lines(
     """
     number = 0
     with open_bytes(place) if start else open_data(place) as file:
-        lines = Lines(file, start, end, PACKED_BLOCK if packing(place) else BLOCK)
         try:
             if not start:
                 refuse_foreign(place, file)
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(lines(file, start, end), 1):
                 try:
                     value = json_of(line)
+                    if type(value) is not dict:
+                        raise ValueError(f"is a JSON {type(value).__name__}; wanted a JSON object")
                 except ValueError as error:
-                    if not line.removeprefix(BOM).strip():
-                        continue
-                    if number == 1 and not start:
-                        _refuse_one_value(place, line)
-                    yield Bad(number, str(error), excerpt(line))
-                    continue
-                if type(value) is dict:
-                    yield number, value
+                    if line.removeprefix(BOM).strip():
+                        if number == 1 and not start:
+                            _refuse_one_value(place, line)
+                        yield Bad(number, str(error), excerpt(line))
                 else:
-                    if number == 1 and not start:
-                        _refuse_one_value(place, line)
-                    yield Bad(number, f"is a JSON {type(value).__name__}; wanted a JSON object", excerpt(line))
+                    yield number, value
         except Damaged as error:
             yield Bad(number + 1, str(error), rest_lost=True)
         finally:
             if tally is not None:
-                tally.lines = lines.count
+                tally.lines = number
 
 
 def _refuse_one_value(place: str, line: bytes) -> None:

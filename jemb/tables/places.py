@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,19 +70,18 @@ def look(place: str) -> Found:
     """What stands at `place`; `InputError` when there is nothing or it may not be seen."""
     with naming(place):
         if not is_url(place):
-            path = Path(place)
-            status = path.stat()
-            is_folder = path.is_dir()
-            return Found(place, is_folder, None if is_folder else status.st_size, "", is_folder or path.is_file())
-        files, path_there = file_system(place)
-        return _found(files, place, files.info(path_there))
+            size = Path(place).stat().st_size
+            found = _local(Path(place))
+            return found if found.is_folder else replace(found, place=place, size=size)
+        files, path = file_system(place)
+        return _found(files, place, files.info(path))
 
 
 def list_folder(place: str) -> list[Found]:
     """What is in a folder, by name; hidden entries are left out."""
     with naming(place):
         if not is_url(place):
-            found = [_local_entry(path) for path in Path(place).iterdir()]
+            found = [_local(path) for path in Path(place).iterdir()]
         else:
             files, folder = file_system(place)
             # Object stores list a folder's own mark among what is in it.
@@ -190,6 +189,6 @@ def _found(files: Any, place: str, info: Mapping[str, Any]) -> Found:
     return Found(place, False, info.get("size"), tag or str(files.ukey(info["name"])))
 
 
-def _local_entry(path: Path) -> Found:
+def _local(path: Path) -> Found:
     is_folder = path.is_dir()
     return Found(str(path), is_folder, None, "", is_folder or path.is_file() or not path.exists())

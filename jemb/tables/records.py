@@ -86,18 +86,12 @@ def _may_repeat(data: bytes, value: dict[str, Any]) -> bool:
 def _python_json(text: str, **options: Any) -> Any:
     try:
         return json.loads(text, **options)
-    except _Twice:
-        raise
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
-
-
-class _Twice(ValueError):
-    pass
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> None:
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise _Twice(f"key {excerpt(twice)!r} comes twice")
+        raise ValueError(f"key {excerpt(twice)!r} comes twice")

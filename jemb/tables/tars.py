@@ -1,6 +1,6 @@
 """Tars made by others: their members checked for damage, and their samples as WebDataset groups them.
 
-After: `whole.py` gives the samples as rows; `shards/adopt.py` takes tars over as they are. A tar is read once from
+After: `whole.py` gives the samples as rows. A tar is read once from
 begin to end, so that it may be packed or far away, and no member of it fills the memory. Nothing is unpickled: JSON and
 text are decoded.
 """
@@ -10,8 +10,9 @@ from __future__ import annotations
 import io
 import re
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import groupby
 from typing import Any
 
 from jemb.core.errors import InputError
@@ -23,8 +24,6 @@ _KEY = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
 _META = re.compile(r"__[^/]*__($|/)")
 MAX_HEADER = 1 << 20
 """Bytes of headers before a member, long names and attributes included."""
-MAX_MEMBERS = 10_000
-"""Members of one sample."""
 KEYS = 1 << 20
 """Samples back to which a key is looked for that comes again."""
 SKIPPED = 1 << 20
@@ -33,27 +32,6 @@ ADJACENT = (
     "WebDataset wants the members of a sample next to each other: pack the files again in order of name "
     "(tar --sort=name -cf NEW.tar FOLDER)"
 )
-
-
-@dataclass(slots=True)
-class Member:
-    """A regular file of a tar that belongs to a sample. name: key.extension; offset: byte of its payload."""
-
-    name: str
-    key: str
-    extension: str
-    offset: int
-    size: int
-    sparse: bool
-    _stream: _Stream
-
-    def read(self) -> bytes:
-        """Its payload; once, and before the next member is asked for. Raises `tarfile.TarError` where it breaks off."""
-        data = self._stream.file.read(self.size)
-        self._stream.at += len(data)
-        if len(data) < self.size:
-            raise tarfile.ReadError(f"cut off at byte {self._stream.at} in member {self.name!r}")
-        return data
 
 
 def read_tar(place: str) -> Iterator[Record | Bad]:
@@ -75,8 +53,9 @@ def read_tar(place: str) -> Iterator[Record | Bad]:
         yield Bad(number + 1, str(error), rest_lost=True)
 
 
-def iter_members(file: io.BufferedReader) -> Iterator[Member]:
-    """The members of a tar that belong to samples, in order. `file` is read forward.
+def iter_members(file: io.BufferedReader) -> Iterator[tuple[str, str, tarfile.TarInfo, Callable[[], bytes]]]:
+    """(key, extension, header, reader) of the regular files of a tar that belong to samples, in order. `file` is read
+    forward, so a reader gives its payload once, before the next member is asked for.
 
     Raises `tarfile.TarError` naming the byte when the tar is damaged or cut off. Python's tarfile stops without a word
     at a damaged header and at a cut between two members, so the end mark is looked for.
@@ -92,11 +71,8 @@ def iter_members(file: io.BufferedReader) -> Iterator[Member]:
                     raise tarfile.ReadError(f"member {info.name!r} has {info.size} bytes")
                 found = _KEY.fullmatch(info.name)
                 if info.isreg() and found and not _META.match(info.name):
-                    key, extension = found.groups()
-                    yield Member(
-                        info.name, key, extension.lower(), info.offset_data, info.size, info.issparse(), stream
-                    )
-                stream.go_on(position)
+                    yield found[1], found[2].lower(), info, partial(stream.payload, info)
+                stream.seek(position)
             position = archive.offset
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         raise tarfile.ReadError(f"damaged or cut off after byte {position} ({error})") from None
@@ -123,15 +99,18 @@ class _Stream:
         self.at += len(self.last)
         return self.last
 
-    def seek(self, position: int) -> None:
-        self.go_on(position)
+    def payload(self, info: tarfile.TarInfo) -> bytes:
+        data = self.file.read(info.size)
+        self.at += len(data)
+        if len(data) < info.size:
+            raise tarfile.ReadError(f"cut off at byte {self.at} in member {info.name!r}")
+        return data
 
-    def go_on(self, position: int) -> None:
-        """To the next header, at `position`."""
+    def seek(self, position: int) -> None:
+        """To the next header."""
         self._left = MAX_HEADER
         if self.file.seekable() and position - self.at > SKIPPED:
-            self.file.seek(position - 1)
-            self.at = position - 1
+            self.at = self.file.seek(position - 1)
         while self.at < position:
             passed = len(self.file.read(min(position - self.at, SKIPPED)))
             if not passed:
@@ -163,50 +142,44 @@ class _Order(Exception):
 def _samples(file: io.BufferedReader) -> Iterator[tuple[dict[str, Any], str, str]]:
     """(fields, why it cannot be read if so, text to show) of each sample. Members are read as they come."""
     seen: dict[str, str] = {}  # key -> its first member; the oldest go
-    key: str | None = None
-    fields: dict[str, Any] = {}
-    extensions: set[str] = set()
-    fault = ("", "")
-    size = 0
-    for member in iter_members(file):
-        where = f"member {member.name!r}"
-        if member.key != key:
-            if key is not None:
-                yield fields, *fault
-            if member.key in seen:
+    for key, members in groupby(iter_members(file), lambda member: member[0]):
+        fields: dict[str, Any] = {}
+        extensions: set[str] = set()
+        fault = ("", "")
+        size = 0
+        for _, extension, info, read in members:
+            where = f"member {info.name!r}"
+            if not extensions and key in seen:
                 raise _Order(
-                    f"{where} at byte {member.offset}: a sample of this key was there before, with "
-                    f"{seen[member.key]!r}, and others came between. {ADJACENT}"
+                    f"{where} at byte {info.offset_data}: a sample of this key was there before, with {seen[key]!r}, "
+                    f"and others came between. {ADJACENT}"
                 )
-            seen[member.key] = member.name
-            if len(seen) > KEYS:
-                del seen[next(iter(seen))]
-            key, fields, extensions, fault, size = member.key, {}, set(), ("", ""), 0
-        if member.extension in extensions:
-            raise _Order(f"{where} comes twice, again at byte {member.offset}")
-        extensions.add(member.extension)
-        if len(extensions) > MAX_MEMBERS:
-            raise _Order(f"{where}: more than {MAX_MEMBERS} members of one sample")
-        if fault[0]:
-            continue
-        data = b""
-        try:
-            if member.sparse:
-                raise ValueError("is a sparse file; wanted plain members, pack it again")
-            if size + member.size <= MAX_RECORD:
-                data = member.read()
-                new = _fields(member.extension, data)
-                size += 0 if NotText in map(type, new.values()) else member.size
-            elif member.extension.rpartition(".")[2] in ("json", "txt"):
-                raise ValueError(f"of {member.size} bytes, which makes a sample of {TOO_LONG}")
-            else:
-                new = {member.extension: NotText(f"of {member.size} bytes; wanted at most {MAX_RECORD >> 20} MiB")}
-            if twice := sorted(new.keys() & fields.keys()):
-                raise ValueError(f"field {twice[0]!r} comes twice")
-            fields |= new
-        except ValueError as error:
-            fault = (f"{member.name}: {error}", excerpt(data))
-    if key is not None:
+            seen.setdefault(key, info.name)
+            if fault[0]:
+                continue
+            if extension in extensions:
+                raise _Order(f"{where} comes twice, again at byte {info.offset_data}")
+            extensions.add(extension)
+            data = b""
+            try:
+                size += tarfile.BLOCKSIZE  # of members that are not kept, only their number counts
+                if info.issparse():
+                    raise ValueError("is a sparse file; wanted plain members, pack it again")
+                if size + info.size <= MAX_RECORD:
+                    data = read()
+                    new = _fields(extension, data)
+                    size += 0 if NotText in map(type, new.values()) else info.size
+                elif size > MAX_RECORD or extension.rpartition(".")[2] in ("json", "txt"):
+                    raise ValueError(f"of {info.size} bytes, which makes a sample of {TOO_LONG}")
+                else:
+                    new = {extension: NotText(f"of {info.size} bytes; wanted at most {MAX_RECORD >> 20} MiB")}
+                if twice := sorted(new.keys() & fields.keys()):
+                    raise ValueError(f"field {twice[0]!r} comes twice")
+                fields |= new
+            except ValueError as error:
+                fault = (f"{info.name}: {error}", excerpt(data))
+        if len(seen) > KEYS:
+            del seen[next(iter(seen))]
         yield fields, *fault
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from jemb.tables.columns import read_parquet
 from jemb.tables.delimited import read_delimited
-from jemb.tables.hub import hub_name, read_hub
+from jemb.tables.hub import read_hub
 from jemb.tables.jsonl import Tally, read_json_lines
 from jemb.tables.records import Bad, Record
 from jemb.tables.tars import read_tar
@@ -40,5 +40,5 @@ def read_table(
     if kind == "parquet":
         return read_parquet(place, start, end)
     if kind == "hf":
-        return read_hub(hub_name(place), start, end)
+        return read_hub(place, start, end)
     return read_tar(place) if kind == "tar" else read_delimited(place, kind)

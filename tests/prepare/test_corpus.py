@@ -17,11 +17,10 @@ import pytest
 from jemb.core.errors import InputError
 from jemb.core.text import normalise
 from jemb.prepare import StageInputs, Tools, prepare
+from jemb.prepare.engine import read as reading
 from jemb.prepare.engine.executor import LocalExecutor
 from jemb.prepare.options import PrepareConfig
 from jemb.prepare.report.page import make_report
-from jemb.prepare.source import corpus as corpus_module
-from jemb.prepare.source import parts
 from jemb.prepare.source.corpus import find_corpus
 from jemb.prepare.stages import mine as mine_module
 from jemb.prepare.stages.cross_encoder import load_scorer
@@ -109,7 +108,7 @@ def brute_force(rows: list[Row], documents: list[str], config: MineConfig) -> li
 def test_with_all_drawn_it_is_the_brute_force(
     table: Any, job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(corpus_module, "PIECE_ROWS", 40)
+    monkeypatch.setattr(reading, "PIECE_ROWS", 40)
     monkeypatch.setattr(mine_module, "RERANKED_ROWS", 16)
     load_scorer.cache_clear()
     rows = make_rows()
@@ -211,10 +210,9 @@ def test_parts_pieces_and_processes_do_not_show(
     place = write_documents(tmp_path / "documents.jsonl", make_documents(rows))
     config = MineConfig(corpus=place, top=12, num_negatives=3, rerank="judge", max_share=None)
     one = run(table(rows), job("one"), config)
-    monkeypatch.setattr(corpus_module, "PIECE_ROWS", 7)
-    cut = parts.parts
-    monkeypatch.setattr(corpus_module, "parts", partial(cut, part_bytes=1000))
-    assert len(corpus_module.parts(find_corpus(place, "text").sources[0])) > 5
+    monkeypatch.setattr(reading, "PIECE_ROWS", 7)
+    monkeypatch.setattr(reading, "parts", partial(reading.parts, part_bytes=1000))
+    assert len(reading.parts(find_corpus(place, "text").sources[0])) > 5
     assert run(table(rows, piece_rows=11), job("many"), config) == one
     (tmp_path / "jobs" / "two").mkdir()
     with LocalExecutor(2) as executor:
@@ -308,7 +306,7 @@ def test_unreadable_documents(table: Any, job: Any, tmp_path: Path, caplog: pyte
     _, statistics = run(table([("a word", "b word")]), job("warned"), config)
     assert statistics["corpus"] == {"read": 300, "blank": 0, "unreadable": 3}
     assert "3 of 303 documents cannot be read. The first: " in caplog.text
-    assert f"{path} line 301: field 'text' is int; wanted text" in caplog.text
+    assert "documents.jsonl line 301: field 'text' is int (7); wanted text" in caplog.text
     path.write_text("\n".join([*good[:50], "{broken"]))
     with pytest.raises(InputError, match=r"1 of 51 documents cannot be read.*line 51: not JSON.*wanted at most 1%"):
         run(table([("a word", "b word")]), job("refused"), config)

@@ -197,7 +197,6 @@ def test_a_cross_encoder_as_the_teacher(tmp_path: Path, caplog: pytest.LogCaptur
         row["scores"] = scores
     (tmp_path / "raw" / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     prepare(replace(config, overwrite=True), tools)
-    assert "d: the scores that its rows have are replaced by those of cross_encoder" in caplog.text
     assert {sample.scores for sample in ShardReader(tmp_path / "out" / "d")} == {(3, 2, -1.5)}
     assert "get no scores" not in caplog.text
     prepare(replace(config, overwrite=True, stages=["negation"], negation={"unmatched": "keep"}), tools)

@@ -12,7 +12,7 @@ from typing import Any
 
 from jemb.core.errors import InputError
 from jemb.core.files import write_atomic
-from jemb.prepare.engine.identity import changes, is_origin
+from jemb.prepare.engine.plan import changes, is_origin
 from jemb.prepare.engine.read import Reading
 from jemb.prepare.options import PrepareConfig
 from jemb.prepare.registry import Stage, all_stages
@@ -30,8 +30,7 @@ def warn_of_losses(name: str, stage: Stage, count: StageCount) -> None:
     lost = sum(count.dropped.values())
     if lost <= LOSS * (count.kept + lost):
         return
-    found = count.statistics["examples"]
-    rows = [row for reason in sorted(found, key=lambda reason: -len(found[reason])) for row in found[reason]][:3]
+    rows = [row for rows in count.statistics["examples"].values() for row in rows][:3]
     shown = [f"{row['reason']} {row['note']}: {row['query'][:60]!r} / {row['positive'][:60]!r}" for row in rows]
     log.warning(
         "%s: %s drops %d of %d rows (%.0f %%)%s. The report has more; sources.%s.stages=[…] leaves a stage out for "
@@ -51,22 +50,19 @@ def check_readable(source: Source, reading: Reading, listing: Path, allowed: flo
     # Of a file that breaks off nobody knows the share: only who accepts any loss accepts that.
     if reading.rows and share <= allowed and (reading.broken is None or allowed == 1):
         return
-    write_atomic(listing, json_lines(unreadable))
+    write_atomic(listing, listed(unreadable))
     if reading.broken is not None:
         lost = reading.broken
-        way_out = (
-            f"give max_unreadable=1 to go on with the {reading.rows} rows that can be read" if reading.rows else ""
-        )
         raise InputError(
             f"{lost['file']}: breaks off at row or line {lost['line']}: {lost['reason']}; an unknown number of rows is "
-            f"lost. Get the file again{', or ' if way_out else ''}{way_out} (the others are listed in {listing})"
+            f"lost. Get the file again, or give max_unreadable=1 to go on with the {reading.rows} rows that can be "
+            f"read (the others are listed in {listing})"
         )
     first = unreadable[0]
     raise InputError(
         f"{source.where}: {len(unreadable)} of {total} rows cannot be read ({share:.1%}; max_unreadable allows "
         f"{allowed:.1%}). The first: {first['file']} line {first['line']}: {first['reason']}. All are listed in "
-        f"{listing}. "
-        + ("Repair them, or give a larger max_unreadable to leave them out" if reading.rows else "Repair them")
+        f"{listing}. Repair them, or leave them out with a larger max_unreadable"
     )
 
 
@@ -132,5 +128,7 @@ def warn_of_idle_options(config: PrepareConfig) -> None:
                 )  # fmt: skip
 
 
-def json_lines(values: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
+def listed(unreadable: Iterable[Mapping[str, Any]]) -> str:
+    """JSON lines of file, line, reason and text."""
+    shown = ({name: row[name] for name in ("file", "line", "reason", "text")} for row in unreadable)
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in shown)

@@ -121,13 +121,9 @@ def _start_worker(gpus: Any) -> None:
     tqdm.set_lock(RLock())  # its own is a semaphore of the system, left behind by a worker that is ended
     end_with_parent()
     if gpus is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = _visible(gpus.get())
-
-
-def _visible(number: int) -> str:
-    """Name of the `number`-th of the GPUs this job may use."""
-    allowed = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return allowed[number] if allowed else str(number)
+        number = gpus.get()  # among the GPUs that this job may use
+        allowed = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+        os.environ["CUDA_VISIBLE_DEVICES"] = allowed[number] if allowed else str(number)
 
 
 def _num_gpus() -> int:

@@ -31,11 +31,6 @@ class Job:
     executor: Executor
     label: str
 
-    @property
-    def workers(self) -> int:
-        """How many tasks can run at once."""
-        return self.executor.workers
-
     def map(
         self,
         step: str,
@@ -55,22 +50,17 @@ class Job:
         processes are worth starting; None: `SERIAL_BELOW`.
         """
         sizes = [1] * len(items) if sizes is None else sizes
-        results: list[Result | None] = [None] * len(items)
-        todo: list[int] = []
-        for number in range(len(items)):
-            if self.is_done(step, number):
-                results[number] = read_json(self._marker(step, number))
-            else:
-                todo.append(number)
+        numbers = range(len(items))
+        results = {number: read_json(self._marker(step, number)) for number in numbers if self.is_done(step, number)}
+        todo = [number for number in numbers if number not in results]
         rest = [sizes[number] for number in todo]
-        name = f"{self.label}: {step}"
-        with Progress(name, sum(sizes), unit, done=sum(sizes) - sum(rest)) as progress:
+        with Progress(f"{self.label}: {step}", sum(sizes), unit, done=sum(sizes) - sum(rest)) as progress:
             tasks = [(items[number], self._marker(step, number)) for number in todo]
             serial = len(todo) < 2 or sum(rest) < (SERIAL_BELOW if serial_below is None else serial_below)
-            for done, result in self.executor.run(partial(_task, function), tasks, gpu=gpu, serial=serial):
-                results[todo[done]] = result
-                progress.update(rest[done])
-        return [result for result in results if result is not None]
+            for place, result in self.executor.run(partial(_task, function), tasks, gpu=gpu, serial=serial):
+                results[todo[place]] = result
+                progress.update(rest[place])
+        return [results[number] for number in numbers]
 
     def is_done(self, step: str, number: int) -> bool:
         """Whether an earlier start of the job has done that item."""

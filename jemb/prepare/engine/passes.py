@@ -6,6 +6,7 @@ Before: `read.py` has made the pieces. After: `run.py` counts what each stage ke
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,23 +14,14 @@ from typing import Any
 
 from jemb.core.files import read_json, write_json
 from jemb.prepare.engine.job import Job
-from jemb.prepare.engine.table import (
-    BESIDE,
-    Dropped,
-    Rows,
-    Table,
-    Verdict,
-    add_up,
-    is_verdict,
-    write_dropped,
-    write_verdict,
-)
+from jemb.prepare.engine.table import BESIDE, Dropped, Rows, Table, Verdict, add_up, write_dropped, write_verdict
 from jemb.prepare.registry import Stage, StageInputs
 
 VERDICT = "verdict.json"
 """Marker of a finished pass: its counts by reason, and its statistics."""
+LASTING = (VERDICT, BESIDE, "drops-*.arrow", "negatives-*.arrow")
+"""What stays of a pass. Signatures and vectors have done their service, and are many times as much."""
 Result = dict[str, Any]
-Each = Callable[[Rows], Verdict]
 
 
 def passes(stage: Stage, options: Any, inputs: StageInputs) -> list[Callable[[Table, Job], Result]]:
@@ -43,7 +35,9 @@ def passes(stage: Stage, options: Any, inputs: StageInputs) -> list[Callable[[Ta
     return found
 
 
-def run_each(name: str, each: Each, table: Table, job: Job, columns: tuple[str, ...], *, gpu: bool = False) -> Result:
+def run_each(
+    name: str, each: Callable[[Rows], Verdict], table: Table, job: Job, columns: tuple[str, ...], *, gpu: bool = False
+) -> Result:
     """A pass of a function of the rows of one piece."""
 
     def judge() -> Result:
@@ -68,12 +62,16 @@ def _once(job: Job, judge: Callable[[], Result]) -> Result:
         return dict(read_json(marker))
     result = judge()
     write_json(marker, result)
-    for path in job.folder.iterdir():  # signatures and vectors have done their service, and are many times the verdicts
-        if path not in (marker, job.folder / BESIDE) and not is_verdict(path):
+    for path in job.folder.iterdir():
+        if path.is_dir() and path.name != BESIDE:
+            shutil.rmtree(path)
+        elif not any(map(path.match, LASTING)):
             path.unlink()
     return result
 
 
-def _judge(table: Table, folder: Path, each: Each, columns: tuple[str, ...], piece: int) -> Result:
+def _judge(
+    table: Table, folder: Path, each: Callable[[Rows], Verdict], columns: tuple[str, ...], piece: int
+) -> dict[str, Any]:
     rows = table.read(piece, columns)
     return write_verdict(folder, piece, rows, each(rows))

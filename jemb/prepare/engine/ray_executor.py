@@ -22,14 +22,12 @@ from jemb.prepare.engine.executor import AHEAD, Executor
 T = TypeVar("T")
 R = TypeVar("R")
 
-log = logging.getLogger(__name__)
-
 RETRIES = 5
 """Times a task is started again when its worker dies."""
 KNOCK = 10.0
 """Seconds in which somebody must answer at the cluster's address."""
 QUIET = 60.0
-"""Seconds without a finished task after which the cluster is looked at again: nodes come and go."""
+"""Seconds without a finished task after which the CPUs are counted again: nodes come and go."""
 
 
 class RayExecutor(Executor):
@@ -46,11 +44,9 @@ class RayExecutor(Executor):
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         if address:
             _knock(address)
-        options: dict[str, Any] = {"address": address} if address else {"num_cpus": workers or None}
-        if not address:
-            options["include_dashboard"] = False
-            # A cluster in the environment (RAY_ADDRESS) is not what was asked for.
-            options["address"] = "local"
+        # Without an address a cluster in the environment (RAY_ADDRESS) is not what was asked for.
+        alone = {"address": "local", "num_cpus": workers or None, "include_dashboard": False}
+        options: dict[str, Any] = {"address": address} if address else alone
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
@@ -95,7 +91,6 @@ class RayExecutor(Executor):
                 yield waiting.pop(reference), self._get(reference)
             if not done:
                 ahead = AHEAD * self.workers
-                self._warn_without("GPU" if gpus else "CPU")
 
     def _get(self, reference: Any) -> Any:
         errors = self._ray.exceptions
@@ -109,18 +104,20 @@ class RayExecutor(Executor):
                 "memory. What was done is kept: run the same command again"
             ) from None
 
-    def _warn_without(self, resource: str) -> None:
-        """Tasks wait for a node that can run them, for ever if none comes."""
-        if not self._ray.cluster_resources().get(resource, 0):
-            log.warning("the Ray cluster has no %s any more; waiting for a node that has", resource)
-
     def _check_nodes(self, output: Path) -> None:
         """Ask every node whether it has this jemb and sees a file made here. A node that dies meanwhile is left out."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
         ray = self._ray
         mark = output / f".ray-{uuid.uuid4().hex}"
         mark.touch()
         try:
-            asked = {_name(node): self._ask(node["NodeID"], mark) for node in ray.nodes() if node["Alive"]}
+            asked = {}
+            for node in (node for node in ray.nodes() if node["Alive"]):
+                name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}, {node['NodeID'][:8]})"
+                # A dictionary, for Ray's own annotations know two of its strategies only.
+                there: dict[str, Any] = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node["NodeID"], False)}
+                asked[name] = ray.remote(num_cpus=0, **there)(_look).remote(str(mark))
             for name, answer in asked.items():
                 try:
                     version, sees = ray.get(answer)
@@ -141,13 +138,6 @@ class RayExecutor(Executor):
         finally:
             mark.unlink()
 
-    def _ask(self, node: str, mark: Path) -> Any:
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        # A dictionary, for Ray's own annotations know two of its strategies only.
-        there: dict[str, Any] = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node, soft=False)}
-        return self._ray.remote(num_cpus=0, **there)(_look).remote(str(mark))
-
     def __exit__(self, *error: object) -> None:
         self._ray.shutdown()
 
@@ -163,10 +153,6 @@ def _knock(address: str) -> None:
         raise InputError(
             f"ray.address={address}: no Ray cluster there ({error}); start one with `ray start`, or correct the address"
         ) from None
-
-
-def _name(node: dict[str, Any]) -> str:
-    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}, {node['NodeID'][:8]})"
 
 
 def _look(mark: str) -> tuple[str, bool]:

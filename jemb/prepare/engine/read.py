@@ -7,7 +7,7 @@ part does not know how many records come before it, so it counts from 0, and the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from jemb.core.records import Kind
 from jemb.prepare.engine.job import Job
-from jemb.prepare.engine.table import PIECE_ROWS, PIECE_SCHEMA, Piece, Table, add_up, runs, write_table
+from jemb.prepare.engine.table import PIECE_SCHEMA, Piece, Table, add_up, write_table
 from jemb.prepare.source.check import check_names
 from jemb.prepare.source.parts import Part, Summary, parts, read_part
 from jemb.prepare.source.record_fields import Row
@@ -28,6 +28,9 @@ from jemb.tables.records import Bad
 
 KINDS: dict[str, Kind] = {"scores": "distill", "score": "scored", "label": "labelled"}
 """What each field besides texts makes of a data set."""
+PIECE_ROWS = 50_000
+PIECE_BYTES = 64 << 20
+"""A piece ends at so many rows or bytes of text."""
 SERIAL_BYTES = 8 << 20
 """Bytes of input below which starting other processes takes longer than reading."""
 
@@ -36,13 +39,17 @@ SERIAL_BYTES = 8 << 20
 class Reading:
     """What was in a source. triplets: rows with hard negatives; supervised: how many have a score, a label, scores.
     unreadable: file, line, reason and text of each record
-    that is no row, in order. broken: the one at which a file breaks off, if one does."""
+    that is no row, in order, and whether the file breaks off there (`rest_lost`)."""
 
     table: Table
     triplets: int
     supervised: dict[str, int]
-    unreadable: list[dict[str, Any]]
-    broken: dict[str, Any] | None
+    unreadable: list[Mapping[str, Any]]
+
+    @property
+    def broken(self) -> Mapping[str, Any] | None:
+        """The first record at which a file breaks off."""
+        return next((row for row in self.unreadable if row["rest_lost"]), None)
 
     @property
     def rows(self) -> int:
@@ -66,23 +73,19 @@ def read(source: Source, job: Job) -> Reading:
     results = job.map("read", function, todo, sizes=sizes, unit="B", serial_below=SERIAL_BYTES)
     check_names(source, sum((Counter(result["names"]) for result in results), Counter()))
     pieces: list[Piece] = []
-    unreadable: list[dict[str, Any]] = []
-    broken: dict[str, Any] | None = None
+    unreadable: list[Mapping[str, Any]] = []
     start = 0
     lines: Counter[str] = Counter()
     for part, result in zip(todo, results, strict=True):
         for piece in result["pieces"]:
             pieces.append(Piece(job.folder / piece["file"], start + piece["first"], piece["span"], piece["rows"]))
         for bad in result["unreadable"]:
-            row = {"file": base_name(part.path), **bad, "line": bad["line"] + lines[part.path]}
-            if row.pop("rest_lost") and broken is None:
-                broken = row
-            unreadable.append(row)
+            unreadable.append({"file": base_name(part.path), **bad, "line": bad["line"] + lines[part.path]})
         start += result["records"]
         lines[part.path] += result["lines"]
     triplets = sum(result["triplets"] for result in results)
     supervised = add_up(result["supervised"] for result in results)
-    return Reading(Table(tuple(pieces)), triplets, supervised, unreadable, broken)
+    return Reading(Table(tuple(pieces)), triplets, supervised, unreadable)
 
 
 def _read_part(source: Source, folder: Path, piece_rows: int, part: Part) -> dict[str, Any]:
@@ -91,8 +94,7 @@ def _read_part(source: Source, folder: Path, piece_rows: int, part: Part) -> dic
     unreadable: list[Bad] = []
     summary = Summary()
     triplets, supervised = 0, Counter[str]()
-    items = read_part(part, source.fields, source.constants, summary)
-    for number, piece in enumerate(runs(_rows(items, unreadable), _size, piece_rows)):
+    for number, piece in enumerate(_pieces(read_part(part, source, summary), unreadable, piece_rows)):
         first, last = piece[0].number, piece[-1].number
         triplets += sum(bool(row.negatives) for row in piece)
         supervised["score"] += sum(row.score is not None for row in piece)
@@ -102,23 +104,23 @@ def _read_part(source: Source, folder: Path, piece_rows: int, part: Part) -> dic
         numbers, *texts = map(list, zip(*piece, strict=True))
         write_table(folder / name, pa.table([np.array(numbers) - first, *texts], schema=PIECE_SCHEMA))
         pieces.append({"file": name, "first": first, "span": last + 1 - first, "rows": len(piece)})
-    found = {
-        "pieces": pieces,
-        "triplets": triplets,
-        "supervised": supervised,
-        "unreadable": [asdict(row) for row in unreadable],
-    }
+    bad = [asdict(row) for row in unreadable]
+    found = {"pieces": pieces, "triplets": triplets, "supervised": supervised, "unreadable": bad}
     return found | {"records": summary.records, "lines": summary.lines, "names": dict(summary.names)}
 
 
-def _rows(items: Iterable[Row | Bad], unreadable: list[Bad]) -> Iterator[Row]:
-    """The rows; what is no row goes to `unreadable`."""
+def _pieces(items: Iterable[Row | Bad], unreadable: list[Bad], most: int) -> Iterator[list[Row]]:
+    """The rows in pieces of `most`, or of `PIECE_BYTES`, whichever comes first; what is no row goes to `unreadable`."""
+    piece: list[Row] = []
+    size = 0
     for row in items:
         if isinstance(row, Bad):
             unreadable.append(row)
-        else:
-            yield row
-
-
-def _size(row: Row) -> int:
-    return len(row.query) + len(row.positive) + sum(map(len, row.negatives + row.more_positives)) + len(row.extra)
+            continue
+        piece.append(row)
+        size += len(row.query) + len(row.positive) + sum(map(len, row.negatives + row.more_positives)) + len(row.extra)
+        if len(piece) == most or size >= PIECE_BYTES:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece

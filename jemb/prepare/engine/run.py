@@ -24,25 +24,24 @@ from jemb.prepare.engine.checks import (
     check_output,
     check_readable,
     finished,
-    json_lines,
+    listed,
     warn_of_idle_options,
     warn_of_losses,
     warn_of_others,
 )
-from jemb.prepare.engine.examples import find_examples
 from jemb.prepare.engine.executor import Executor, LocalExecutor
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.passes import passes, run_each
 from jemb.prepare.engine.plan import Plan, Step, plan_all
 from jemb.prepare.engine.read import Reading, read
 from jemb.prepare.engine.table import BESIDE, Rows, Table, Verdict
-from jemb.prepare.engine.write import put_beside, write_dropped, write_shards
+from jemb.prepare.engine.write import find_examples, put_beside, write_dropped, write_shards
 from jemb.prepare.options import PrepareConfig
 from jemb.prepare.registry import MadeRows, Tools
 from jemb.prepare.report.page import write_report
 from jemb.prepare.report.summary import family, summary_table
 from jemb.prepare.source.check import check
-from jemb.prepare.source.sources import MANIFEST, Source, find_sources
+from jemb.prepare.source.sources import Source, find_sources
 from jemb.shards import Manifest, StageCount, write_manifest
 
 log = logging.getLogger(__name__)
@@ -147,13 +146,7 @@ class _Making:
                 reading = read(self.made.source, self._job("read"))
                 if not reading.rows and (lost := {why: n for why, n in self.made.dropped.items() if n}):
                     raise InputError(f"{source.where}: {step.stage.name} leaves no row; dropped are {lost}")
-                rest_lost = [row for row in self.made.unreadable if row["rest_lost"]]
-                return replace(
-                    reading,
-                    unreadable=[{k: v for k, v in row.items() if k != "rest_lost"} for row in self.made.unreadable]
-                    + reading.unreadable,
-                    broken=dict(rest_lost[0]) if rest_lost else reading.broken,
-                )
+                return replace(reading, unreadable=[*self.made.unreadable, *reading.unreadable])
         return read(source, self._job("read"))
 
     def _add_to_chain(self, step: Step) -> None:
@@ -210,8 +203,6 @@ class _Making:
                 "%s: %s is not run, because it takes positives for right answers, and these rows are %s",
                 self.plan.source.name, name, self.kind,
             )  # fmt: skip
-        elif self.kind == "distill" and _writes_scores(step):
-            log.warning("%s: the scores that its rows have are replaced by those of %s", self.plan.source.name, name)
         elif self.kind == "distill" and step.stage.adds_negatives and not any(map(_writes_scores, self.plan.steps)):
             log.warning(
                 "%s: the negatives of %s get no scores, so objective=distill leaves them out; the stage cross_encoder "
@@ -232,43 +223,36 @@ class _Making:
     def _write(self, table: Table, manifest: Manifest, reading: Reading) -> Manifest:
         config, name = self.plan.config, self.plan.source.name
         folder = self.output / name
+        if not sum(table.counts()):
+            log.warning("%s: the filters leave nothing; no shards are written", name)
+            shutil.rmtree(folder, ignore_errors=True)
+            return manifest
         job = self._job(f"write-{config.shard_samples}-{config.keep_dropped}")
         result = job.folder / "result"
         if not result.exists():  # its markers stand for files in there
             shutil.rmtree(job.folder, ignore_errors=True)
             result.mkdir(parents=True)
-        rows = sum(table.counts())
-        dropped = (result if rows else job.folder) / DROPPED
         if config.keep_dropped:
+            dropped = result / DROPPED
             dropped.mkdir(exist_ok=True)
             if shards := write_dropped(table, self.verdicts, job, dropped):
                 write_manifest(dropped, replace(manifest, kind="pairs", shards=tuple(shards)))
-        # Of a data set of which nothing is left. Hidden, or it would be trained on.
-        lone_drops = self.output / f".{name}.{DROPPED}"
-        if not rows:
-            where = f"; the dropped rows are in {lone_drops}" if config.keep_dropped else ""
-            log.warning("%s: the filters leave nothing; no shards are written%s", name, where)
-            shutil.rmtree(folder, ignore_errors=True)
-            if (dropped / MANIFEST).exists():
-                replace_folder(dropped, lone_drops)
-            return manifest
-        shards, fields = write_shards(table, job, result, config.shard_samples, config.seed)
+        shards, given = write_shards(table, job, result, config.shard_samples, config.seed)
         files = tuple(
             put_beside(result, path)
             for verdicts in self.verdicts.values()
             for verdict in verdicts
             for path in sorted((verdict / BESIDE).glob("[!.]*"))
         )
-        fields = tuple(sorted({*fields, *(step.stage.gives for step in self.plan.steps if step.stage.gives)}))
+        fields = tuple(sorted({*given, *(step.stage.gives for step in self.plan.steps if step.stage.gives)}))
         manifest = replace(manifest, shards=tuple(shards), fields=fields, files=files)
         for leftover in result.rglob(".*.tmp"):  # of a process that was killed as it wrote a shard
             leftover.unlink(missing_ok=True)
         write_manifest(result, manifest)
         if reading.unreadable:
-            write_atomic(result / UNREADABLE, json_lines(reading.unreadable))
+            write_atomic(result / UNREADABLE, listed(reading.unreadable))
         replace_folder(result, folder)
         self._beside(UNREADABLE).unlink(missing_ok=True)
-        shutil.rmtree(lone_drops, ignore_errors=True)
         return manifest
 
     def _job(self, step: str) -> Job:

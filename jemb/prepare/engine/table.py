@@ -10,24 +10,21 @@ the id in nine digits.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from jemb.core.files import write_atomic
+from jemb.core.seeds import GAMMA, scramble
 
-T = TypeVar("T")
 Ids = npt.NDArray[np.int64]
-
-PIECE_ROWS = 50_000
-PIECE_BYTES = 64 << 20
-"""A piece ends at so many rows or bytes of text."""
 
 PIECE_SCHEMA = pa.schema(
     [
@@ -52,6 +49,21 @@ VERDICT_SCHEMA = pa.schema([("id", pa.int64()), ("reason", pa.string()), ("note"
 def key_of(row: int) -> str:
     """The row's key in the shards."""
     return f"{row:09d}"
+
+
+def seed_for(seed: int, purpose: str) -> int:
+    """A number in [0, 2^64) that looks random; `purpose` keeps different uses of one seed apart."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}\0{purpose}".encode(), digest_size=8).digest(), "big")
+
+
+def scrambled(ids: Ids, seed: int, purpose: str) -> npt.NDArray[np.uint64]:
+    """All randomness in prepare: a 64-bit number for each id, the same on any machine, whatever other rows there are.
+
+    Different ids have different ones (SplitMix64 is a bijection), so sorting them is a shuffle without ties, and the n
+    lowest are a random draw of n.
+    """
+    steps = ids.astype(np.uint64) + np.uint64(seed_for(seed, purpose))
+    return scramble((steps - np.uint64(1)) * GAMMA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +162,8 @@ class Table:
             batch, ids = batch.filter(pa.array(alive)), ids[alive]
         values: dict[str, Any] = {name: batch[name].to_pylist() for name in columns}
         for name in {"negatives", "more_positives"} & set(columns):
-            if (changed := self._changed(piece, name, ids)) is not None:
-                values[name] = changed
+            if changed := self._changed(piece, name, ids):
+                values[name] = changed[1]
         for name in {"negatives", *OF_TEXTS} & set(columns):
             values[name] = [tuple(items) if items else () for items in values[name]]
         if "scores" in columns:
@@ -160,7 +172,8 @@ class Table:
 
     def has_scores(self) -> bool:
         """Whether a stage has left a teacher's scores."""
-        return any(self._has_scores(folder, piece) for folder in self.verdicts for piece in range(self.num_pieces))
+        none = np.empty(0, np.int64)
+        return any(self._changed(piece, "scores", none) for piece in range(self.num_pieces))
 
     def ids(self, piece: int) -> Ids:
         """Ids of the live rows of a piece, ascending."""
@@ -182,30 +195,26 @@ class Table:
             alive[np.searchsorted(ids, load_table(path, ["id"])["id"].to_numpy())] = False
         return alive
 
-    def _changed(self, piece: int, column: str, ids: Ids, below: int | None = None) -> list[Any] | None:
-        """Of these rows, as the last stage that changed the column left it; None where none did. below: only among so
-        many of the stages."""
-        for folder in reversed(self.verdicts[:below]):
-            path = changes_file(folder, piece)
+    def _changed(self, piece: int, column: str, ids: Ids) -> tuple[int, list[Any]] | None:
+        """How many stages there were when the column was last changed, and what these rows had then; None where none
+        changed it."""
+        for number in range(len(self.verdicts), 0, -1):
+            path = changes_file(self.verdicts[number - 1], piece)
             if path.exists():
                 table = load_table(path, ["id", column])
                 if table[column].null_count < len(table):
-                    places = np.searchsorted(table["id"].to_numpy(), ids)
-                    return list(table[column].combine_chunks().take(pa.array(places)).to_pylist())
+                    places = pa.array(np.searchsorted(table["id"].to_numpy(), ids))
+                    return number, table[column].combine_chunks().take(places).to_pylist()
         return None
 
     def _scores(self, piece: int, ids: Ids, given: list[tuple[float | None, ...]]) -> list[tuple[float | None, ...]]:
         """A teacher's scores go with their texts: what a stage after the teacher added has none."""
         columns = ("positive", "more_positives", "negatives")
-        made = [n for n, folder in enumerate(self.verdicts) if self._has_scores(folder, piece)]
-        if not made and not any(given):
-            return given
-        then, scores = replace(self, verdicts=self.verdicts[: made[-1] + 1] if made else ()), given
-        if made:
-            scores = [tuple(one or ()) for one in self._changed(piece, "scores", ids, made[-1] + 1) or []]
-        if len(then.verdicts) == len(self.verdicts):
+        stages, scores = self._changed(piece, "scores", ids) or (0, given)
+        scores = [tuple(one or ()) for one in scores]
+        if stages == len(self.verdicts) or not any(scores):
             return scores
-        before, now = then.read(piece, columns), self.read(piece, columns)
+        before, now = replace(self, verdicts=self.verdicts[:stages]).read(piece, columns), self.read(piece, columns)
         kept = np.searchsorted(before.ids, ids)
         found = []
         for row, (place, known) in enumerate(zip(kept.tolist(), scores, strict=True)):
@@ -215,28 +224,6 @@ class Table:
             new = (now.positive[row], *now.more_positives[row], *now.negatives[row])
             found.append(tuple(by_text.get(text) for text in new) if by_text else ())
         return found
-
-    @staticmethod
-    def _has_scores(folder: Path, piece: int) -> bool:
-        path = changes_file(folder, piece)
-        if not path.exists():
-            return False
-        scores = load_table(path, ["scores"])["scores"]
-        return bool(scores.null_count < len(scores))
-
-
-def runs(items: Iterable[T], size: Callable[[T], int], most: int) -> Iterator[list[T]]:
-    """The items in pieces: of `most` each, or of `PIECE_BYTES` by `size`, whichever comes first."""
-    piece: list[T] = []
-    total = 0
-    for item in items:
-        piece.append(item)
-        total += size(item)
-        if len(piece) == most or total >= PIECE_BYTES:
-            yield piece
-            piece, total = [], 0
-    if piece:
-        yield piece
 
 
 def drops_file(folder: Path, piece: int) -> Path:
@@ -248,11 +235,6 @@ def changes_file(folder: Path, piece: int) -> Path:
     """Where a stage leaves new negatives of the live rows of a piece, further positives and scores (null where it does
     not change them); absent when it changes none."""
     return folder / f"negatives-{piece:06d}.arrow"
-
-
-def is_verdict(path: Path) -> bool:
-    """Whether the file is one of the two that a table reads."""
-    return path.name.startswith(("drops-", "negatives-")) and path.suffix == ".arrow"
 
 
 def write_drops(folder: Path, piece: int, drops: Sequence[tuple[int, str, str]]) -> None:
@@ -298,9 +280,8 @@ def write_dropped(folder: Path, table: Table, found: Sequence[Dropped]) -> dict[
                 dropped.note.format(value=value, key=key_of(value)) if "{" in dropped.note else dropped.note
                 for value in dropped.values[low:high].tolist()
             ]
-            drops += [
-                (row, dropped.reason, note) for row, note in zip(dropped.ids[low:high].tolist(), notes, strict=True)
-            ]
+            reasons = [dropped.reason] * len(notes)
+            drops += zip(dropped.ids[low:high].tolist(), reasons, notes, strict=True)
         write_drops(folder, number, sorted(drops))
     counts: Counter[str] = Counter()
     for dropped in found:

@@ -1,4 +1,4 @@
-"""Last: the kept rows in one global random order, as shards.
+"""Last: the kept rows in one global random order, as shards; and the dropped ones, all of them or a few to be shown.
 
 Before: `run.py` has the table with every verdict. After: `data/` reads the shards. Each piece is encoded and sorted by
 the rows' places in the shuffle; each shard then takes its stretch of every piece. Memory: 16 bytes for each row, and
@@ -22,13 +22,18 @@ import pyarrow as pa
 from jemb.core.files import link_file, write_array
 from jemb.core.records import Sample
 from jemb.prepare.engine.job import Job
-from jemb.prepare.engine.order import scrambled
-from jemb.prepare.engine.table import Rows, Table, key_of, load_table, read_drops, write_table
+from jemb.prepare.engine.table import Rows, Table, key_of, load_table, read_drops, scrambled, write_table
+from jemb.prepare.equal import all_ids
 from jemb.shards import FileInfo, ShardInfo, encode_payload, write_shard
 from jemb.shards.writer import fields_of
 
 COLUMNS = ("query", "positive", "negatives", "extra", "more_positives", "score", "label", "scores")
 SPILL = pa.schema([("rank", pa.int64()), ("id", pa.int64()), ("payload", pa.large_binary())])
+EXAMPLES, LENGTH = 5, 300
+"""Dropped rows shown for each reason, and characters of a text."""
+
+Verdicts = dict[str, list[Path]]
+"""Stage -> folders of its verdicts."""
 
 
 def write_shards(
@@ -39,7 +44,7 @@ def write_shards(
     counts = table.counts()
     ranks = job.folder / "ranks.npy"
     if not ranks.exists():
-        ids = np.concatenate([np.empty(0, np.int64), *map(table.ids, range(table.num_pieces))])
+        ids = all_ids(table)
         order = np.empty(len(ids), np.int64)
         order[np.argsort(scrambled(ids, seed, "shuffle"))] = np.arange(len(ids))
         write_array(ranks, order)
@@ -53,12 +58,25 @@ def write_shards(
     return [ShardInfo(**info) for info in job.map("write", gather, range(len(starts)), sizes=sizes)], tuple(fields)
 
 
-def write_dropped(table: Table, stages: dict[str, list[Path]], job: Job, folder: Path) -> list[ShardInfo]:
-    """The rows that `stages` (name -> folders of its verdicts) dropped, a shard a piece, with `stage`, `reason` and
-    `note` as fields; a triplet's negatives as `dropped_negatives`."""
-    function = partial(_write_drops, Table(table.pieces), stages, folder)
+def write_dropped(table: Table, verdicts: Verdicts, job: Job, folder: Path) -> list[ShardInfo]:
+    """The dropped rows, a shard a piece, with `stage`, `reason` and `note` as fields; a triplet's negatives as
+    `dropped_negatives`."""
+    function = partial(_write_drops, Table(table.pieces), verdicts, folder)
     infos = job.map("write dropped", function, range(table.num_pieces), sizes=[piece.rows for piece in table.pieces])
     return [ShardInfo(**info) for info in infos if info]
+
+
+def find_examples(table: Table, verdicts: Verdicts, job: Job, seed: int) -> dict[str, dict[str, list[dict[str, str]]]]:
+    """stage -> reason (all of `language:…` as one) -> some of the dropped rows, drawn by seed, for a reader of the
+    report to judge the filters by: key, query, positive, reason, note."""
+    draw = partial(_draw_examples, Table(table.pieces), verdicts, seed)
+    results = job.map("examples", draw, range(table.num_pieces), sizes=[piece.rows for piece in table.pieces])
+    found: dict[str, dict[str, list[dict[str, str]]]] = {}
+    for stage, reason, _, example in sorted(drawn for result in results for drawn in result["drawn"]):
+        rows = found.setdefault(stage, {}).setdefault(reason, [])
+        if len(rows) < EXAMPLES:
+            rows.append(example)
+    return found
 
 
 def put_beside(folder: Path, path: Path) -> FileInfo:
@@ -93,12 +111,37 @@ def _gather(spills: Path, num_pieces: int, folder: Path, shard_samples: int, sha
     return asdict(info)
 
 
-def _write_drops(table: Table, stages: dict[str, list[Path]], folder: Path, piece: int) -> dict[str, Any]:
+def _drops(verdicts: Verdicts, piece: int) -> Iterator[tuple[str, int, str, str]]:
+    """(stage, row, reason, note) of all rows of a piece that were dropped."""
+    for stage, folders in verdicts.items():
+        for folder in folders:
+            yield from ((stage, *drop) for drop in read_drops(folder, piece))
+
+
+def _draw_examples(table: Table, verdicts: Verdicts, seed: int, piece: int) -> dict[str, Any]:
+    """drawn: [stage, reason, place in the draw, row]."""
+    drops = list(_drops(verdicts, piece))
+    orders = scrambled(np.array([row for _, row, _, _ in drops], np.int64), seed, "examples").tolist()
+    families: dict[tuple[str, str], list[tuple[int, int, str, str]]] = {}
+    for order, (stage, row, reason, note) in zip(orders, drops, strict=True):
+        families.setdefault((stage, reason.partition(":")[0]), []).append((order, row, reason, note))
+    rows = table.read(piece, ("query", "positive") if families else ())
+    drawn = []
+    for (stage, family), found in families.items():
+        for order, row, reason, note in sorted(found)[:EXAMPLES]:
+            position = int(np.searchsorted(rows.ids, row))
+            texts = {"query": _start(rows.query[position]), "positive": _start(rows.positive[position])}
+            drawn.append([stage, family, order, {"key": key_of(row), **texts, "reason": reason, "note": note}])
+    return {"drawn": drawn}
+
+
+def _start(text: str) -> str:
+    return text if len(text) <= LENGTH else text[:LENGTH] + "…"
+
+
+def _write_drops(table: Table, verdicts: Verdicts, folder: Path, piece: int) -> dict[str, Any]:
     why = {
-        row: {"stage": stage, "reason": reason, "note": note}
-        for stage, verdicts in stages.items()
-        for verdict in verdicts
-        for row, reason, note in read_drops(verdict, piece)
+        row: {"stage": stage, "reason": reason, "note": note} for stage, row, reason, note in _drops(verdicts, piece)
     }
     if not why:
         return {}

@@ -6,14 +6,13 @@ Before: `minhash.py` gives each row a key for each band. After: `check.py` compa
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from jemb.prepare.engine.order import number as seed_for
+from jemb.prepare.engine.table import seed_for
 from jemb.prepare.equal import Keys, Numbers, ends, groups
 from jemb.prepare.near.check import check_buckets
 from jemb.prepare.near.folding import Packed
@@ -42,17 +41,6 @@ class Texts(Protocol):
         """These rows, in this order."""
 
 
-@dataclass(slots=True)
-class Found:
-    """edges: [E, 2] rows at or above the threshold, not connected before. similar: [E], similarities of these.
-    candidates: rows that shared a bucket with one they were not connected to. compared: pairs."""
-
-    edges: Numbers
-    similar: npt.NDArray[np.float64]
-    candidates: int = 0
-    compared: int = 0
-
-
 def band_rows(threshold: float, num_perm: int) -> int:
     """Hashes in a band: as many as keep the chance of a miss at the threshold below `MISS` (8 for 0.8 and 128).
 
@@ -79,8 +67,14 @@ def keys_of(folded: Packed, config: NearDuplicatesConfig, seed: int) -> Keys:
     return keys
 
 
-def connect(keys: Keys, rows: Numbers, names: Numbers, texts: Texts, config: NearDuplicatesConfig) -> Found:
-    """What one band connects. keys: [N], of rows [N], ascending. names[row]: its component so far; -1: is left out."""
+def connect(
+    keys: Keys, rows: Numbers, names: Numbers, texts: Texts, config: NearDuplicatesConfig
+) -> tuple[Numbers, npt.NDArray[np.float64], dict[str, int]]:
+    """What one band connects: ([E, 2] rows at or above the threshold that were not connected, [E] their similarities,
+    and how many `candidates`, rows that shared a bucket with one they were not connected to, and pairs `compared`).
+
+    keys: [N], of rows [N], ascending. names[row]: its component so far; -1: is left out.
+    """
     left = names[rows] >= 0
     keys, rows = keys[left], rows[left]
     order, starts = groups(keys)
@@ -98,7 +92,7 @@ def connect(keys: Keys, rows: Numbers, names: Numbers, texts: Texts, config: Nea
         edges.append(rows[members][pairs])
         similar.append(scores)
         total += compared
-    return Found(np.concatenate(edges), np.concatenate(similar), len(rows), total)
+    return np.concatenate(edges), np.concatenate(similar), {"candidates": len(rows), "compared": total}
 
 
 def _batches(rows: Numbers, starts: Numbers, texts: Texts) -> Iterator[tuple[Numbers, Numbers]]:

@@ -47,7 +47,7 @@ class Spilled:
 
     @property
     def key_files(self) -> list[Path]:
-        return [_keys_file(self.folder, piece) for piece in range(len(self.starts) - 1)]
+        return [_file(self.folder, "keys", piece) for piece in range(len(self.starts) - 1)]
 
     def lengths(self, rows: Numbers) -> Numbers:
         """Bytes of each of these texts."""
@@ -61,7 +61,7 @@ class Spilled:
         offsets = ends(self.lengths(rows))
         data = np.empty(offsets[-1], np.uint8)
         for piece, starts, local, where in self._by_piece(rows):
-            stored = np.load(_texts_file(self.folder, piece), mmap_mode="r")
+            stored = np.load(_file(self.folder, "texts", piece), mmap_mode="r")
             copy_runs(stored, starts[local], np.diff(offsets)[where], offsets[where], data)
         return Packed(data, offsets)
 
@@ -72,7 +72,7 @@ class Spilled:
         for piece in range(len(self.starts) - 1):
             where = order[borders[piece] : borders[piece + 1]]
             if len(where):
-                offsets = np.load(_offsets_file(self.folder, piece), mmap_mode="r")
+                offsets = np.load(_file(self.folder, "offsets", piece), mmap_mode="r")
                 yield piece, offsets, rows[where] - self.starts[piece], where
 
 
@@ -116,7 +116,7 @@ def find_near_duplicates(texts: Sequence[str], config: NearDuplicatesConfig, see
     equal = equal_pairs(keys[:2], rows)
     names[equal[:, 0]] = -1
     for band in keys[2:]:
-        merge(names, connect(band, rows, names, folded, config).edges)
+        merge(names, connect(band, rows, names, folded, config)[0])
     names[equal[:, 0]] = names[equal[:, 1]]
     return names
 
@@ -130,9 +130,9 @@ def _sign_piece(table: Table, folder: Path, config: NearDuplicatesConfig, seed: 
     columns = (config.side,) if config.side in ("query", "positive") else ("query", "positive", "negatives")
     rows = table.read(piece, columns)
     folded = fold_rows(rows.query, rows.positive, rows.negatives, config.side, config.shingle == "word")
-    write_array(_keys_file(folder, piece), keys_of(folded, config, seed))
-    write_array(_offsets_file(folder, piece), folded.offsets)
-    write_array(_texts_file(folder, piece), folded.data)
+    write_array(_file(folder, "keys", piece), keys_of(folded, config, seed))
+    write_array(_file(folder, "offsets", piece), folded.offsets)
+    write_array(_file(folder, "texts", piece), folded.data)
     return {}
 
 
@@ -143,10 +143,10 @@ def _compare(
     with the bin of their similarity."""
     band, part = item
     keys, rows = read_range(spilled.key_files, spilled.starts, slice(2 + band, 3 + band), ranges, part)
-    found = connect(keys[0], rows, np.load(path, mmap_mode="r"), spilled, config)
-    bins = np.clip((found.similar - 0.5) * 2 * BINS, 0, BINS - 1).astype(np.int64)
-    write_array(_edges_file(spilled.folder, item), np.column_stack([found.edges, bins]))
-    return {"candidates": found.candidates, "compared": found.compared}
+    edges, similar, looked = connect(keys[0], rows, np.load(path, mmap_mode="r"), spilled, config)
+    bins = np.clip((similar - 0.5) * 2 * BINS, 0, BINS - 1).astype(np.int64)
+    write_array(_edges_file(spilled.folder, item), np.column_stack([edges, bins]))
+    return looked
 
 
 def _cluster_sizes(names: Numbers) -> dict[str, int]:
@@ -159,16 +159,9 @@ def _cluster_sizes(names: Numbers) -> dict[str, int]:
     }
 
 
-def _keys_file(folder: Path, piece: int) -> Path:
-    return folder / f"keys-{piece:06d}.npy"
-
-
-def _offsets_file(folder: Path, piece: int) -> Path:
-    return folder / f"offsets-{piece:06d}.npy"
-
-
-def _texts_file(folder: Path, piece: int) -> Path:
-    return folder / f"texts-{piece:06d}.npy"
+def _file(folder: Path, kind: str, piece: int) -> Path:
+    """kind: keys, offsets or texts."""
+    return folder / f"{kind}-{piece:06d}.npy"
 
 
 def _edges_file(folder: Path, item: tuple[int, int]) -> Path:

@@ -31,13 +31,16 @@ def check(sources: Sequence[Source]) -> None:
     """`InputError` naming the first source with a file that cannot be read or is damaged from the start, without any
     rows, or without the fields of query and positive. Looks at the start of each file only."""
     for source in sources:
-        starts = each(partial(_start, source), source.paths)
+        starts = each(partial(first_names, source), source.paths)
         if not any(rows for rows, _ in starts):
             raise InputError(f"{source.where}: holds no rows; wanted at least one, or remove it from the input")
         if source.format == "jsonl":  # each row has names of its own, so one file need not have what another has
             names = sum((names for _, names in starts), Counter())
             rows = "none of the first rows" if any(rows == FIRST_ROWS for rows, _ in starts) else "no row"
             _check_wanted(source, source.where, names, f"{rows} has the field")
+        elif source.format != "tar":
+            for path, (_, names) in zip(source.paths, starts, strict=True):
+                _check_wanted(source, path, names, "there is no column")
 
 
 def check_names(source: Source, names: Counter[str]) -> None:
@@ -55,7 +58,7 @@ def _check_wanted(source: Source, where: str, names: Counter[str], complaint: st
         name = getattr(source.fields, option)
         others = {source.fields.positives, source.fields.label} if option == "positive" else set()
         if names and name not in names and others.isdisjoint(names):
-            there = [str(found) for found, _ in names.most_common(20)]
+            there = [found for found, _ in names.most_common(20)]
             raise InputError(
                 f"{where}: {complaint} {name!r} (fields.{option}){separator_hint(there) or suggest(name, names)}; "
                 f"fields there: {', '.join(there)}; give fields.{option}=NAME, or sources.{source.name}.fields.{option}"
@@ -63,12 +66,9 @@ def _check_wanted(source: Source, where: str, names: Counter[str], complaint: st
             )
 
 
-def _start(source: Source, path: str) -> tuple[int, Counter[str]]:
-    """(rows seen at the start of a file, field -> how many of them have it)."""
+def first_names(source: Source, path: str) -> tuple[int, Counter[str]]:
+    """(rows seen at the start of a file, field -> how many of them have it). `InputError` for a damaged file."""
     items = list(islice(read_table(path, source.format), FIRST_ROWS if source.format == "jsonl" else 1))
     if items and isinstance(items[0], Bad) and items[0].rest_lost:
         raise InputError(f"{path}: {items[0].reason}; get the file again")
-    names = Counter(name for item in items if not isinstance(item, Bad) for name in item[1])
-    if source.format in ("csv", "tsv", "parquet", "hf"):
-        _check_wanted(source, path, names, "there is no column")
-    return len(items), names
+    return len(items), Counter(str(name) for item in items if not isinstance(item, Bad) for name in item[1])

@@ -9,27 +9,27 @@ ends with a `Bad` that says the rest is lost.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice, pairwise
 
 from jemb.core.errors import InputError
-from jemb.prepare.options import FIELD_OPTIONS, FieldsConfig
-from jemb.prepare.source.record_fields import Converter, Row, reason, shown
+from jemb.prepare.options import FIELD_OPTIONS
+from jemb.prepare.source.record_fields import Converter, Row, shown
 from jemb.prepare.source.sources import Source
 from jemb.tables.columns import group_rows
-from jemb.tables.hub import hub_name, hub_state, load_hub
+from jemb.tables.hub import hub_state, load_hub
 from jemb.tables.jsonl import Tally
-from jemb.tables.places import each, is_web, look, open_bytes
-from jemb.tables.records import BOM, Bad, Record, excerpt
-from jemb.tables.streams import Damaged, Lines, packing
+from jemb.tables.places import each, is_web, look
+from jemb.tables.records import Bad, Record, excerpt
+from jemb.tables.streams import Damaged, packing
 from jemb.tables.whole import read_table
 
 PART_BYTES = 64 << 20
 PART_ROWS = 100_000
-MAX_NAMES = 1000
-"""Different field names that are counted; in data with names made on the spot there would be no end of them."""
+NAMED_ROWS = 100
+"""Records of a part all of whose fields are counted: in data with names made on the spot there would be no end."""
 UNCHANGED = "it has changed since the job began; wanted input that stays as it is until the job is done"
 
 
@@ -42,7 +42,6 @@ class Part:
     was when it was cut, `None` where nobody knows.
     """
 
-    source: str
     number: int
     format: str
     path: str
@@ -61,7 +60,7 @@ class Part:
 @dataclass(slots=True)
 class Summary(Tally):
     """What a part held, filled while it is read. records: unreadable ones included; lines: what the lines of the next
-    part are shifted by; names: field name -> records that have it."""
+    part are shifted by; names: field name -> records that have it, of fields that were asked for or come up early."""
 
     records: int = 0
     names: Counter[str] = field(default_factory=Counter)
@@ -77,61 +76,47 @@ def parts(source: Source, part_bytes: int = PART_BYTES, part_rows: int = PART_RO
         found = _hub_parts(source, part_rows)
     else:
         found = [
-            Part(source.name, 0, source.format, file.place, size=file.size or 0, whole_size=file.size, tag=file.tag)
+            Part(0, source.format, file.place, size=file.size or 0, whole_size=file.size, tag=file.tag)
             for file in each(look, source.paths)
         ]
-        if source.format == "parquet":
-            found = [part for file in each(partial(_by_row_groups, part_rows=part_rows), found) for part in file]
-        if source.limit is not None:
-            found = list(_limited(found, source.limit))
-        if source.format == "jsonl":
-            found = [part for file in found for part in _by_bytes(file, part_bytes)]
+    if source.format == "parquet":
+        found = [part for file in each(partial(_by_row_groups, part_rows=part_rows), found) for part in file]
+    if source.limit is not None:
+        found = list(_limited(found, source.limit))
+    elif source.format == "jsonl":
+        found = [part for file in found for part in _by_bytes(file, part_bytes)]
     return [replace(part, number=number) for number, part in enumerate(found)]
 
 
-def read_part(
-    part: Part, fields: FieldsConfig, constants: Mapping[str, str], summary: Summary, *, documents: bool = False
-) -> Iterator[Row | Bad]:
-    """Every record of a part in order, as a row or as one that cannot be used, with its line counted in the part.
+def read_part(part: Part, source: Source, summary: Summary) -> Iterator[Row | Bad]:
+    """Every record of a part of `source` in order, as a row or as one that cannot be used, with its line counted in the
+    part.
 
-    fields: names in the records; constants: extra fields that each row gets. Extra fields named like a sample's own are
-    left out. documents: the query of a record that has none is "". Raises `InputError` when the file is gone or has
-    changed since the parts were made, or does so meanwhile.
+    Extra fields named like a sample's own are left out. Raises `InputError` when the file is gone or has changed since
+    the parts were made, or does so meanwhile.
     """
     check_unchanged(part)
-    convert = Converter(fields, constants, documents=documents)
-    shapes: Counter[tuple[str, ...]] = Counter()
+    fields = source.fields
+    convert = Converter(fields, source.constants, documents=source.documents)
+    wanted = {getattr(fields, option) for option in FIELD_OPTIONS}
     for item in part.records(summary):
         summary.records += 1
         if isinstance(item, Bad):
             yield item
             continue
         line, record = item
-        shapes[tuple(record)] += 1
-        if len(shapes) > MAX_NAMES:
-            _count_names(summary.names, shapes, fields)
+        summary.names.update(map(excerpt, record) if summary.records <= NAMED_ROWS else record.keys() & wanted)
         try:
             yield convert(summary.records - 1, record)
         except ValueError as error:
-            yield Bad(line, reason(error), shown(record))
+            yield Bad(line, str(error), shown(record))
     check_unchanged(part)
-    _count_names(summary.names, shapes, fields)
     summary.lines = summary.lines or summary.records
-
-
-def _count_names(names: Counter[str], shapes: Counter[tuple[str, ...]], fields: FieldsConfig) -> None:
-    """Add the names in `shapes`, the names of a record -> how many such records, and empty it."""
-    wanted = {getattr(fields, option) for option in FIELD_OPTIONS}
-    for shape, count in shapes.items():
-        for name in shape:
-            if name in wanted or name in names or len(names) < MAX_NAMES:
-                names[excerpt(name)] += count
-    shapes.clear()
 
 
 def check_unchanged(part: Part) -> None:
     if part.format == "hf":
-        if hub_state(hub_name(part.path))["fingerprint"] != part.tag:
+        if hub_state(part.path)["fingerprint"] != part.tag:
             raise InputError(f"{part.path}: {UNCHANGED}")
         return
     now = look(part.path)
@@ -140,15 +125,11 @@ def check_unchanged(part: Part) -> None:
 
 
 def _by_bytes(part: Part, part_bytes: int) -> list[Part]:
-    size = part.whole_size if part.end is None else part.end
-    if not _has_ranges(part.path) or not size:
+    size = part.whole_size
+    if packing(part.path) is not None or is_web(part.path) or not size:  # which may know no ranges
         return [part]
     ends = [*range(part_bytes, size, part_bytes), size]
     return [replace(part, start=start, end=end, size=end - start) for start, end in pairwise([0, *ends])]
-
-
-def _has_ranges(path: str) -> bool:
-    return packing(path) is None and not is_web(path)
 
 
 def _by_row_groups(part: Part, part_rows: int) -> list[Part]:
@@ -168,45 +149,23 @@ def _by_row_groups(part: Part, part_rows: int) -> list[Part]:
 
 
 def _hub_parts(source: Source, part_rows: int) -> list[Part]:
-    hub = hub_name(source.paths[0])
-    found = load_hub(hub)
-    tag = hub_state(hub)["fingerprint"]
-    rows = min(found.num_rows, source.limit or found.num_rows)
+    path = source.paths[0]
+    found = load_hub(path)
+    tag = hub_state(path)["fingerprint"]
     row_bytes = found.data.nbytes // max(found.data.num_rows, 1)
     return [
-        Part(source.name, 0, "hf", str(hub), start, end, size=(end - start) * row_bytes, tag=tag)
-        for start in range(0, rows, part_rows)
-        for end in [min(start + part_rows, rows)]
+        Part(0, "hf", path, start, end, limit=end - start, size=(end - start) * row_bytes, tag=tag)
+        for start in range(0, found.num_rows, part_rows)
+        for end in [min(start + part_rows, found.num_rows)]
     ]
 
 
 def _limited(found: Sequence[Part], limit: int) -> Iterator[Part]:
     """The parts up to record `limit` of the source. This reads files before the one in which that is."""
-    for number, part in enumerate(found, 1):
+    for part in found:
         if limit <= 0:
             return
-        if part.format == "parquet" and part.limit is not None:
-            rows = part.limit
-            part = replace(part, limit=min(rows, limit))
-            limit -= rows
-        elif part.format == "jsonl" and _has_ranges(part.path):
-            end, records = _reach(part, limit)
-            part = replace(part, end=end, size=end)
-            limit -= records
-        else:
-            part = replace(part, limit=limit)
-            limit -= sum(1 for _ in part.records()) if number < len(found) else 0
-        yield part
-
-
-def _reach(part: Part, records: int) -> tuple[int, int]:
-    """(bytes of the lines up to that many records, how many there are)."""
-    position = found = 0
-    with open_bytes(part.path) as file:
-        lines = Lines(file)
-        for line in lines:
-            position += len(line) + 1
-            found += bool(line.removeprefix(BOM).strip())
-            if found == records:
-                break
-    return min(position + lines.left_out, part.whole_size or 0), found
+        limited = replace(part, limit=min(limit, part.limit or limit))
+        yield limited
+        if part is not found[-1]:
+            limit -= part.limit or sum(1 for _ in limited.records())

@@ -52,7 +52,8 @@ class Converter:
         self.more = {getattr(fields, option) for option in SUPERVISION} - {None}
 
     def __call__(self, number: int, record: dict[str, Any]) -> Row:
-        query, positive = record.get(self.query, self.missing_query), record.get(self.positive)
+        query: Any = record.get(self.query)
+        positive: Any = record.get(self.positive)
         if query is None:
             query = self.missing_query
         one, many = record.get(self.negative), record.get(self.negatives)
@@ -65,10 +66,10 @@ class Converter:
         more: dict[str, Any] = {}
         if not self.more.isdisjoint(record):
             positive, more = self._more(record, query, positive, len(negatives))
-        if not (isinstance(query, str) and isinstance(positive, str)):
-            raise ValueError(self._why_no_text(record))
-        check_text(query)
-        check_text(positive)
+        for name, value in ((self.query, query), (self.positive, positive)):
+            if not isinstance(value, str):
+                raise ValueError(f"field {name!r} is {_kind(value) if name in record else 'missing'}; wanted text")
+            check_text(value)
         extra: dict[str, Any] = {}
         if not record.keys() <= self.known:
             extra = {
@@ -116,16 +117,6 @@ class Converter:
             more["more_positives"] = positives[1:]
         return positives[0] if positives else positive, more
 
-    def _why_no_text(self, record: dict[str, Any]) -> str:
-        for name in (self.query, self.positive):
-            if name not in record:
-                return f"field {name!r} is missing"
-            if isinstance(value := record[name], NotText):
-                return f"field {name!r} is {value.reason}"
-            if not isinstance(record[name], str):
-                return f"field {name!r} is {_kind(record[name])}; wanted text"
-        raise AssertionError
-
 
 def _texts(name: str | None, value: Any, what: str, *others: Any) -> tuple[str, ...]:
     """The texts of a field and others that belong to them; a blank or null one is none. what: one of them in words."""
@@ -155,9 +146,12 @@ _compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def check_text(text: str) -> str:
-    """`text`; `UnicodeEncodeError` for half a surrogate pair: legal in JSON, but no file and no tokenizer takes it."""
+    """`text`; `ValueError` for half a surrogate pair: legal in JSON, but no file and no tokenizer takes it."""
     if not text.isascii():
-        text.encode()
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("half a surrogate pair, which is no character") from None
     return text
 
 
@@ -196,12 +190,6 @@ def _kind(value: Any) -> str:
     if value is None or isinstance(value, NotText):
         return value.reason if value else "null"
     return f"{type(value).__name__} ({excerpt(reprlib.repr(value), 40)})"
-
-
-def reason(error: ValueError) -> str:
-    if isinstance(error, UnicodeEncodeError):
-        return "half a surrogate pair, which is no character"
-    return str(error)
 
 
 def shown(record: dict[str, Any]) -> str:

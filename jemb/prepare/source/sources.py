@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -34,18 +34,10 @@ WANTED = (
     "wanted NAME.jsonl, .csv, .tsv (also .gz, .zst) or .parquet files, folders of such files, "
     "or folders of WebDataset tars"
 )
-ADVICE = {
-    "JSON lines are named .jsonl": ("json", "ndjson", "json.gz", "ndjson.gz"),
-    "save a sheet as CSV UTF-8": ("xls", "xlsx", "xlsm", "ods"),
-    "unpack archives first": ("zip", "7z", "rar", "bz2", "xz"),
-    "pickles are code and never read; write JSON lines": ("pkl", "pickle", "pt", "pth", "npy", "npz", "joblib"),
-    "give the folder that save_to_disk wrote, or write Parquet": ("arrow", "feather"),
-}
-"""What to do with files of other kinds: endings."""
 MAX_NAME = 200
 """Bytes of a data set's name; what lies beside its folder has a longer one, and no file system takes more than 255."""
-LEFT_BY_PREPARE = (".unreadable.jsonl", ".dropped", ".dropped.jsonl.gz")
-"""What `jemb prepare` leaves beside its data sets; the output of one preparation may be the input of the next."""
+LEFT_BY_PREPARE = ".unreadable.jsonl"
+"""What `jemb prepare` leaves beside data sets; the output of one preparation may be the input of the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +73,8 @@ def find_sources(config: PrepareConfig) -> list[Source]:
     if config.input is None and not any(source.path for source in config.sources.values()):
         raise InputError("there is nothing to prepare: give input=… or sources.NAME.path=…")
     found = {} if config.input is None else find_in(to_local(config.input), Path(config.output))
-    for name, source in found.items():
-        if not name.isprintable():  # line ends, and bytes that are not UTF-8
-            raise InputError(f"{source.where!a}: {name!a} cannot be shown as the name of a data set; rename it")
-        if len(name.encode()) > MAX_NAME:
-            raise InputError(f"{source.where}: wanted a name of at most {MAX_NAME} bytes for a data set; rename it")
     for name, options in config.sources.items():
         if options.path is not None:
-            _check_name(name)
             if name in found:
                 raise InputError(f"sources.{name}.path: {found[name].where} is a data set {name!r} too; rename one")
             found[name] = replace(_one(to_local(options.path)), name=name)
@@ -97,6 +83,13 @@ def find_sources(config: PrepareConfig) -> list[Source]:
             raise InputError(
                 f"sources.{name}: no data set {name!r} in input={config.input}{suggest(name, found)}; there: {known}. "
                 f"Give sources.{name}.path=… for one that is elsewhere"
+            )
+    for name, source in found.items():
+        # Line ends and bytes that are not UTF-8 are not printable; what lies beside the folder has a longer name.
+        if not name.strip() or not name.isprintable() or name[0] == "." or "/" in name or len(name.encode()) > MAX_NAME:
+            raise InputError(
+                f"{source.where!a}: {name!a} cannot be the name of a data set and its folder; wanted at most "
+                f"{MAX_NAME} bytes that can be printed, without '/', and without '.' at its start; rename it"
             )
     making = {name for name, stage in all_stages(config.plugins).items() if stage.source}
     sources = [_with_options(found[name], config) for name in sorted(found)]
@@ -130,7 +123,7 @@ def find_in(place: str, leave_out: Path | None = None) -> dict[str, Source]:
         if is_output and entry.is_folder:
             continue
         source = None
-        if entry.is_folder and not entry.name.endswith(LEFT_BY_PREPARE):
+        if entry.is_folder:
             source = _folder(entry.place)
         elif entry.regular and not entry.name.endswith(LEFT_BY_PREPARE):
             kind = kind_of(entry.name, TABLE_ENDINGS)  # a tar is a part of a data set
@@ -142,13 +135,14 @@ def find_in(place: str, leave_out: Path | None = None) -> dict[str, Source]:
             raise InputError(f"{place}: {entry.name} and {other} would both be data set {source.name!r}; rename one")
         else:
             found[source.name] = source
-    if not found and (tars := _by_kind(entries).get("tar")):
-        return {base_name(place): _parts(place, "tar", tars)}
-    if ignored:
-        log.warning("%s: ignored %s; %s%s", place, ", ".join(ignored), WANTED, _advice(ignored))
+    if not found and any(kind_of(entry.name, TAR_ENDINGS) for entry in entries):
+        source = _folder(place)
+        return {source.name: source} if source else {}
     if not found:
         there = f", only {', '.join(ignored)}" if ignored else ""
-        raise InputError(f"{place}: no data set in it{there}; {WANTED}{_advice(ignored)}")
+        raise InputError(f"{place}: no data set in it{there}; {WANTED}")
+    if ignored:
+        log.warning("%s: ignored %s; %s", place, ", ".join(ignored), WANTED)
     return found
 
 
@@ -174,16 +168,17 @@ def _file(place: str) -> Source | None:
     if found[0].is_folder and len(found) == 1:
         return None
     kinds = [kind_of(file.name, ENDINGS) if file.regular and not file.is_folder else None for file in found]
+    first = kinds[0]
     for file, kind in zip(found, kinds, strict=True):
-        if kind is None or kinds[0] is None or kind[0] != kinds[0][0]:
+        if kind is None or first is None or kind[0] != first[0]:
             wrong = "another kind of file than the first" if kind else "unknown kind of file"
-            raise InputError(f"{file.place}: {wrong}; {WANTED}{_advice([file.name])}")
-    assert kinds[0]
-    name = kinds[0][1]
+            raise InputError(f"{file.place}: {wrong}; {WANTED}")
+    assert first
+    name = first[1]
     if len(paths) > 1:
         ending = kind_of(base_name(place), ENDINGS)
         name = re.sub(r"[-_.]?\{.*\}", "", ending[1] if ending else name) or base_name(place.rpartition("/")[0])
-    return Source(name, kinds[0][0], paths)
+    return Source(name, first[0], paths)
 
 
 def _folder(place: str) -> Source | None:
@@ -191,34 +186,17 @@ def _folder(place: str) -> Source | None:
     entries = list_folder(place)
     if whole := _written(place, entries):
         return whole
-    kinds = _by_kind(entries)
+    kinds: dict[str, list[Found]] = {}
+    for entry in entries:
+        kind = kind_of(entry.name, ENDINGS) if entry.regular and not entry.is_folder else None
+        kinds.setdefault(kind[0] if kind else "", []).append(entry)
     ignored = [file.name for file in kinds.pop("", []) if not file.name.startswith("_")]  # how Spark names its marks
     if len(kinds) > 1:
         names = " and ".join(files[0].name for files in kinds.values())
         raise InputError(f"{place}: holds {names}; wanted files of one kind, the parts of one data set")
     if kinds and ignored:
-        log.warning("%s: ignored %s%s", place, ", ".join(ignored), _advice(ignored))
-    return next((_parts(place, kind, files) for kind, files in kinds.items()), None)
-
-
-def _by_kind(entries: Iterable[Found]) -> dict[str, list[Found]]:
-    """kind -> the files of it in a folder, in order of name; "" -> all else."""
-    found: dict[str, list[Found]] = {}
-    for entry in entries:
-        kind = kind_of(entry.name, ENDINGS) if entry.regular and not entry.is_folder else None
-        found.setdefault(kind[0] if kind else "", []).append(entry)
-    return found
-
-
-def _parts(folder: str, kind: str, files: Iterable[Found]) -> Source:
-    """The data set whose parts these files are."""
-    return Source(base_name(folder), kind, tuple(file.place for file in files))
-
-
-def _advice(names: Sequence[str]) -> str:
-    """What to do with files of these names, where that is known."""
-    endings = {name.lower().partition(".")[2] for name in names} | {name.lower().rpartition(".")[2] for name in names}
-    return "".join(f"; {advice}" for advice, known in ADVICE.items() if endings & set(known))
+        log.warning("%s: ignored %s", place, ", ".join(ignored))
+    return next((Source(base_name(place), kind, tuple(file.place for file in kinds[kind])) for kind in kinds), None)
 
 
 def _written(place: str, entries: Sequence[Found]) -> Source | None:
@@ -243,12 +221,3 @@ def _written(place: str, entries: Sequence[Found]) -> Source | None:
     if manifest.files:
         log.warning("%s: a teacher's vectors lie beside these shards; they are not taken over (stage teacher)", path)
     return Source(base_name(place), "tar", tuple(join(place, shard.file) for shard in manifest.shards))
-
-
-def _check_name(name: str) -> None:
-    """`InputError` for a name that no folder can have."""
-    if not name.strip() or name.startswith(".") or "/" in name or "\0" in name or len(name.encode()) > MAX_NAME:
-        raise InputError(
-            f"sources.{name}: {name!r} becomes the name of a folder; wanted no '/', no '.' at its start, "
-            f"{MAX_NAME} bytes at most"
-        )

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -263,9 +263,10 @@ def _bare(line: str) -> str:
 def _read(source: Source, unreadable: list[dict[str, Any]], names: Counter[str]) -> Iterator[Row]:
     """Every document in order. What is none goes to `unreadable`; names: field -> records that have it."""
     lines: Counter[str] = Counter()
+    without = replace(source, constants={}, documents=True)  # what is written here gets its constants when it is read
     for part in parts(source):
         summary = Summary()
-        for item in read_part(part, source.fields, {}, summary, documents=True):
+        for item in read_part(part, without, summary):
             if isinstance(item, Bad):
                 row = asdict(item) | {"file": base_name(part.path), "line": item.line + lines[part.path]}
                 unreadable.append(row)

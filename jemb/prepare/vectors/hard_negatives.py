@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jemb.core.text import content_hash
-from jemb.prepare.engine.order import scrambled
+from jemb.prepare.engine.table import scrambled
 
 if TYPE_CHECKING:
     from jemb.prepare.stages.mine import MineConfig
