@@ -157,17 +157,16 @@ def _vectors(rows: int, width: int, device: str) -> list[Tensor]:
 def _tiles(rows: int, width: int, device: str) -> Callable[[], None]:
     import torch
 
-    from jemb.loss import Rows, contrastive_loss
+    from jemb.loss import Pairs, Rows, Texts
 
     vectors = _vectors(rows, width, device)
     # One text in a hundred comes twice. Hashes stay on the host, as in training.
     hashes = [torch.randint(100 * rows, (rows,), generator=torch.Generator().manual_seed(i)) for i in range(2)]
     texts = [Rows(local_BD=v, all_ND=v, hash_B=h, hash_N=h) for v, h in zip(vectors, hashes, strict=True)]
-    weights = {"query_to_positive": 1.0, "positive_to_query": 1.0}
+    objective = Pairs(temperature=TEMPERATURE)
 
     def step() -> None:
-        loss = contrastive_loss(texts[0], texts[1], offset=0, temperature=TEMPERATURE, weights=weights).total
-        loss.backward()
+        objective(Texts(*texts)).total.backward()
         _forget(vectors)
 
     return step

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from jemb.core.records import Sample
 from jemb.data import BatchPlan, Collate, PlanSource
-from jemb.loss import Rows, contrastive_loss
+from jemb.loss import Pairs, Rows, Texts
 from jemb.model import Encoder, encode, find_folder, load_encoder
 from jemb.prepare.near.candidates import keys_of
 from jemb.prepare.near.folding import fold, fold_text, pack
@@ -244,8 +244,7 @@ def flow(
             Rows(x[own], candidates(x, own), hashes[own], hashes if seen == len(samples) else hashes[own])
             for x, hashes in ((query, query_hash), (positive, positive_hash))
         ]
-        weights = {"query_to_positive": 1.0, "positive_to_query": 1.0}
-        total = total + factor * contrastive_loss(*rows, offset=offset, temperature=0.05, weights=weights).total
+        total = total + factor * Pairs()(Texts(*rows, offset=offset)).total
     (total / processes).backward()
     return torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
 

@@ -130,6 +130,6 @@ OBJECTIVES = Registry(
         "labelled": "jemb.loss.supervised:Labelled",
         "distill": "jemb.loss.supervised:Distill",
         "distill_margin": "jemb.loss.supervised:DistillMargin",
-        "teach": "jemb.loss.teach:Teach",
+        "teach": "jemb.loss.supervised:Teach",
     },
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
-import os
 import re
 import struct
 import sys
@@ -213,11 +212,9 @@ def read_position(checkpoint: Path) -> dict[str, Any]:
     return dict(position)
 
 
-def describe_file(path: Path, *, sync: bool = False) -> dict[str, Any]:
-    """Size and checksum, as position.json has them; with `sync`, safe from a power cut after that."""
+def describe_file(path: Path) -> dict[str, Any]:
+    """Size and checksum, as position.json has them."""
     with path.open("rb") as file:
-        if sync:
-            os.fsync(file.fileno())
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 

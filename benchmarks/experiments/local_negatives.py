@@ -7,21 +7,17 @@ negatives of one process. For `negatives.py`; jemb itself has no such option.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from dataclasses import replace
 
 from jemb.app.cli import run_command
-from jemb.loss import objectives
+from jemb.loss import Pairs
 from jemb.train import module
 
 
 def patch() -> None:
     """From here on nothing is gathered in this process."""
-    whole = objectives.contrastive_loss
-
-    def local(*rows: Any, offset: int, **more: Any) -> Any:
-        return whole(*rows, offset=0, **more)
-
-    objectives.contrastive_loss = local  # type: ignore[assignment]
+    whole = Pairs.__call__
+    Pairs.__call__ = lambda self, texts: whole(self, replace(texts, offset=0))
     patches = {"gather_rows": lambda x_BD: x_BD, "gather_values": lambda x: x.detach()}
     for name, function in patches.items():
         vars(module)[name]  # KeyError where jemb has changed

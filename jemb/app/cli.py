@@ -14,28 +14,15 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from shlex import quote
 from typing import Any
 
 import yaml
 
 from jemb import __version__
-from jemb.app import commands
-from jemb.app.commands import show
+from jemb import config as configs
 from jemb.app.compose import compose_config
-from jemb.config import (
-    DemoConfig,
-    EvaluateConfig,
-    ExportConfig,
-    InspectConfig,
-    MergeConfig,
-    NewConfig,
-    TokenizeConfig,
-    TrainConfig,
-    WeighConfig,
-    describe,
-    option_kinds,
-    suggest,
-)
+from jemb.config import describe, option_kinds, suggest
 from jemb.config.parse import unknown_option
 from jemb.core.errors import Failure, InputError
 from jemb.launch import end_at_early_signals, end_with_launcher, find_ranks
@@ -57,12 +44,8 @@ class Command:
     """The option that a first argument without `=` gives."""
 
     @property
-    def config(self) -> type:
-        if isinstance(self.of, type):
-            return self.of
-        module, _, name = self.of.partition(":")
-        found: type = getattr(importlib.import_module(module), name)
-        return found
+    def config(self) -> type[Any]:
+        return self.of if isinstance(self.of, type) else _import(self.of)
 
     @property
     def summary(self) -> str:
@@ -70,27 +53,39 @@ class Command:
 
 
 COMMANDS = {
-    "demo": Command(DemoConfig, "jemb demo"),
+    "demo": Command(configs.DemoConfig, "jemb demo"),
     "prepare": Command("jemb.prepare.options:PrepareConfig", "jemb prepare input=raw output=shards"),
-    "weigh": Command(WeighConfig, "jemb weigh shards=shards model=runs/pairs dev=dev.jsonl output=weights.yaml"),
-    "train": Command(TrainConfig, "jemb train shards=shards output=runs/pairs model=t5_small max_steps=1000"),
-    "tokenize": Command(TokenizeConfig, "jemb tokenize shards=shards model=google-t5/t5-small output=tokens"),
-    "evaluate": Command(
-        EvaluateConfig, "jemb evaluate model=runs/pairs 'tasks=[sts:sts.jsonl,retrieval:beir]' output=scores.json"
+    "weigh": Command(
+        configs.WeighConfig, "jemb weigh shards=shards model=runs/pairs dev=dev.jsonl output=weights.yaml"
     ),
-    "merge": Command(MergeConfig, "jemb merge 'runs=[runs/a,runs/b]' output=merged"),
-    "export": Command(ExportConfig, "jemb export run=runs/pairs output=my-model"),
-    "inspect": Command(InspectConfig, "jemb inspect shards", positional="path"),
-    "new": Command(NewConfig, "jemb new my-model", positional="path"),
+    "train": Command(configs.TrainConfig, "jemb train shards=shards output=runs/pairs model=t5_small max_steps=1000"),
+    "tokenize": Command(configs.TokenizeConfig, "jemb tokenize shards=shards model=google-t5/t5-small output=tokens"),
+    "evaluate": Command(
+        configs.EvaluateConfig,
+        "jemb evaluate model=runs/pairs 'tasks=[sts:sts.jsonl,retrieval:beir]' output=scores.json",
+    ),
+    "merge": Command(configs.MergeConfig, "jemb merge 'runs=[runs/a,runs/b]' output=merged"),
+    "export": Command(configs.ExportConfig, "jemb export run=runs/pairs output=my-model"),
+    "inspect": Command(configs.InspectConfig, "jemb inspect shards", positional="path"),
+    "new": Command(configs.NewConfig, "jemb new my-model", positional="path"),
 }
-
+SHOWN = {"prepare": "jemb.prepare:summary_table", "weigh": "jemb.weighing:table", "evaluate": "jemb.evaluate:table"}
+"""What makes a text of the result of a command's function."""
 
 WRONG_PATHS = {
     errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.EROFS,
 }  # fmt: skip
 """What the system says of a path that nothing but another path, or other rights, can mend."""
-FULL = "; what was finished is kept: make room and run the same command again"
-"""Said where a disk is full."""
+ABOUT_OPTIONS = """
+jemb COMMAND --help lists a command's options, written as Hydra's overrides: nested ones with a dot
+(consistency.top_k=3), lists in brackets ('stages=[exact,language]', quoted for the shell)."""
+ABOUT_TRAIN = """
+model=NAME sets all of model.* at once: tiny, t5_small, t5_base, t5_large. objective=NAME also sets the
+learning rate. experiment=NAME takes a whole recipe, also from experiment/NAME.yaml in --config-dir=DIR.
+
+-m runs every combination of values, each in a folder of its own below output, and compares them:
+jemb train -m learning_rate=1e-3,5e-4 seed=1,2,3 …; on Slurm by hydra/launcher=submitit_slurm. --cfg job
+shows the config that a command would run with."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,24 +121,16 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     end_with_launcher()
     if name == "train":
         end_at_early_signals()
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.WARNING, format="%(message)s", stream=sys.stderr, force=True
-    )
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(_ForTerminal("%(message)s"))
-    logging.getLogger("jemb").setLevel((logging.DEBUG if debug else logging.INFO) if is_first else logging.ERROR)
-    if not debug:  # DeepSpeed, which accelerate imports, reports a machine without a GPU on stdout
-        logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
+    _set_up_logging(debug, is_first)
     try:
-        arguments, many, shown = _of_hydra(name, arguments)
-        overrides = _overrides(name, arguments)
+        many, shown, overrides = _read_arguments(name, arguments)
         if many:
             return int(importlib.import_module("jemb.app.sweep").sweep(overrides))
-        config: Any = compose_config(name, COMMANDS[name].config, overrides)
+        config = compose_config(name, COMMANDS[name].config, overrides)
         if shown:
             show(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
-            return DONE
-        getattr(commands, name)(config)
+        else:
+            run(name, config)
         return DONE
     except (InputError, Failure, OSError) as error:
         if debug:
@@ -167,51 +154,93 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         return INTERRUPTED
 
 
+def _set_up_logging(debug: bool, is_first: bool) -> None:
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, stream=sys.stderr, force=True)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_ForTerminal("%(message)s"))
+    logging.getLogger("jemb").setLevel((logging.DEBUG if debug else logging.INFO) if is_first else logging.ERROR)
+    if not debug:  # DeepSpeed, which accelerate imports, reports a machine without a GPU on stdout
+        logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
+
+
 class _ForTerminal(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return for_terminal(super().format(record))
 
 
+def run(name: str, config: Any) -> None:
+    """Do a command's work, by its function in `api.py` where it has one, and print what came of it."""
+    from jemb.app import api  # here and below, whatever takes a while to be imported
+
+    match name:
+        case "demo":
+            from jemb.app.models import make_tools
+            from jemb.demo.journey import demo
+
+            demo(config, make_tools())
+        case "inspect":
+            from jemb.inspect import inspect
+
+            show(inspect(config))
+        case "new":
+            from jemb.new import new
+
+            print(f"{new(config)} is there. Next:\n\n    cd {quote(config.path)}\n    cat README.md")
+        case "train" if config.dry_run:
+            from jemb.train import dry_run
+
+            if find_ranks().rank == 0:
+                print(dry_run(config))
+        case _:
+            found = getattr(api, name)(config)
+            if name in SHOWN and found is not None:
+                print(_import(SHOWN[name])(found))
+
+
+def show(text: str) -> None:
+    """Print `text`; nothing happens where the reader has gone, who may have seen enough (`jemb … | head`)."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Else the interpreter says at its end that it could not write the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _import(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def _said(error: Exception) -> str:
     """The message of an expected error, with the way out where the system's own has none."""
-    if isinstance(error, PermissionError):
-        return f"{error.filename}: may not be read or written ({error.strerror}); use another path, or get the rights"
     if isinstance(error, OSError) and error.errno in WRONG_PATHS:
-        name = str(error.filename)
-        name = name if len(name) < 300 else f"{name[:200]}…{name[-50:]}"
-        return f"{name}: cannot be used ({error.strerror}); use another path"
+        return f"{str(error.filename)[:300]}: cannot be used ({error.strerror}); use another path, or get the rights"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error}{FULL}"
+        return f"{error}; what was finished is kept: make room and run the same command again"
     return str(error)
 
 
-def _of_hydra(name: str, arguments: Sequence[str]) -> tuple[list[str], bool, bool]:
-    """(the other arguments, whether `-m` asks for a run of each combination, whether `--cfg job` for the config)."""
-    left = [argument for argument in arguments if argument not in ("-m", "--multirun")]
-    if (many := len(left) < len(arguments)) and name != "train":
-        raise InputError(f"-m: only jemb train runs over several values, not jemb {name}")
-    shown = [flag for flag in ("--cfg", "-c") if flag in left]
-    if shown and left[left.index(shown[0]) + 1 : left.index(shown[0]) + 2] != ["job"]:
-        raise InputError(f"{shown[0]}: wanted {shown[0]} job, which shows the config that the command would run with")
-    if shown:
-        at = left.index(shown[0])
-        del left[at : at + 2]
-    return left, many, bool(shown or "--cfg=job" in left)
-
-
-def _overrides(name: str, arguments: Sequence[str]) -> list[str]:
-    """The arguments as `option=value`: `--flag` is flag=true, `--option=value` does too, and a command that is about
-    one thing takes that first without its name."""
+def _read_arguments(name: str, arguments: Sequence[str]) -> tuple[bool, bool, list[str]]:
+    """(whether `-m` asks for a run of each combination, whether `--cfg job` for the config, the overrides as
+    `option=value`): `--flag` is flag=true, and a command that is about one thing takes that first without its name."""
     kinds, positional = option_kinds(COMMANDS[name].config), COMMANDS[name].positional
+    many = "-m" in arguments or "--multirun" in arguments
+    if many and name != "train":
+        raise InputError(f"-m: only jemb train runs over several values, not jemb {name}")
     overrides: list[str] = []
     for before, argument in pairwise(["", *arguments]):
         option = before.removeprefix("--").replace("-", "_")
-        if argument in ("--debug", "--cfg=job") or argument.startswith("--config-dir="):
-            overrides += [argument] if argument.startswith("--config-dir=") else []
-        elif "=" in argument:
-            overrides.append(argument.removeprefix("--"))
+        if argument in ("--debug", "-m", "--multirun", "--cfg"):
+            continue
+        if before == "--cfg":
+            if argument != "job":
+                raise InputError("--cfg: wanted --cfg job, which shows the config that the command would run with")
         elif argument == "--config-dir":
             raise InputError("--config-dir: wanted --config-dir=DIR")
+        elif argument.startswith("--config-dir="):
+            overrides.append(argument)
+        elif "=" in argument:
+            overrides.append(argument.removeprefix("--"))
         elif argument.startswith("--"):
             overrides.append(argument.removeprefix("--") + "=true")
         elif before.startswith("--") and "=" not in before and kinds.get(option) != "true|false":
@@ -222,22 +251,13 @@ def _overrides(name: str, arguments: Sequence[str]) -> list[str]:
             positional = None
         else:
             raise InputError(f"'{argument}': wanted option=value, as in: {COMMANDS[name].example}")
-    return overrides
+    return many, "--cfg" in arguments, overrides
 
 
 def general_help() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: jemb COMMAND [option=value …] [--debug]",
-            "",
-            *lines,
-            "",
-            "jemb COMMAND --help lists a command's options. They are Hydra overrides: nested ones with a dot",
-            "(consistency.top_k=3), lists in brackets ('stages=[exact,language]', quoted for the shell).",
-        ]
-    )
+    return "\n".join(["usage: jemb COMMAND [option=value …] [--debug]", "", *lines, ABOUT_OPTIONS])
 
 
 def command_help(name: str) -> str:
@@ -245,30 +265,18 @@ def command_help(name: str) -> str:
     lines = [f"usage: jemb {name} option=value …", "", *textwrap.wrap(command.config.__doc__ or "", 100), ""]
     lines += [f"example: {command.example}", "", "options:"]
     for option, kind, default, meaning in describe(command.config):
-        shown = _show(default)
-        lines.append(f"  {option}={kind}" + ("  (required)" if shown == "required" else f"  (default: {shown})"))
+        lines.append(
+            f"  {option}={kind}  " + ("(required)" if default == "required" else f"(default: {_show(default)})")
+        )
         lines += textwrap.wrap(meaning, 92, initial_indent="      ", subsequent_indent="      ")
-    if name == "train":
-        lines += [
-            "",
-            "model=NAME sets all of model.* at once: tiny, t5_small, t5_base, t5_large. objective=NAME also sets the",
-            "learning rate. experiment=NAME takes a whole recipe, also from experiment/NAME.yaml in --config-dir=DIR.",
-            "",
-            "-m runs every combination of values, each in a folder of its own below output, and compares them:",
-            "jemb train -m learning_rate=1e-3,5e-4 seed=1,2,3 …; on Slurm by hydra/launcher=submitit_slurm. --cfg job",
-            "shows the config that a command would run with.",
-        ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *([ABOUT_TRAIN] if name == "train" else [])])
 
 
 def _show(default: Any) -> str:
-    if default is None:
-        return "null"
-    if isinstance(default, bool):
-        return str(default).lower()
     if isinstance(default, list):
         return "[" + ",".join(map(str, default)) + "]"
-    return str(default).replace("\n", "\\n")
+    words = {None: "null", True: "true", False: "false"}
+    return words[default] if default is None or isinstance(default, bool) else str(default).replace("\n", "\\n")
 
 
 if __name__ == "__main__":

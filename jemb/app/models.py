@@ -26,6 +26,24 @@ if TYPE_CHECKING:
     from jemb.model import Encoder
 
 
+def _digest_folder(name: str) -> str:
+    """Digest of the files in a model's folder, of a run in that of its model; "" for a name."""
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        return ""
+    if is_run(path) and not (model := RunFolder(path).model).is_dir():
+        from jemb.model.load import find_folder
+
+        find_folder(name)  # says what to do
+    folder = model if is_run(path) else path
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.suffix in MODEL_FILES:
+            with file.open("rb") as opened:
+                digest.update(f"{file.relative_to(folder)}\0".encode() + hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
+
+
 def make_tools() -> Tools:
     """The factories can be sent to other processes, where copies made with equal options are equal: a worker loads a
     model once. Models are on the GPU where there is one."""
@@ -43,40 +61,37 @@ def make_cross_encoder(options: Any) -> Callable[[str], Score]:
     return _MakeScore(options.max_length, options.batch_tokens)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _MakeScore:
     max_length: int | None
     batch_tokens: int | None
+    files = staticmethod(_digest_folder)
 
     def __call__(self, name: str) -> Score:
-        import torch
-
+        from jemb.distributed.processes import choose_device
         from jemb.model import load_cross_encoder
 
         model = load_cross_encoder(name, max_length=self.max_length)
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        model.to(choose_device("auto"))
         return partial(model.score, batch_tokens=self.batch_tokens)
 
-    def files(self, name: str) -> str:
-        """Digest of the files in a model's folder; "" for a name."""
-        return _digest_folder(name)
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _MakeEncoder:
     max_length: int | None
     batch_tokens: int | None
     precision: str = "fp32"
+    files = staticmethod(_digest_folder)
 
     def __call__(self, name: str) -> Encode:
-        import torch
-
+        from jemb.distributed.processes import choose_device
         from jemb.model import load_encoder, probe
 
         encoder = load_encoder(name, max_length=self.max_length)
         if parent_process() is None:
             probe(encoder, name)
-        return _TextEncoder(encoder, "cuda" if torch.cuda.is_available() else "cpu", self.batch_tokens, self.precision)
+        device = choose_device("auto")  # a CPU computes as the weights are
+        return _TextEncoder(encoder, device, self.batch_tokens, self.precision if device == "cuda" else "fp32")
 
     def prompts(self, name: str) -> tuple[str, str]:
         """What the encoder wants before queries and before passages."""
@@ -87,38 +102,16 @@ class _MakeEncoder:
             log.info("%s: %r is put before queries, %r before passages", name, *found)
         return found
 
-    def files(self, name: str) -> str:
-        """Digest of the files in a model's folder, of a run in that of its model; "" for a name."""
-        return _digest_folder(name)
 
-
-def _digest_folder(name: str) -> str:
-    path = Path(name).expanduser()
-    if not path.is_dir():
-        return ""
-    if is_run(path) and not (model := RunFolder(path).model).is_dir():
-        from jemb.model.load import find_folder
-
-        find_folder(name)  # says what to do
-    folder = model if is_run(path) else path
-    digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and file.suffix in MODEL_FILES:
-            with file.open("rb") as opened:
-                digest.update(f"{file.relative_to(folder)}\0".encode() + hashlib.file_digest(opened, "sha256").digest())
-    return digest.hexdigest()
-
-
+@dataclass
 class _TextEncoder:
     """Texts to unit vectors, float32 [N, D]; on the CPU always by one thread, so that the same bits come out whatever
     else runs on the machine: there are as many processes as cores."""
 
-    def __init__(self, encoder: Encoder, device: str, batch_tokens: int | None, precision: str) -> None:
-        self.encoder = encoder
-        self.device = device
-        self.batch_tokens = batch_tokens
-        # A CPU computes as the weights are.
-        self.precision = precision if device == "cuda" else "fp32"
+    encoder: Encoder
+    device: str
+    batch_tokens: int | None
+    precision: str
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         import torch

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -29,8 +30,9 @@ from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from jemb.app.compose import compose_config, find_kind
-from jemb.config import TrainConfig
+from jemb.app.compose import compose_config
+from jemb.config import TrainConfig, option_kinds
+from jemb.config.parse import find_option
 from jemb.core.errors import InputError
 from jemb.launch import find_ranks
 from jemb.mirror import local_copy
@@ -80,32 +82,24 @@ def combinations(overrides: Sequence[str]) -> list[dict[str, str]]:
 
 def table(runs: Mapping[str, Mapping[str, str]]) -> str:
     """A line a run, the best first: by what chose its model, else by the mean loss of its last tenth of steps."""
-    rows = [_row(place, values) for place, values in runs.items()]
-    scored = any(row["metric"] is not None for row in rows)
-    key, sign = ("metric", -1) if scored else ("loss", 1)
+    rows: list[dict[str, Any]] = [{**values, **_outcome(place), "run": place} for place, values in runs.items()]
+    key, sign = ("metric", -1) if any(row["metric"] is not None for row in rows) else ("loss", 1)
     rows.sort(key=lambda row: (row[key] is None, sign * (row[key] or 0)))
-    columns = [column for column in rows[0] if scored or column != "metric"]
+    columns = [column for column in rows[0] if column != "metric" or key == "metric"]
     lines = [columns, *([_shown(row[column]) for column in columns] for row in rows)]
-    widths = [max(len(line[number]) for line in lines) for number in range(len(columns))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
-def _row(place: str, values: Mapping[str, str]) -> dict[str, Any]:
-    row: dict[str, Any] = {**values, "status": "-", "steps": None, "loss": None, "metric": None, "run": place}
-    try:
+def _outcome(place: str) -> dict[str, Any]:
+    with suppress(InputError, OSError):
         run = RunFolder(Path(local_copy(place)))
-        record, losses = run.read_record(), [line["loss"] for line in run.read_metrics()]
-    except (InputError, OSError):
-        return row
-    last = losses[-max(1, len(losses) // 10) :]
-    evaluations = {line["step"]: line["value"] for line in run.read_evaluations()}
-    return {
-        **row,
-        "status": record["status"],
-        "steps": record["steps"],
-        "loss": sum(last) / len(last) if last else None,
-        "metric": evaluations.get(record.get("model_step")),
-    }
+        record, losses = run.read_record("status", "steps"), [line["loss"] for line in run.read_metrics()]
+        last = losses[-max(1, len(losses) // 10) :]
+        metric = {line["step"]: line["value"] for line in run.read_evaluations()}.get(record.get("model_step"))
+        loss = sum(last) / len(last) if last else None
+        return {"status": record["status"], "steps": record["steps"], "loss": loss, "metric": metric}
+    return {"status": None, "steps": None, "loss": None, "metric": None}
 
 
 def _shown(value: Any) -> str:
@@ -116,7 +110,8 @@ def _values(override: str) -> list[str]:
     name, _, value = override.partition("=")
     if name in ("--config-dir", "output"):  # one folder, whatever its name holds
         return [value]
-    kind = find_kind(TrainConfig, name)
+    kinds = option_kinds(TrainConfig)
+    kind = kinds[found[0]] if (found := find_option(kinds, name)) else ""
     if kind.startswith("text"):
         return next(csv.reader([value], quotechar="'" if "'" in value else '"', skipinitialspace=True), [value])
     if kind.startswith("list of"):

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import re
 from dataclasses import field
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from jemb.config.parse import options
-from jemb.config.train import PromptsConfig, Widths
-from jemb.config.types import Positive, PositiveReal, Quantization, Seed, Strings
+from jemb.config.train import PromptsConfig
+from jemb.config.types import (
+    Alone,
+    Device,
+    MaxLength,
+    Positive,
+    PositiveReal,
+    Quantization,
+    Seed,
+    Strings,
+    TrustCode,
+    Widths,
+)
 
 
 @options
@@ -34,14 +45,12 @@ class WeighConfig:
     """Samples in a batch, which are contrasted with each other."""
     temperature: PositiveReal = 0.05
     """tau of the contrastive losses, as the run will have it."""
-    max_length: Annotated[int, Field(ge=2)] | None = None
+    max_length: MaxLength | None = None
     """Tokens a text is cut at, as the run will have it; null: the model's own limit."""
     seed: Seed = 0
     """Seed of the batches."""
-    trust_remote_code: bool = False
-    """Run code that comes with the model. Never asked for on the terminal: without this such a model is refused."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute."""
+    trust_remote_code: TrustCode = False
+    device: Device = "auto"
 
 
 @options
@@ -56,10 +65,9 @@ class TokenizeConfig:
     output: str
     """Folder to write, 2 bytes for each token and about 40 for each sample. The same command on the same folder
     continues where it stopped."""
-    max_length: Annotated[int, Field(ge=2)] | None = None
+    max_length: MaxLength | None = None
     """Tokens a text is cut at, as the run will have it; null: the model's own limit."""
-    trust_remote_code: bool = False
-    """Run code that comes with the model. Never asked for on the terminal: without this such a model is refused."""
+    trust_remote_code: TrustCode = False
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     """Texts put before the sides, as the run will have them."""
     workers: Annotated[int, Field(ge=0)] = 0
@@ -88,9 +96,7 @@ class EvaluateConfig:
     widths: Widths = field(default_factory=list)
     """Score also the first so many numbers of each vector, as `METRIC@WIDTH`: `widths=[64,128]`. For models trained
     with `matryoshka_widths`."""
-    quantization: Annotated[
-        list[Quantization], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
-    ] = field(default_factory=list)
+    quantization: Annotated[list[Quantization], Alone] = field(default_factory=list)
     """Score also the vectors as sentence-transformers' `quantize_embeddings` makes them small, as `METRIC@int8` and
     `METRIC@binary`: `quantization=[int8,binary]`. int8: a byte a number, between the least and the greatest of that
     number over the task's corpus (over all its texts, where it has no corpus), compared by cosine. binary: a bit a
@@ -104,12 +110,10 @@ class EvaluateConfig:
     """Seed of the bootstrap samples."""
     batch_size: Positive = 64
     """Texts encoded at once."""
-    max_length: Annotated[int, Field(ge=2)] | None = None
+    max_length: MaxLength | None = None
     """Tokens a text is cut at; null: the model's own, as in its published scores."""
-    trust_remote_code: bool = False
-    """Run code that comes with the model. Never asked for on the terminal: without this such a model is refused."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to encode."""
+    trust_remote_code: TrustCode = False
+    device: Device = "auto"
 
 
 @options
@@ -137,10 +141,8 @@ class MergeConfig:
     three."""
     license: str | None = None
     """Licence of the merged model for its card, as for `jemb export`."""
-    trust_remote_code: bool = False
-    """Run code that comes with the models. Never asked for on the terminal: without this such a model is refused."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to evaluate."""
+    trust_remote_code: TrustCode = False
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
         if self.weights and self.tasks:
@@ -160,8 +162,7 @@ class ExportConfig:
     adapter: bool = False
     """Write the matrices of a run with `model.lora.rank` alone, for sentence-transformers with PEFT, beside the name of
     the model they belong to; else they are added to the weights."""
-    trust_remote_code: bool = False
-    """Run code that comes with the model. Never asked for on the terminal: without this such a model is refused."""
+    trust_remote_code: TrustCode = False
     truncate_dim: Positive | None = None
     """Whoever loads the folder gets the first so many numbers of each vector; null: all that the run's model gives. For
     models trained with `matryoshka_widths`."""

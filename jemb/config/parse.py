@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import field, fields
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import MISSING, Field, field, fields
 from functools import wraps
 from typing import Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
@@ -13,7 +13,6 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs, PydanticCustomError
 
-from jemb.config.foreign import translate
 from jemb.core.errors import InputError
 from jemb.registry import suggest
 
@@ -21,7 +20,32 @@ T = TypeVar("T")
 
 PLACEHOLDERS = ("NAME", "FIELD", "OPTION")
 """Words of an option's name in whose place the user's own stand."""
-CHECKED = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+CHECKED = ConfigDict(extra="forbid", use_attribute_docstrings=True, str_min_length=1)
+ELSEWHERE = {
+    "max_epochs": "epochs num_epochs num_train_epochs",
+    "max_steps": "steps num_steps train_steps max_train_steps total_steps",
+    "learning_rate": "lr peak_lr max_lr",
+    "global_batch_size": "batch_size train_batch_size per_device_train_batch_size batch_size_per_device",
+    "micro_batch_size": "gradient_accumulation_steps accumulate_grad_batches gradient_checkpointing mini_batch_size",
+    "objective": "loss loss_fn criterion",
+    "precision": "bf16 fp16 mixed_precision amp dtype torch_dtype",
+    "trackers": "report_to logger loggers wandb mlflow tensorboard",
+    "evaluation.every": "eval_steps val_check_interval evaluation_steps",
+    "evaluation.tasks": "eval_strategy eval_dataset evaluator load_best_model_at_end",
+    "checkpoint_every": "save_steps save_strategy save_every",
+    "init": "model_name_or_path model_name base_model pretrained model_path checkpoint",
+    "model": "model_name_or_path model_name model_path checkpoint",
+    "run": "model_name_or_path model_name model_path checkpoint",
+    "output": "output_dir output_path save_dir save_path default_root_dir log_dir output_file",
+    "shards": "dataset datasets train_dataset train_data data data_path data_dir",
+    "input": "dataset datasets data data_path data_dir data_files input_dir input_path",
+    "warmup_steps": "warmup warmup_ratio num_warmup_steps",
+    "schedule": "lr_scheduler lr_scheduler_type scheduler",
+    "gradient_clip": "max_grad_norm gradient_clip_val clip_grad_norm",
+    "max_length": "max_seq_length max_seq_len query_max_len passage_max_len",
+    "workers": "dataloader_num_workers num_workers num_proc n_jobs",
+}
+"""What other trainers call our options, by ours; of several that a command has the first is meant."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
@@ -48,16 +72,15 @@ def options(cls: type[T]) -> type[T]:
 
 
 def _as_given(cls: type, given: Any) -> Any:
-    """Paths become texts; empty texts are refused, and booleans where pydantic would take them for 0 and 1."""
+    """Paths become texts; booleans are refused where pydantic would take them for 0 and 1."""
     values = given.kwargs if isinstance(given, ArgsKwargs) else given
     if not isinstance(values, Mapping):
         return given
     values = {name: _plain(value) for name, value in values.items()}
     hints = get_type_hints(cls)
     for name, value in values.items():
-        if isinstance(value, str) and not value:
-            raise PydanticCustomError("empty", "text", {"name": name})
-        if isinstance(value, bool) and bool not in _parts(hints.get(name)):
+        parts = _parts(hints.get(name))
+        if isinstance(value, bool) and bool not in parts and parts & {int, float}:
             raise PydanticCustomError("no_number", "number", {"name": name, "seen": value})
     return ArgsKwargs(given.args, values) if isinstance(given, ArgsKwargs) else values
 
@@ -102,17 +125,17 @@ def unknown_option(names: Iterable[str], given: str) -> str:
     NAME of `given` in the place of NAME."""
     names = list(names)
     if meant := translate(given, names):
-        return f"unknown option '{given}'{meant}"
+        return f"unknown option '{given}': here that is {meant}"
     words = given.split(".")
     readings = [".".join(words[1:end]) for end in range(2, len(words) + 1)]
     near = suggest(given, [name.replace("NAME", reading) for name in names for reading in readings or ["NAME"]])
     return f"unknown option '{given}'{near}; --help lists all options"
 
 
-def whole(cls: type) -> type:
-    """The class with what others have added to it: the options of the stages of prepare."""
-    made: type = cls.whole() if hasattr(cls, "whole") else cls
-    return made
+def translate(given: str, options: Collection[str]) -> str:
+    """The option of a name from elsewhere, else an empty string."""
+    plain = given.replace("-", "_").lower()
+    return next((ours for ours, theirs in ELSEWHERE.items() if ours in options and plain in theirs.split()), "")
 
 
 def describe(cls: type) -> list[tuple[str, str, Any, str]]:
@@ -120,42 +143,39 @@ def describe(cls: type) -> list[tuple[str, str, Any, str]]:
 
     A mapping is one option, or several, with NAME (or what its schema calls it) for the key: `weights.NAME`.
     """
-    cls = whole(cls)
+    cls = cls.whole() if hasattr(cls, "whole") else cls  # with the options of the stages of prepare
     schema = TypeAdapter(cls).json_schema()
     rows: list[tuple[str, str, Any, str]] = []
 
-    def visit(properties: Mapping[str, Any], prefix: str, defaults: Any) -> None:
+    def visit(properties: Mapping[str, Any], prefix: str, defaults: Mapping[str, Any]) -> None:
         for name, entry in properties.items():
-            reference = entry.get("$ref", "").rpartition("/")[2]
-            default = getattr(defaults, name, None) if defaults is not None else entry.get("default")
+            default = defaults.get(name, entry.get("default"))
             if "additionalProperties" in entry:
                 key = f"{prefix}{name}.{entry.get('key', 'NAME')}"
                 inner = entry["additionalProperties"]
-                if inner is True:
-                    rows.append((key, "value", "none", _meaning(entry)))
-                elif "$ref" in inner:
-                    visit(schema["$defs"][inner["$ref"].rpartition("/")[2]]["properties"], f"{key}.", None)
+                if inner is True or "$ref" not in inner:
+                    rows.append((key, "value" if inner is True else _type_words(inner), "none", _meaning(entry)))
                 else:
-                    rows.append((key, _type_words(inner), "none", _meaning(entry)))
-            elif reference:
-                visit(schema["$defs"][reference]["properties"], f"{prefix}{name}.", default)
+                    visit(inside(inner), f"{key}.", {})
+            elif "$ref" in entry:
+                visit(inside(entry), f"{prefix}{name}.", vars(default) if default else {})
             else:
                 required = name in schema.get("required", []) and not prefix
-                shown = "required" if required else default
-                rows.append((prefix + name, _type_words(entry), shown, _meaning(entry)))
+                rows.append((prefix + name, _type_words(entry), "required" if required else default, _meaning(entry)))
 
-    visit(schema["properties"], "", _Defaults(cls))
+    def inside(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = schema["$defs"][entry["$ref"].rpartition("/")[2]]["properties"]
+        return found
+
+    visit(schema["properties"], "", {item.name: default_of(item) for item in fields(cls)})
     return rows
 
 
-class _Defaults:
-    """The default of each field of a dataclass as an attribute, without the required fields."""
-
-    def __init__(self, cls: type) -> None:
-        for item in fields(cls):
-            if item.default_factory is not item.default:
-                factory = item.default_factory
-                setattr(self, item.name, factory() if callable(factory) else item.default)
+def default_of(item: Field[Any]) -> Any:
+    """The default of a dataclass's field; None where it has none."""
+    if item.default_factory is not MISSING:
+        return item.default_factory()
+    return None if item.default is MISSING else item.default
 
 
 def _meaning(entry: Mapping[str, Any]) -> str:
@@ -188,8 +208,7 @@ def _explain(cls: type, item: Mapping[str, Any]) -> str:
             return f"option '{name}' is missing: give {name}=…"
         case "value_error":
             return str(item["msg"]).removeprefix("Value error, ")
-        case "empty":
-            name = ".".join(map(str, (*item["loc"], item["ctx"]["name"])))
+        case "string_too_short":
             return f"option '{name}' is empty; wanted {name}=…"
         case "no_number":
             name = ".".join(map(str, (*item["loc"], item["ctx"]["name"])))

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, asdict, field
+from dataclasses import asdict, field
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
-from jemb.config.parse import options
-from jemb.config.types import Positive, PositiveReal, Role, Seed, Strings
+from jemb.config.parse import default_of, options
+from jemb.config.types import Alone, MaxLength, Positive, PositiveReal, Role, Seed, Strings, TrustCode, Widths
 from jemb.core.records import Kind
 from jemb.registry import OBJECTIVES
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Widths = Annotated[list[Positive], BeforeValidator(lambda value: [value] if isinstance(value, int | str) else value)]
-ExtraNegatives = Annotated[
-    list[Literal["query_query", "positive_positive", "positive_negative"]],
-    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
-]
-Trackers = Annotated[
-    list[Literal["tensorboard", "csv", "wandb", "mlflow"]],
-    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
-]
+ExtraNegatives = Annotated[list[Literal["query_query", "positive_positive", "positive_negative"]], Alone]
+Trackers = Annotated[list[Literal["tensorboard", "csv", "wandb", "mlflow"]], Alone]
 
 WIDTHS = ("student_width", "teacher_width")
 """What an objective gets besides, if it takes it: of the vectors of the model, and of those of the teacher."""
 LOSS_OPTIONS = (
-    "temperature",
-    "margin",
-    "loss_weights",
-    "extra_negatives",
-    "mask_equal_texts",
-    "mask_margin",
-    "matryoshka_widths",
-)
+    "temperature", "margin", "loss_weights", "extra_negatives", "mask_equal_texts", "mask_margin", "matryoshka_widths",
+)  # fmt: skip
 """Options of a run that shape a loss: given to an objective that takes them."""
 
 
@@ -166,8 +153,7 @@ class ModelConfig:
     in the first steps. Rows are padded to one of eight lengths. Goes with `model.packing=on`, without dropout, with
     `strategy=single` or `ddp`, and with `micro_batch_tokens` or neither. What it brings on a GPU is unmeasured. Changes
     memory and time, not the result."""
-    trust_remote_code: bool = False
-    """Run code that comes with the model. Never asked for on the terminal: without this such a model is refused."""
+    trust_remote_code: TrustCode = False
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = 0.0
     """Dropout probability while training; null keeps the model's own. At 0 (our choice; the paper names none) the
     losses do not depend on the number of processes."""
@@ -276,7 +262,7 @@ class TrainConfig:
     mask_margin: Annotated[float, Field(ge=0, le=2)] | None = None
     """Nor one whose cosine exceeds that of the row's query and positive by more than this; 0 to 2 (Qwen3-Embedding has
     0.1). null: no such mask."""
-    max_length: Annotated[int, Field(ge=2)] | None = None
+    max_length: MaxLength | None = None
     """Tokens a text is cut at; null: the model's own limit (512 for one made on the spot, as in the paper)."""
     num_negatives: Positive = 1
     """Hard negatives of each sample in a step of the triplet objective; drawn anew each time from a sample's list. Of a
@@ -366,12 +352,8 @@ class TrainConfig:
     @property
     def given_to_losses(self) -> list[str]:
         """Those of the options that an objective may take which are not at their default."""
-        items = {name: item for name, item in type(self).__dataclass_fields__.items() if name in LOSS_OPTIONS}
-        defaults = {
-            name: item.default if item.default_factory is MISSING else item.default_factory()
-            for name, item in items.items()
-        }
-        return [name for name, default in defaults.items() if getattr(self, name) != default]
+        fields = type(self).__dataclass_fields__
+        return [name for name in LOSS_OPTIONS if getattr(self, name) != default_of(fields[name])]
 
     def _possible(self) -> list[str]:
         """The objectives that data sets may be learned by."""

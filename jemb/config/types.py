@@ -32,7 +32,19 @@ Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveReal = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Strings = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+MaxLength = Annotated[int, Field(ge=2)]
+Alone = BeforeValidator(lambda value: [value] if isinstance(value, int | str) else value)
+"""A list of one item may be given as that item."""
+Strings = Annotated[list[str], Alone]
+Widths = Annotated[list[Positive], Alone]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Field(description="Where to compute.")]
+TrustCode = Annotated[
+    bool,
+    Field(
+        description="Run code that comes with the model. Never asked for on the terminal: without this such a model is "
+        "refused."
+    ),
+]
 Quantization = Literal["int8", "binary"]
 """How vectors are made small to be stored."""
 DuplicateSide = Literal["query", "positive", "both", "joined"]

@@ -1,11 +1,8 @@
 """The losses of arXiv 2307.11224 and later ones: functions of vectors and hashes. They see candidates, not ranks."""
 
-from jemb.loss.choice import Objectives
-from jemb.loss.contrastive import info_nce, margin_loss
 from jemb.loss.masks import EqualTexts, equal_texts
-from jemb.loss.objectives import Pairs, Triplets, contrastive_loss
-from jemb.loss.protocol import Loss, NamedObjective, Objective, Rows, Texts, make_objective, objective
-from jemb.loss.teach import Teach
+from jemb.loss.objectives import Pairs, Triplets, info_nce, margin_loss
+from jemb.loss.protocol import Loss, NamedObjective, Objective, Objectives, Rows, Texts, make_objective, objective
 from jemb.loss.tiles import LogSumExp, log_sum_exp
 
 __all__ = [
@@ -17,10 +14,8 @@ __all__ = [
     "Objectives",
     "Pairs",
     "Rows",
-    "Teach",
     "Texts",
     "Triplets",
-    "contrastive_loss",
     "equal_texts",
     "info_nce",
     "log_sum_exp",

@@ -26,19 +26,20 @@ positive_to_query; all of them in joint. joint with the first two is the loss of
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import relu
 
 from jemb.core.errors import InputError
 from jemb.core.records import to_device
-from jemb.loss.contrastive import info_nce, margin_loss
 from jemb.loss.masks import EqualTexts, equal_texts
 from jemb.loss.protocol import Loss, Rows, Texts
-from jemb.loss.tiles import LogSumExp, log_sum_exp
+from jemb.loss.tiles import LogSumExp, in_full_precision, log_sum_exp
 
 OF_QUERIES = ("query_positive", "query_negative", "query_query")
 OF_POSITIVES = ("positive_query", "positive_positive", "positive_negative")
@@ -53,7 +54,18 @@ MARGINS = {"margin": "query", "positive_margin": "positive"}
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
     """L_pairs: each query finds its positive among all ranks' rows, and each positive its query. The options are those
-    of `jemb train` with these names."""
+    of `jemb train` with these names; the loss is the weighted sum of the terms above, added up over the widths.
+
+    `texts.positive`: as many rows as the query, or P of each. `texts.negatives`: B*K local rows, row-major; without
+    them, what needs them is left out.
+    mask_equal_texts: hide candidates that share a text with the row (`masks.py`). mask_margin: hide candidates more
+    similar to the row than its query and positive are by more than this: s(row, candidate) > s(q_i,p_i) + mask_margin
+    (Qwen3-Embedding, arXiv 2506.05176). The margin terms leave out nothing but a negative that is the row's own query
+    or positive, as where a row has none.
+    matryoshka_widths: train the first so many numbers of the vectors, too, with weight 1 (Matryoshka, arXiv
+    2205.13147); the full width is always in. Raises InputError for one above D, ValueError for names that do not exist
+    or nothing to compute.
+    """
 
     negatives: ClassVar[bool] = False
     temperature: float = 0.05
@@ -67,18 +79,101 @@ class Pairs:
     matryoshka_widths: Collection[int] = ()
 
     def __call__(self, texts: Texts) -> Loss:
-        return contrastive_loss(
-            texts.query,
-            texts.positive,
-            texts.negatives,
-            offset=texts.offset,
-            temperature=self.temperature,
-            weights=self.loss_weights,
-            margin=self.margin,
-            extra_negatives=self.extra_negatives,
-            mask_equal_texts=self.mask_equal_texts,
-            mask_margin=self.mask_margin,
-            widths=self.matryoshka_widths,
+        sides = {"query": texts.query, "positive": texts.positive}
+        if texts.negatives is not None:
+            sides["negative"] = texts.negatives
+        each = len(texts.positive.local_BD) // len(texts.query.local_BD)
+        offset = texts.offset * each
+        if each > 1:
+            if not self.mask_equal_texts:
+                raise InputError(
+                    "mask_equal_texts=false with num_positives above 1: a row's other positives are right, too"
+                )
+            sides["query"] = texts.query.repeated(each)
+        chosen = self._terms(sides)
+        equal = _equal(sides, offset) if self.mask_equal_texts else {}
+        full = texts.query.local_BD.shape[1]
+        total = torch.zeros((), device=texts.query.local_BD.device)
+        terms: dict[str, Tensor] = {}
+        candidates, hidden = 0, torch.zeros((), dtype=torch.int64, device=total.device)
+        for width in self._widths(full):
+            cut = {name: rows.cut(width) for name, rows in sides.items()}
+            query_BD = cut["query"].local_BD
+            # From the same column that the denominators leave out: a wrong offset must not pass for a small error.
+            own_B = (query_BD * cut["positive"].all_ND[offset : offset + len(query_BD)]).sum(-1)
+            limit_B = None if self.mask_margin is None else own_B.detach() + self.mask_margin
+            sums: dict[str, LogSumExp] = {}  # terms that want the same one share it
+            for name, sets in chosen.items():
+                for item in sets:
+                    if item not in sums:
+                        sums[item] = self._sum(item, cut, equal, offset, limit_B)
+                if name in MARGINS:
+                    value = self._margin(name, cut, each)
+                elif name == SPREAD:
+                    value = spread_out(cut["query"], each) + spread_out(cut["positive"])
+                else:
+                    # The joint denominator holds s(q_i,p_i) twice, once from each direction; so does GTE's.
+                    others = [sums[item].values_B for item in sets]
+                    value = info_nce(own_B / self.temperature, others, times=2 if name == "joint" else 1)
+                total = total + self.loss_weights[name] * value
+                terms[name if width == full else f"{name}@{width}"] = value.detach()
+            if width == full:
+                for item in next(iter(chosen.values())):
+                    candidates, hidden = candidates + sums[item].candidates, hidden + sums[item].hidden
+        if texts.negatives is not None and not candidates:  # margins alone: each row's own negatives
+            candidates = len(texts.negatives.local_BD) // len(texts.query.local_BD)
+        return Loss(total, terms, candidates, hidden)
+
+    def _terms(self, sides: Collection[str]) -> dict[str, list[str]]:
+        """The terms to compute, softmax terms first, each with the sets in its denominator (none for other terms)."""
+        weights, extra = self.loss_weights, self.extra_negatives
+        all_terms = (*SETS, *MARGINS, SPREAD)
+        for kind, given, known in (("term", weights, all_terms), ("extra negatives", extra, SETS["joint"])):
+            if strangers := set(given) - set(known):
+                raise ValueError(f"{kind} {min(strangers)!r}: there are {', '.join(sorted(known))}")
+        wanted = [name for name in all_terms if weights.get(name) and (name not in MARGINS or "negative" in sides)]
+        if not {*wanted} - {SPREAD}:
+            raise ValueError(f"no term to compute: weights {dict(weights)}, texts {', '.join(sides)}")
+        allowed = OF_THE_PAPER | set(extra)
+        return {
+            name: [item for item in SETS.get(name, ()) if item in allowed and item.split("_")[1] in sides]
+            for name in wanted
+        }
+
+    def _widths(self, full: int) -> list[int]:
+        """All widths to train, each once, the full one first."""
+        if wrong := [width for width in self.matryoshka_widths if not 0 < width <= full]:
+            raise InputError(f"matryoshka_widths: got {wrong[0]}; a vector of this model has {full} numbers")
+        return [full, *sorted(set(self.matryoshka_widths) - {full}, reverse=True)]
+
+    def _sum(
+        self,
+        name: str,
+        sides: Mapping[str, Rows],
+        equal: Mapping[str, EqualTexts | None],
+        offset: int,
+        limit_B: Tensor | None,
+    ) -> LogSumExp:
+        side, _, other = name.partition("_")
+        own = None if other == "negative" else offset
+        rows_BD, candidates_ND = sides[side].local_BD, sides[other].all_ND
+        return log_sum_exp(rows_BD, candidates_ND, self.temperature, own=own, equal=equal.get(other), limit_B=limit_B)
+
+    def _margin(self, name: str, sides: Mapping[str, Rows], each: int) -> Tensor:
+        query, positive, negative = sides["query"], sides["positive"], sides["negative"]
+
+        def by_row(value: Tensor) -> Tensor:
+            """[B / P * K, ...] -> [B, K, ...]"""
+            return value.unflatten(0, (len(query.local_BD) // each, -1)).repeat_interleave(each, 0)
+
+        none_BK = None
+        if self.mask_equal_texts:  # in a row that has none its positive stands for a negative
+            hash_BK = by_row(negative.hash_B)
+            same_BK = (hash_BK == query.hash_B[:, None]) | (hash_BK == positive.hash_B[:, None])
+            none_BK = to_device(same_BK, query.local_BD.device) if same_BK.any() else None
+        anchor_BD = sides[MARGINS[name]].local_BD
+        return margin_loss(
+            query.local_BD, positive.local_BD, by_row(negative.local_BD), self.margin, anchor_BD, none_BK
         )
 
 
@@ -89,66 +184,37 @@ class Triplets(Pairs):
     negatives: ClassVar[bool] = True
 
 
-def contrastive_loss(
-    query: Rows,
-    positive: Rows,
-    negatives: Rows | None = None,
-    *,
-    offset: int,
-    temperature: float,
-    weights: Mapping[str, float],
-    margin: float = 0.0,
-    extra_negatives: Collection[str] = (),
-    mask_equal_texts: bool = True,
-    mask_margin: float | None = None,
-    widths: Collection[int] = (),
-) -> Loss:
-    """The weighted sum of the terms above, added up over the widths.
+def info_nce(own_B: Tensor, others: Sequence[Tensor], times: int = 1) -> Tensor:
+    """Mean over B of -ln(e^own / (times * e^own + the others)) (InfoNCE, arXiv 1807.03748). A scalar.
 
-    positive: as many rows as query, or P of each. negatives: B*K local rows, row-major; without them, what needs them
-    is left out.
-    offset: this rank's first row among all. temperature: > 0. weights: by term, >= 0; 0 where not given.
-    mask_equal_texts: hide candidates that share a text with the row (`masks.py`).
-    mask_margin: hide candidates more similar to the row than its query and positive are by more than this: s(row,
-    candidate) > s(q_i,p_i) + mask_margin (Qwen3-Embedding, arXiv 2506.05176). The margin terms leave out
-    nothing but a negative that is the row's own query or positive, as where a row has none.
-    widths: train the first so many numbers of the vectors, too, with weight 1 (Matryoshka, arXiv 2205.13147); the full
-    width is always in. Raises InputError for one above D, ValueError for names that do not exist or nothing to compute.
+    own_B: cosine of each row and its own candidate over the temperature. others: log-sum-exps [B] of sets of further
+    candidates, -inf for an empty one; without any the loss is ln(times).
+    times: how often the own candidate stands in the denominator.
     """
-    texts = {"query": query, "positive": positive} | ({} if negatives is None else {"negative": negatives})
-    rows_each = len(positive.local_BD) // len(query.local_BD)
-    if rows_each > 1:
-        if not mask_equal_texts:
-            raise InputError(
-                "mask_equal_texts=false with num_positives above 1: a row's other positives are right, too"
-            )
-        query, offset = query.repeated(rows_each), offset * rows_each
-        texts["query"] = query
-    chosen = _chosen(weights, extra_negatives, texts)
-    equal = _equal(texts, offset) if mask_equal_texts else {}
-    total = torch.zeros((), device=query.local_BD.device)
-    terms: dict[str, Tensor] = {}
-    candidates, hidden, full = 0, torch.zeros((), dtype=torch.int64, device=total.device), query.local_BD.shape[1]
-    for width in _widths(widths, full):
-        cut = {name: rows.cut(width) for name, rows in texts.items()}
-        contrasts = _Contrasts(cut, equal, offset, temperature, mask_margin)
-        for name, sets in chosen.items():
-            if name in MARGINS:
-                value = _margin(name, cut, margin, rows_each, mask_equal_texts)
-            else:
-                value = contrasts.info_nce(name, sets)
-            total = total + weights[name] * value
-            terms[name if width == full else f"{name}@{width}"] = value.detach()
-        if spread := weights.get(SPREAD):
-            value = spread_out(cut["query"], rows_each) + spread_out(cut["positive"])
-            total = total + spread * value
-            terms[SPREAD if width == full else f"{SPREAD}@{width}"] = value.detach()
-        if width == full:
-            for found in map(contrasts.of, next(iter(chosen.values()))):
-                candidates, hidden = candidates + found.candidates, hidden + found.hidden
-    if negatives is not None and not candidates:  # margins alone: each row's own negatives
-        candidates = len(negatives.local_BD) * rows_each // len(query.local_BD)
-    return Loss(total, terms, candidates, hidden)
+    # Relative to the own logit, a row whose every candidate is hidden has a loss of exactly 0, and a gradient of 0.
+    start_B = torch.full_like(own_B, math.log(times))
+    return torch.stack([start_B, *(other_B - own_B for other_B in others)]).logsumexp(0).mean()
+
+
+def margin_loss(
+    q_BD: Tensor,
+    p_BD: Tensor,
+    n_BKD: Tensor,
+    margin: float,
+    anchor_BD: Tensor | None = None,
+    none_BK: Tensor | None = None,
+) -> Tensor:
+    """Mean over B and K of ReLU(s(anchor, n) - s(q, p) + margin), s the cosine of unit vectors. A scalar.
+
+    anchor_BD: what the negatives shall be far from; default: q. Then with K = 1 this is the third term of L_triplets
+    (arXiv 2307.11224, section 3.2). none_BK: where there is no negative, which counts 0.
+    """
+    q_BD, p_BD, n_BKD = in_full_precision(q_BD), in_full_precision(p_BD), in_full_precision(n_BKD)
+    anchor_BD = q_BD if anchor_BD is None else in_full_precision(anchor_BD)
+    positive_B1 = (q_BD * p_BD).sum(-1, keepdim=True)
+    negative_BK = (n_BKD * anchor_BD[:, None]).sum(-1)
+    loss_BK = relu(negative_BK - positive_B1 + margin)
+    return (loss_BK if none_BK is None else loss_BK.masked_fill(none_BK, 0)).mean()
 
 
 def spread_out(rows: Rows, repeated: int = 1) -> Tensor:
@@ -161,28 +227,6 @@ def spread_out(rows: Rows, repeated: int = 1) -> Tensor:
     return (squares_B - own_B).mean() / max(1, len(all_ND) - 1)
 
 
-def _chosen(weights: Mapping[str, float], extra: Collection[str], texts: Collection[str]) -> dict[str, list[str]]:
-    """The terms to compute, softmax terms first, each with the sets in its denominator (none for a margin)."""
-    for kind, given, known in (("term", weights, {*SETS, *MARGINS, SPREAD}), ("extra negatives", extra, SETS["joint"])):
-        if strangers := set(given) - set(known):
-            raise ValueError(f"{kind} {min(strangers)!r}: there are {', '.join(sorted(known))}")
-    wanted = [name for name in (*SETS, *(MARGINS if "negative" in texts else ())) if weights.get(name)]
-    if not wanted:
-        raise ValueError(f"no term to compute: weights {dict(weights)}, texts {', '.join(texts)}")
-    allowed = OF_THE_PAPER | set(extra)
-    return {
-        name: [item for item in SETS.get(name, ()) if item in allowed and item.split("_")[1] in texts]
-        for name in wanted
-    }
-
-
-def _widths(widths: Collection[int], full: int) -> list[int]:
-    """All widths to train, each once, the full one first."""
-    if wrong := [width for width in widths if not 0 < width <= full]:
-        raise InputError(f"matryoshka_widths: got {wrong[0]}; a vector of this model has {full} numbers")
-    return [full, *sorted(set(widths) - {full}, reverse=True)]
-
-
 def _equal(texts: Mapping[str, Rows], offset: int) -> dict[str, EqualTexts | None]:
     """What each kind of candidate shares with the rows. A query and its positive stand for each other: whoever has the
     one is answered by the other."""
@@ -193,57 +237,3 @@ def _equal(texts: Mapping[str, Rows], offset: int) -> dict[str, EqualTexts | Non
     if "negative" in texts:
         found["negative"] = equal_texts(mine_B2, texts["negative"].hash_N[:, None], device=device)
     return found
-
-
-def _margin(name: str, texts: Mapping[str, Rows], margin: float, rows_each: int, mask_equal_texts: bool) -> Tensor:
-    query, positive, negative = texts["query"], texts["positive"], texts["negative"]
-
-    def by_row(value: Tensor) -> Tensor:
-        """[B / P * K, ...] -> [B, K, ...]"""
-        return value.unflatten(0, (len(query.local_BD) // rows_each, -1)).repeat_interleave(rows_each, 0)
-
-    none_BK = None
-    if mask_equal_texts:  # in a row that has none its positive stands for a negative
-        hash_BK = by_row(negative.hash_B)
-        same_BK = (hash_BK == query.hash_B[:, None]) | (hash_BK == positive.hash_B[:, None])
-        none_BK = to_device(same_BK, query.local_BD.device) if same_BK.any() else None
-    anchor_BD = texts[MARGINS[name]].local_BD
-    return margin_loss(query.local_BD, positive.local_BD, by_row(negative.local_BD), margin, anchor_BD, none_BK)
-
-
-class _Contrasts:
-    """The log-sum-exps of one step at one width. Terms that want the same one share it."""
-
-    def __init__(
-        self,
-        texts: Mapping[str, Rows],
-        equal: Mapping[str, EqualTexts | None],
-        offset: int,
-        temperature: float,
-        mask_margin: float | None,
-    ) -> None:
-        self.texts, self.equal, self.offset, self.temperature = texts, equal, offset, temperature
-        query_BD = texts["query"].local_BD
-        # From the same column that the denominators leave out: a wrong offset must not pass for a small error.
-        own_BD = texts["positive"].all_ND[offset : offset + len(query_BD)]
-        self.own_B = (query_BD * own_BD).sum(-1)
-        self.limit_B = None if mask_margin is None else self.own_B.detach() + mask_margin
-        self.found: dict[str, LogSumExp] = {}
-
-    def info_nce(self, name: str, sets: Collection[str]) -> Tensor:
-        # The joint denominator holds s(q_i,p_i) twice, once from each direction; so does GTE's.
-        times = 2 if name == "joint" else 1
-        return info_nce(self.own_B / self.temperature, [self.of(item).values_B for item in sets], times)
-
-    def of(self, name: str) -> LogSumExp:
-        if name not in self.found:
-            side, _, other = name.partition("_")
-            self.found[name] = log_sum_exp(
-                self.texts[side].local_BD,
-                self.texts[other].all_ND,
-                self.temperature,
-                own=None if other == "negative" else self.offset,
-                equal=self.equal.get(other),
-                limit_B=self.limit_B,
-            )
-        return self.found[name]

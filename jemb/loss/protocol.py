@@ -1,7 +1,8 @@
 """What every objective gets and gives: the texts of a step, gathered from all ranks, and a loss with named terms.
 
 Before: `train/module.py` encodes the batch and gathers its rows. After: it calls backward on the total. The gradient
-law (`distributed/gather.py`) holds for any objective that takes the mean over its local rows.
+law (`distributed/gather.py`) holds for any objective that takes the mean over its local rows. `Objectives` says which
+one a data set is learned by.
 """
 
 from __future__ import annotations
@@ -117,63 +118,11 @@ def objective(name: str) -> Callable[[T], T]:
     return OBJECTIVES.add(name)
 
 
-def make_objective(wanted: str | Objective, options: Mapping[str, Any] | None = None, **offered: Any) -> NamedObjective:
-    """The objective of that name (`pairs`, `triplets`, a registered one, PACKAGE.MODULE:NAME), or the one given.
-
-    options: `objective_options`. offered: further options of the run (`temperature`, …), of which it gets those that it
-    takes. Raises InputError for what does not exist or fit. Its loss has a term for the log, called like the objective
-    where it names none.
-    """
-    if isinstance(wanted, NamedObjective):
-        return wanted
-    if not isinstance(wanted, str):
-        name, made = getattr(wanted, "__name__", type(wanted).__name__), wanted
-    else:
-        name, made = wanted, OBJECTIVES.make(wanted, options or {}, offered)
-    if not callable(made):
-        raise InputError(f"objective={name}: {made!r} cannot be called with the texts of a step")
-    return NamedObjective(name.rpartition(":")[2], made)
-
-
 def check_above_zero(*, or_zero: bool = False, **options: float) -> None:
     """`InputError` for an option of an objective that is not a number above 0, or 0 where that may be."""
     for name, value in options.items():
         if not isinstance(value, int | float) or not 0 <= value < math.inf or not (value or or_zero):
             raise InputError(f"objective_options.{name}={value}: wanted {'0 or ' * or_zero}a number above 0")
-
-
-class NamedObjective:
-    """An objective whose losses are complete: a scalar total, and at least one term. head: its weights, where it has
-    some to train."""
-
-    def __init__(self, name: str, objective: Objective) -> None:
-        self.name, self.objective = name, objective
-        self.negatives, self.needs = uses_negatives(objective), getattr(objective, "needs", None)
-        weighted = isinstance(objective, nn.Module) and any(p.requires_grad for p in objective.parameters())
-        self.head = Head(objective) if isinstance(objective, nn.Module) and weighted else None
-
-    def __call__(self, texts: Texts) -> Loss:
-        if self.head is None:
-            return self._complete(self.objective(texts))
-        total = self.head(texts)
-        found, self.head.found = self.head.found, None
-        return self._complete(replace(found, total=total) if isinstance(found, Loss) else total)
-
-    def _complete(self, found: Any) -> Loss:
-        loss = found if isinstance(found, Loss) else Loss(found)
-        if (
-            not isinstance(loss.total, Tensor)
-            or loss.total.ndim
-            or (torch.is_grad_enabled() and not loss.total.requires_grad)
-        ):
-            raise InputError(
-                f"objective={self.name}: wanted a scalar tensor with a gradient, or a jemb.loss.Loss with one; got "
-                + (f"shape {tuple(loss.total.shape)}" if isinstance(loss.total, Tensor) else repr(loss.total))
-                + ("" if not isinstance(loss.total, Tensor) or loss.total.requires_grad else " without gradient")
-            )
-        as_tensor = {key: torch.as_tensor(value, device=loss.total.device) for key, value in loss.terms.items()}
-        terms = {key: value.detach() for key, value in as_tensor.items()} or {self.name: loss.total.detach()}
-        return replace(loss, terms=terms)
 
 
 class Head(nn.Module):
@@ -193,9 +142,103 @@ class Head(nn.Module):
         return torch.stack([0 * p.sum() for p in self.parameters() if p.requires_grad]).sum()
 
 
-def uses_negatives(objective: Any) -> bool:
-    """Whether an objective, or the class of one, takes hard negatives."""
-    return bool(getattr(objective, "negatives", False))
+class NamedObjective:
+    """An objective whose losses are complete: a scalar total, and at least one term, called like the objective where
+    that names none. head: its weights, where it has some to train."""
+
+    def __init__(self, name: str, objective: Objective) -> None:
+        self.name, self.objective = name, objective
+        self.negatives, self.needs = bool(getattr(objective, "negatives", False)), getattr(objective, "needs", None)
+        weighted = isinstance(objective, nn.Module) and any(p.requires_grad for p in objective.parameters())
+        self.head = Head(objective) if isinstance(objective, nn.Module) and weighted else None
+
+    def __call__(self, texts: Texts) -> Loss:
+        if self.head is None:
+            return self._complete(self.objective(texts))
+        total = self.head(texts)
+        found, self.head.found = self.head.found, None
+        return self._complete(replace(found, total=total) if isinstance(found, Loss) else total)
+
+    def _complete(self, found: Any) -> Loss:
+        loss = found if isinstance(found, Loss) else Loss(found)
+        total, graded = loss.total, torch.is_grad_enabled()
+        if not isinstance(total, Tensor) or total.ndim or (graded and not total.requires_grad):
+            seen = f"shape {tuple(total.shape)}" if isinstance(total, Tensor) else repr(total)
+            raise InputError(
+                f"objective={self.name}: wanted a scalar tensor with a gradient, or a jemb.loss.Loss with one; got "
+                + (f"{seen} without gradient" if isinstance(total, Tensor) and not total.requires_grad else seen)
+            )
+        as_tensor = {key: torch.as_tensor(value, device=total.device) for key, value in loss.terms.items()}
+        terms = {key: value.detach() for key, value in as_tensor.items()} or {self.name: total.detach()}
+        return replace(loss, terms=terms)
+
+
+def make_objective(wanted: str | Objective, options: Mapping[str, Any] | None = None, **offered: Any) -> NamedObjective:
+    """The objective of that name (`pairs`, `triplets`, a registered one, PACKAGE.MODULE:NAME), or the one given.
+
+    options: `objective_options`. offered: further options of the run (`temperature`, …), of which it gets those that it
+    takes. Raises InputError for what does not exist or fit.
+    """
+    if isinstance(wanted, NamedObjective):
+        return wanted
+    if isinstance(wanted, str):
+        return NamedObjective(wanted.rpartition(":")[2], OBJECTIVES.make(wanted, options or {}, offered))
+    if not callable(wanted):
+        raise InputError(f"objective={wanted!r}: cannot be called with the texts of a step")
+    return NamedObjective(getattr(wanted, "__name__", type(wanted).__name__), wanted)
+
+
+class Objectives:
+    """objective: for all data sets; `auto`: the one called like the data set's kind. by_dataset: those of single ones.
+
+    options: `objective_options`, of which each gets those it takes; offered: further options of the run. One objective
+    alone must take them all. seed: of weights that an objective makes for itself. Raises InputError for what does not
+    exist or fit.
+    """
+
+    def __init__(
+        self,
+        objective: str | Objective = "pairs",
+        by_dataset: Mapping[str, str | Objective] | None = None,
+        options: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        **offered: Any,
+    ) -> None:
+        self.auto, self.options, self.offered = objective == "auto", dict(options or {}), offered
+        self.seed = seed
+        self._made: dict[str, NamedObjective] = {}
+        self.by_dataset = {name: self._add(given) for name, given in (by_dataset or {}).items()}
+        alone = not (self.auto or self.by_dataset)
+        self.default = "" if self.auto else self._add(objective, strictly=alone)
+
+    def name_for(self, dataset: str, kind: str) -> str:
+        """The objective of a data set."""
+        return self.by_dataset.get(dataset) or self.default or kind
+
+    @property
+    def heads(self) -> dict[str, Head]:
+        """Of the objectives that have weights, by a name that a module can have."""
+        return {name.replace(".", "_"): made.head for name, made in self._made.items() if made.head}
+
+    def __getitem__(self, name: str) -> NamedObjective:
+        name = name or self.default
+        if name not in self._made:
+            self._add(name)
+        return self._made[name]
+
+    def _add(self, given: str | Objective, *, strictly: bool = False) -> str:
+        options = self.options
+        if isinstance(given, str) and not strictly:
+            taken = OBJECTIVES.takes(given)
+            options = {name: value for name, value in options.items() if name in taken}
+        with torch.random.fork_rng(devices=()):  # the same on all ranks, and in each start of a run
+            torch.manual_seed(self.seed)
+            made = make_objective(given, options, **self.offered)
+        name = given if isinstance(given, str) else made.name
+        if name in self._made and not isinstance(given, str) and self._made[name].objective is not made.objective:
+            raise InputError(f"two objectives are called {name}; wanted a name for each (jemb.loss.NamedObjective)")
+        self._made[name] = made
+        return name
 
 
 def _cut(x_ND: Tensor, width: int) -> Tensor:

@@ -1,4 +1,5 @@
-"""Objectives over what people or teachers said of the texts: scores, labels, a teacher's scores of the answers.
+"""Objectives over what people or teachers said of the texts: scores, labels, a teacher's scores of the answers, or its
+vectors.
 
 B local rows; N = W*B rows of all ranks, this rank's at `offset`; A answers a row: its positives, then its negatives.
 s is the cosine, y what was said. Sums run over the rows of all ranks, so that the loss is that of one process.
@@ -9,9 +10,15 @@ s is the cosine, y what was said. Sums run over the rows of all ranks, so that t
                     -ln( exp(s(x_i,x_j)/t) / sum_{a != i} exp(s(x_i,x_a)/t) )
     distill         mean_i KL( softmax(y_i / T) || softmax(s(q_i, answers) / t) )
     distill_margin  mean_ik ( c (s(q_i,p_i) - s(q_i,n_ik)) - (y(p_i) - y(n_ik)) )^2
+    teach           mean over rows and texts x of 1 - cos(W x + b, t), t the teacher's vectors, W and b learned
 
 scored is CoSENT (Su 2022, https://kexue.fm/archives/8847), labelled L_out of SupCon (arXiv 2004.11362, equation 2),
 distill_margin is MarginMSE (arXiv 2010.02666).
+
+In teach a learned projection takes the student's width to the teacher's, as LEAF has it (arXiv 2509.12539), so that
+they need not be equal; its loss is the squared distance, which of unit vectors is twice the one here. b takes up what
+all of the student's vectors have in common at first (docs/log.md). Vectors alone are learned from, without labels or
+other rows, so any text will do, and batches may be small.
 """
 
 from __future__ import annotations
@@ -20,9 +27,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
 
 from jemb.core.errors import InputError
+from jemb.loss.objectives import Pairs
 from jemb.loss.protocol import Loss, Rows, Texts, check_above_zero
 from jemb.loss.tiles import in_full_precision, log_sum_exp
 
@@ -161,6 +170,35 @@ class DistillMargin:
         error = (self.scale * leads(cosine_BA) - wanted.nan_to_num()).masked_fill(wanted.isnan(), 0).square().sum()
         count = known.sum().clamp(min=1)
         return _named("margin_mse", error * (len(known) / len(cosine_BA)) / count, score_BA.isnan())
+
+
+class Teach(nn.Module):
+    """student_width, teacher_width: of their vectors; `jemb train` knows both. contrastive: weight of L_pairs beside
+    it, >= 0, with this temperature."""
+
+    needs: ClassVar[str] = "teacher"
+
+    def __init__(
+        self, student_width: int, teacher_width: int, contrastive: float = 0.0, temperature: float = 0.05
+    ) -> None:
+        super().__init__()
+        check_above_zero(temperature=temperature)
+        check_above_zero(or_zero=True, contrastive=contrastive)
+        self.project = nn.Linear(student_width, teacher_width)
+        self.contrastive, self.pairs = contrastive, Pairs(temperature=temperature)
+
+    def forward(self, texts: Texts) -> Loss:
+        teacher_BTD = _said(texts.teacher_BTD)
+        sides = [texts.query] if texts.positive is texts.query else [texts.query, texts.positive]
+        student_BTD = torch.cat(
+            [in_full_precision(side.local_BD).unflatten(0, (len(teacher_BTD), -1)) for side in sides], 1
+        )
+        distance = 1 - cosine_similarity(self.project(student_BTD), teacher_BTD, dim=-1).mean()
+        if not self.contrastive:
+            return Loss(distance, {"teach": distance})
+        pairs = self.pairs(texts)
+        total = distance + self.contrastive * pairs.total
+        return Loss(total, {"teach": distance, **pairs.terms}, pairs.candidates, pairs.hidden)
 
 
 def _answers(texts: Texts) -> tuple[Tensor, Tensor]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, fields
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from lightning.pytorch.plugins import MixedPrecision
 from jemb.config import ModelConfig, TrainConfig
 from jemb.core.errors import InputError
 from jemb.data import BatchPlan
-from jemb.data.module import PairData
 from jemb.data.permutation import mix
 from jemb.distributed.processes import Processes
 from jemb.loss import Objectives
@@ -36,17 +35,6 @@ log = logging.getLogger(__name__)
 
 TOKENIZER_SAMPLES = 20_000
 """Samples, over all data sets, that the tokenizer of a model made on the spot is trained on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What all processes of a run agree on before anything is written."""
-
-    config: TrainConfig
-    data: PairData
-    max_steps: int
-    processes: Processes
-    began: float = field(default_factory=time.perf_counter)
 
 
 def count_steps(config: TrainConfig, plan: BatchPlan) -> int:
@@ -76,17 +64,13 @@ def make_encoder(config: TrainConfig, readers: Mapping[str, ShardReader]) -> Enc
 
 
 def _load_or_make(config: TrainConfig, readers: Mapping[str, ShardReader]) -> Encoder:
-    source = config.init or config.model.path
-    model, plain = config.model, ModelConfig()
-    if config.init and model.path:
-        log.info("init=%s takes the place of model.path=%s", config.init, model.path)
-    shape = ("vocab_size", "hidden_size", "num_layers", "num_heads")
-    if source and (unused := [name for name in shape if getattr(model, name) != getattr(plain, name)]):
-        given = " ".join(f"model.{name}={getattr(model, name)}" for name in unused)
-        log.warning("%s has a shape of its own: %s is not used", source, given)
+    source, model = config.init or config.model.path, config.model
     if source is None:
         texts = tokenizer_texts(readers)
-        return make_tiny(texts, config.model, seed=config.seed, max_length=config.max_length or DEFAULT_MAX_LENGTH)
+        return make_tiny(texts, model, seed=config.seed, max_length=config.max_length or DEFAULT_MAX_LENGTH)
+    given = {name: getattr(model, name) for name in ("vocab_size", "hidden_size", "num_layers", "num_heads")}
+    if unused := [f"model.{name}={value}" for name, value in given.items() if value != getattr(ModelConfig(), name)]:
+        log.warning("%s has a shape of its own: %s is not used", source, " ".join(unused))
     return load_encoder(
         source,
         pooling=model.pooling,
@@ -129,28 +113,19 @@ def make_module(
 ) -> EmbeddingModule:
     """The module with the options of the run. teacher_width: of the vectors that are learned from, where there are
     some."""
-    return EmbeddingModule(
-        encoder,
-        objective=Objectives(
-            config.objective,
-            config.objectives,
-            config.objective_options,
-            mix("objective", config.seed),
-            student_width=encoder.dim,
-            teacher_width=teacher_width,
-            **config.loss_options,
-        ),
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        schedule=config.schedule,
-        max_steps=max_steps,
-        first_step=first_step,
-        weight_decay=config.weight_decay,
-        micro_batch_size=config.micro_batch_size,
-        micro_batch_tokens=config.micro_batch_tokens,
-        seed=config.seed,
-        bf16=choose_precision(config.precision, device) == "bf16",
+    shared = {item.name for item in fields(config)} & signature(EmbeddingModule).parameters.keys()
+    options: dict[str, Any] = {name: getattr(config, name) for name in shared - {"objectives", "max_steps"}}
+    options["objective"] = Objectives(
+        config.objective,
+        config.objectives,
+        config.objective_options,
+        mix("objective", config.seed),
+        student_width=encoder.dim,
+        teacher_width=teacher_width,
+        **config.loss_options,
     )
+    bf16 = choose_precision(config.precision, device) == "bf16"
+    return EmbeddingModule(encoder, max_steps=max_steps, first_step=first_step, bf16=bf16, **options)
 
 
 def make_trainer(

@@ -26,15 +26,16 @@ from torch import Tensor, nn
 
 from jemb.config import TrainConfig
 from jemb.core.errors import InputError
-from jemb.core.files import read_json, sync_folder, write_json, writing
+from jemb.core.files import read_json, whole_folder, write_json, writing
 from jemb.data.module import PairData
 from jemb.distributed import mean_over_ranks, rank
 from jemb.distributed.ranks import on_rank_zero
 from jemb.model import Encoder, load_weights
 from jemb.run_folder import HEADS, OPTIMIZER, POSITION, WEIGHTS, RunFolder, describe_file
+from jemb.train.deepspeed import ZeroState
 from jemb.train.module import EmbeddingModule, as_embedding, last_step
 from jemb.train.optim import MOMENTS
-from jemb.train.strategies import State, state_of
+from jemb.train.strategies import TorchState, state_of
 
 log = logging.getLogger(__name__)
 
@@ -111,9 +112,7 @@ class Checkpoints(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         trainer.should_stop |= self.steps >= last_step(trainer)
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         step = as_embedding(pl_module).step
         if step % self.every == 0 or self.wanted(step):
             self._save(trainer, as_embedding(pl_module), step)
@@ -143,34 +142,19 @@ class Checkpoints(lightning.Callback):
 
     def _write(self, position: Mapping[str, Any], tensors: Mapping[str, dict[str, Tensor]]) -> None:
         final = self.run.checkpoint_folder / f"step-{position['step']:08d}"
-        partial = self.run.checkpoint_folder / f".{final.name}.partial"
         before = self.run.checkpoints()
-        try:
-            with writing(final, f"the last good one is that of step {before[-1][0]}" if before else "it is the first"):
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir(parents=True)
-                for name, values in tensors.items():
-                    save_file(values, partial / name)
-                self._sync_logs()
-                files = {name: describe_file(partial / name, sync=True) for name in tensors}
-                write_json(partial / POSITION, {**position, "files": files})
-                shutil.rmtree(final, ignore_errors=True)
-                partial.rename(final)
-                sync_folder(final.parent)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        told = f"the last good one is that of step {before[-1][0]}" if before else "it is the first"
+        with writing(final, told), whole_folder(final) as folder:
+            for name, values in tensors.items():
+                save_file(values, folder / name)
+            # It counts on the log lines of its steps: after a power cut they are there if it is.
+            for path in (self.run.metrics, self.run.samples, self.run.evaluations):
+                with suppress(FileNotFoundError), path.open("rb") as file:
+                    os.fsync(file.fileno())
+            files = {name: describe_file(folder / name) for name in tensors}
+            write_json(folder / POSITION, {**position, "files": files})
         self.prune()
         self.saved()
-
-    def _sync_logs(self) -> None:
-        """A checkpoint counts on the lines of its steps: after a power cut they are there if it is."""
-        for path in (self.run.metrics, self.run.samples, self.run.evaluations):
-            with suppress(FileNotFoundError):
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
 
     def prune(self) -> None:
         """Remove the checkpoints that need not be kept."""
@@ -186,7 +170,9 @@ def scaler_of(trainer: lightning.Trainer) -> torch.amp.GradScaler | None:
     return getattr(trainer.precision_plugin, "scaler", None)
 
 
-def gather_state(model: nn.Module, state: State, *, keep: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def gather_state(
+    model: nn.Module, state: TorchState | ZeroState, *, keep: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(state dict, moments as `NAME.exp_avg`, `NAME.exp_avg_sq`), whole and on the CPU; both empty without `keep`.
 
     Every rank takes part. A GPU holds one whole parameter at a time. Tied weights are copied under each of their
@@ -223,7 +209,7 @@ def load_heads(folder: Path, module: EmbeddingModule) -> None:
         raise InputError(f"{folder / HEADS}: not the weights of these objectives ({error})") from None
 
 
-def load_moments(folder: Path, module: EmbeddingModule, state: State) -> None:
+def load_moments(folder: Path, module: EmbeddingModule, state: TorchState | ZeroState) -> None:
     """Put the moments of a checkpoint into the started `state`. Every rank reads the file and takes what is its own."""
     with safe_open(folder / OPTIMIZER, framework="pt") as file:
         heads = ((f"{HEAD}{name}", p) for name, p in module.heads.named_parameters())
@@ -235,7 +221,7 @@ def load_moments(folder: Path, module: EmbeddingModule, state: State) -> None:
 
 def remove_leftovers(run: RunFolder) -> None:
     """Delete what a killed process left of the checkpoints and folders it was writing or removing."""
-    for pattern in ("checkpoints/.*.partial", ".start.*", ".model.*"):
+    for pattern in ("checkpoints/.*", ".start.*", ".model.*"):
         for path in run.path.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
 

@@ -113,7 +113,7 @@ def keep_whole(strategy: DeepSpeedStrategy, parameters: Iterable[nn.Parameter]) 
 
 
 class ZeroState:
-    """Weights and moments of a model that DeepSpeed has taken over, by its public helpers, parameter by parameter."""
+    """`TorchState` of a model that DeepSpeed has taken over, by its public helpers."""
 
     def __init__(self, strategy: DeepSpeedStrategy) -> None:
         self.engine: Any = strategy.deepspeed_engine

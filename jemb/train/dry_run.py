@@ -25,12 +25,10 @@ from jemb.public import without_secrets
 from jemb.run_folder import RunFolder
 from jemb.tables.places import to_local
 from jemb.train.build import choose_precision, count_steps, lora_options, make_encoder, make_scaling
-from jemb.train.evaluation import Evaluations
+from jemb.train.evaluation import EvaluateInLoop
 from jemb.train.record import check_resumable
 from jemb.train.strategies import choose_strategy
 from jemb.train.trackers import check_installed
-
-MB, GB = 10**6, 10**9
 
 
 def dry_run(config: TrainConfig) -> str:
@@ -46,58 +44,51 @@ def dry_run(config: TrainConfig) -> str:
     data.plan.check_processes(processes)
     check_data(config, data.readers, data.wanted())
     steps = count_steps(config, data.plan)
-    done = steps_done(config)
+    run, done = RunFolder(Path(to_local(config.output))), 0
+    if run.path.exists():  # of a URL nothing is known
+        check_resumable(run, config)
+        done = max(dict(run.checkpoints()), default=0)
     device = "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
     encoder = make_encoder(config, data.readers).train()
     if lora := lora_options(config):
         add_lora(encoder, **lora)
     data.open_tokens(encoder)
-    Evaluations(RunFolder(Path(config.output)), config.evaluation, every=1, stop=steps).read_tasks()
+    EvaluateInLoop(run, config.evaluation, every=1, stop=steps).read_tasks()
     precision = choose_precision(config.precision, torch.device(device))
     make_scaling(config, torch.device(device), processes)
     kept = sum(p.numel() for p in encoder.parameters() if p.requires_grad or not encoder.lora)
-    checkpoint = 12 * kept
-    lines = [
-        "batch",
-        *batch_lines(config, processes),
-        "plan",
-        *plan_lines(data.plan, steps),
-        f"{steps} steps" + (f", of which {done} are done" if done else "") + f"; run folder {config.output}",
-        f"memory of one process, estimated for strategy {strategy} in {precision} on {device}",
-        *memory_lines(config, encoder, strategy, processes, half=precision != "fp32"),
-        f"disk: a checkpoint has {size(checkpoint)}; {config.keep_checkpoints} are kept while one more is written",
+    of_done = f", of which {done} are done" if done else ""
+    sections = {
+        "batch": batch_lines(config, processes),
+        "plan": [*plan_lines(data.plan, steps), f"{steps} steps{of_done}; run folder {config.output}"],
+        f"memory of one process, estimated for strategy {strategy} in {precision} on {device}": memory_lines(
+            config, encoder, strategy, processes, half=precision != "fp32"
+        ),
+    }
+    lines = [line for title, found in sections.items() for line in (title, *(f"  {text}" for text in found))]
+    lines += [
+        f"disk: a checkpoint has {size(12 * kept)}; {config.keep_checkpoints} are kept while one more is written",
         f"command: {command()}",
         "nothing was started",
     ]
-    sections = ("batch", "plan", "memory", "disk", "command", "nothing")
-    return without_secrets("\n".join(line if line.startswith(sections) else f"  {line}" for line in lines))
-
-
-def steps_done(config: TrainConfig) -> int:
-    """Of the run that the same command would continue. Raises InputError where it would be refused. For a URL, 0."""
-    run = RunFolder(Path(to_local(config.output)))
-    if not run.path.exists():
-        return 0
-    check_resumable(run, config)
-    return run.checkpoints()[-1][0] if run.checkpoints() else 0
+    return without_secrets("\n".join(lines))
 
 
 def batch_lines(config: TrainConfig, processes: int) -> list[str]:
     """The samples of a step, over all processes, in one, and how many texts a process encodes at once."""
     share = config.global_batch_size // processes
     texts = share * texts_of_sample(config)
-    lines = [
-        f"global batch of {config.global_batch_size}: {processes} processes with {share} samples each",
-        f"per process: {texts} texts a step",
-    ]
+    cut = "none (micro_batch_size=N lowers the memory, not the result)"
     if config.micro_batch_size:
         at_once = min(config.micro_batch_size, texts)
-        lines.append(f"micro batch: {at_once} texts at once, in {math.ceil(texts / at_once)} calls of the encoder")
+        cut = f"{at_once} texts at once, in {math.ceil(texts / at_once)} calls of the encoder"
     elif config.micro_batch_tokens:
-        lines.append(f"micro batch: texts of {config.micro_batch_tokens} tokens at once, padding included")
-    else:
-        lines.append("micro batch: none (micro_batch_size=N lowers the memory, not the result)")
-    return lines
+        cut = f"texts of {config.micro_batch_tokens} tokens at once, padding included"
+    return [
+        f"global batch of {config.global_batch_size}: {processes} processes with {share} samples each",
+        f"per process: {texts} texts a step",
+        f"micro batch: {cut}",
+    ]
 
 
 def plan_lines(plan: BatchPlan, steps: int) -> list[str]:
@@ -128,26 +119,24 @@ def memory_lines(config: TrainConfig, encoder: Encoder, strategy: str, processes
     trained = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
     zero = strategy.startswith("deepspeed")
     stage = int(strategy[-1]) if zero else 3 if strategy == "fsdp" else 0
-    by = f" / {processes} processes"
     texts = config.global_batch_size // processes * texts_of_sample(config)
     length = encoder.max_length or DEFAULT_MAX_LENGTH
     wanted = config.micro_batch_tokens // length if config.micro_batch_tokens else config.micro_batch_size or texts
-    at_once = min(texts, max(1, wanted))
     one, two = (kept_for_backward(encoder, rows, length, half=half) for rows in (1, 2))
+    activations = one + (min(texts, max(1, wanted)) - 1) * (two - one)
     vectors = config.global_batch_size * texts_of_sample(config) * encoder.dim * 4
     moments = "8 bytes, and 4 for ZeRO's copy of the weights" if zero else "8 bytes"
-    parts = [
+    total = 0
+    for name, held, shared, words in (
         ("weights", 4 * every, 3, f"4 bytes x {every:,} numbers"),
         ("gradients", 4 * trained, 2, "4 bytes"),
         ("AdamW", (12 if zero else 8) * trained, 1, moments),
-        ("activations", one + (at_once - 1) * (two - one), 9, f"of the texts encoded at once, each of {length} tokens"),
+        ("activations", activations, 9, f"of the texts encoded at once, each of {length} tokens"),
         ("loss", 2 * vectors, 9, "vectors of the global batch and their gradients"),
-    ]  # the stage from which on it is shared out
-    total = 0
-    for name, held, shared, words in parts:
-        mine = held // processes if stage >= shared else held
+    ):  # the stage from which on it is shared out
+        mine, by = (held // processes, f" / {processes} processes") if stage >= shared else (held, "")
         total += mine
-        yield f"{name:<11}  {size(mine)}   {words}{by if stage >= shared else ''}"
+        yield f"{name:<11}  {size(mine)}   {words}{by}"
     yield f"together     {size(total)}   and what torch, CUDA and the loader take"
 
 
@@ -172,7 +161,7 @@ def kept_for_backward(encoder: Encoder, rows: int, length: int, *, half: bool) -
 
 def size(num_bytes: int) -> str:
     """`12.3 GB`, or MB below one."""
-    return f"{num_bytes / GB:6.1f} GB" if num_bytes >= GB else f"{num_bytes / MB:6.1f} MB"
+    return f"{num_bytes / 1e9:6.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:6.1f} MB"
 
 
 def command() -> str:

@@ -11,13 +11,12 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning
-import torch
 
 from jemb.config import EvaluationConfig
 from jemb.core.errors import InputError
@@ -33,9 +32,6 @@ if TYPE_CHECKING:
     from jemb.evaluate import Task
 
 log = logging.getLogger(__name__)
-
-Scores = Mapping[str, Mapping[str, float]]
-"""{task: {metric: percent}}."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +52,19 @@ class Standing:
         return self.start is not None and self.value < self.start
 
 
-class Evaluations:
+class EvaluateInLoop(lightning.Callback):
     """The evaluations of a run that ends at step `stop`; every: steps between them where the options do not say.
 
-    Rank 0 has the tasks, and does alone whatever looks at the file.
+    Evaluates at the steps that are due, once their checkpoint is there: whoever kills it then loses nothing. It has
+    `Checkpoints` keep the best one, and `RunLog` write of it, where the Trainer has them; stands behind both. Rank 0
+    has the tasks, and does alone whatever looks at the file.
     """
 
     def __init__(self, run: RunFolder, options: EvaluationConfig, *, every: int, stop: int) -> None:
         self.run, self.options = run, options
         self.every, self.stop = options.every or every, stop
         self.tasks: Sequence[Task] = ()
+        self.before: Mapping[str, Any] = {}
 
     def read_tasks(self) -> None:
         """Raises InputError for a task that cannot be read, and where none of them has the metric that chooses."""
@@ -87,29 +86,29 @@ class Evaluations:
         """Whether it is due and not done: the run was killed, or stopped on request, before it."""
         return self.due(step) and all(line["step"] != step for line in self.run.read_evaluations())
 
-    def evaluate(
-        self,
-        step: int,
-        encoder: Encoder,
-        *,
-        agree: Callable[[int], int] | None = None,
-        device: torch.device | None = None,
-    ) -> dict[str, Any]:
+    def evaluate(self, step: int, encoder: Encoder, **how: Any) -> dict[str, Any]:
         """Score all tasks, with all ranks at work, and write the line; it is empty on the ranks other than 0.
 
-        agree, device: as of `jemb.model.encode`. Raises InputError where a task does not give the chosen metric.
+        how: `agree` and `device` as of `jemb.model.encode`. Raises InputError where a task does not give the chosen
+        metric.
         """
         from jemb.evaluate.models import TextEncoder
 
-        own = TextEncoder(encoder, agree=agree, device=device)
+        own = TextEncoder(encoder, **how)
         line: dict[str, Any] = {}
         began = time.time()
         with shared_encoding(lambda _: own) as make:
             if make:
                 shared = make(None)
                 scores = {task.name: task.score(shared) for task in self.tasks}
-                chosen = {"metric": self.metric, "value": self._checked_value(scores)}
-                line = {"step": step, "time": began, "seconds": time.time() - began, **chosen, "scores": scores}
+                if (value := self.value(scores)) is None:
+                    (task, metric), *_ = self._parts
+                    raise InputError(
+                        f"evaluation.metric={self.options.metric}: {task} gives no '{metric}', but "
+                        f"{', '.join(scores[task])}"
+                    )
+                line = {"step": step, "time": began, "seconds": time.time() - began, "metric": self.metric}
+                line |= {"value": value, "scores": scores}
                 with self.run.evaluations.open("a") as file:
                     file.write(json.dumps(line) + "\n")
                     file.flush()
@@ -133,37 +132,23 @@ class Evaluations:
         task = max((task.name for task in self.tasks if wanted.startswith(f"{task.name}/")), key=len)
         return [(task, wanted.removeprefix(f"{task}/"))]
 
-    def value(self, scores: Scores) -> float | None:
-        """None where the scores, of an earlier start with other tasks, do not have what chooses."""
-        found = [scores.get(task, {}).get(metric) for task, metric in self._parts]
-        known = [value for value in found if value is not None]
-        return sum(known) / len(known) if known and len(known) == len(found) else None
-
-    def _checked_value(self, scores: Scores) -> float:
-        value = self.value(scores)
-        if value is None:
-            (task, metric), *_ = self._parts
-            raise InputError(
-                f"evaluation.metric={self.options.metric}: {task} gives no '{metric}', but {', '.join(scores[task])}"
-            )
-        return value
+    def value(self, scores: Mapping[str, Mapping[str, float]]) -> float | None:
+        """Of {task: {metric: percent}}; None where they, of an earlier start with other tasks, lack what chooses."""
+        known = [scores.get(task, {}).get(metric) for task, metric in self._parts]
+        found = [value for value in known if value is not None]
+        return sum(found) / len(found) if found and len(found) == len(known) else None
 
     def standing(self, steps: Collection[int] | None = None) -> Standing | None:
         """Of the evaluations so far that have what chooses, the one before the first step left out; None without any.
         steps: those that can be the best; None: all."""
-        found: list[tuple[int, float]] = []
-        start = None
-        for line in self.run.read_evaluations() if self.options.tasks else []:
-            value = self.value(line["scores"])
-            if value is not None and line["step"]:
-                found.append((line["step"], value))
-            elif value is not None:
-                start = value
-        able = [i for i, (step, _) in enumerate(found) if steps is None or step in steps]
+        lines = self.run.read_evaluations() if self.options.tasks else []
+        values = {line["step"]: x for line in lines if (x := self.value(line["scores"])) is not None}
+        start = values.pop(0, None)
+        able = [step for step in values if steps is None or step in steps]
         if not able:
             return None
-        best = max(able, key=lambda i: found[i][1])
-        return Standing(*found[best], count=len(found), since=len(found) - 1 - best, start=start)
+        best = max(able, key=values.__getitem__)
+        return Standing(best, values[best], len(values), len(values) - 1 - list(values).index(best), start)
 
     def describe_choice(self, best: Standing) -> str:
         """How the step was chosen whose weights become the model, in words."""
@@ -196,62 +181,47 @@ class Evaluations:
         worse = f", worse than the {standing.start:.2f} before the first step" if standing.worse_than_start else ""
         return f"{what} = {line['value']:.2f} ({best} of {standing.count}{worse})"
 
-
-class EvaluateInLoop(lightning.Callback):
-    """Evaluates at the steps that are due, once their checkpoint is there: whoever kills it then loses nothing. It has
-    `Checkpoints` keep the best one, and `RunLog` write of it, where the Trainer has them; stands behind both.
-
-    evaluations: `evaluate_in_loop` makes them and this.
-    """
-
-    def __init__(self, evaluations: Evaluations) -> None:
-        self.evaluations = evaluations
-        self.before: Mapping[str, Any] = {}
-
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Also evaluates before the first step, here, where each process still has the whole model."""
-        module, evaluations = as_embedding(pl_module), self.evaluations
-        evaluations.stop = last_step(trainer)
+        module = as_embedding(pl_module)
+        self.stop = last_step(trainer)
         others = trainer.callbacks  # type: ignore[attr-defined]
         self.checkpoints = [callback for callback in others if isinstance(callback, Checkpoints)]
         self.run_logs = [callback for callback in others if isinstance(callback, RunLog)]
         for checkpoints in self.checkpoints:
-            checkpoints.wanted, checkpoints.best = evaluations.due, evaluations.best_step
+            checkpoints.wanted, checkpoints.best = self.due, self.best_step
 
         def missing() -> bool:
-            if not evaluations.tasks:
-                evaluations.read_tasks()
-            evaluations.run.path.mkdir(parents=True, exist_ok=True)
-            keep_steps(evaluations.run.evaluations, module.first_step)
-            return evaluations.missing(module.first_step)
+            if not self.tasks:
+                self.read_tasks()
+            self.run.path.mkdir(parents=True, exist_ok=True)
+            keep_steps(self.run.evaluations, module.first_step)
+            return self.missing(module.first_step)
 
         if on_rank_zero(missing):
-            self.before = evaluations.evaluate(module.first_step, module.encoder, device=trainer.strategy.root_device)
+            self.before = self.evaluate(module.first_step, module.encoder, device=trainer.strategy.root_device)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self.before:
             self._tell(self.before)
-        trainer.should_stop |= on_rank_zero(self.evaluations.over) is not None
+        trainer.should_stop |= on_rank_zero(self.over) is not None
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         module = as_embedding(pl_module)
         # Whoever asks for a stop does not want to wait; the next start makes up for it.
-        if self.evaluations.due(module.step) and (not trainer.should_stop or module.step == self.evaluations.stop):
-            line = self.evaluations.evaluate(module.step, module.encoder, agree=module.agree)
-            if on_rank_zero(lambda: self._settle(line)):
-                trainer.should_stop = True
+        if self.due(module.step) and (not trainer.should_stop or module.step == self.stop):
+            line = self.evaluate(module.step, module.encoder, agree=module.agree)
+            trainer.should_stop |= on_rank_zero(lambda: self._settle(line))
 
     def _settle(self, line: Mapping[str, Any]) -> bool:
         """Whether the run is over."""
         self._tell(line)
         for checkpoints in self.checkpoints:
             checkpoints.prune()
-        return self.evaluations.over() is not None
+        return self.over() is not None
 
     def _tell(self, line: Mapping[str, Any]) -> None:
-        words = self.evaluations.describe(line)
+        words = self.describe(line)
         for run_log in self.run_logs:
             run_log.evaluated(line, words)
         if not self.run_logs:
@@ -272,7 +242,7 @@ def evaluate_in_loop(
 
         callbacks = [jemb.Checkpoints("mine"), jemb.evaluate_in_loop("mine", ["sts:sts.jsonl"], every=100)]
 
-    Options are those of `evaluation` of `jemb train`; `best_step()` of its `evaluations` is the best one's number.
+    Options are those of `evaluation` of `jemb train`; its `best_step()` is the best one's number.
     """
     options = EvaluationConfig(tasks=list(tasks), every=every, metric=metric, patience=patience)
-    return EvaluateInLoop(Evaluations(RunFolder(Path(folder)), options, every=every, stop=0))
+    return EvaluateInLoop(RunFolder(Path(folder)), options, every=every, stop=0)

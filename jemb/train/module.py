@@ -11,7 +11,8 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
@@ -29,33 +30,16 @@ from jemb.data.module import PairData
 from jemb.data.permutation import mix
 from jemb.distributed import gather_rows, gather_values, mean_over_ranks, rank, world_size
 from jemb.launch import find_ranks
-from jemb.loss import Loss, NamedObjective, Objective, Objectives, Rows, Texts
+from jemb.loss import Loss, Objective, Objectives, Rows, Texts
 from jemb.model import Encoder, encode_together, load_encoder
 from jemb.train.deepspeed import keep_whole, last_norm
-from jemb.train.fsdp import shard
 from jemb.train.optim import Schedule, clip_gradients, make_optimizer
+from jemb.train.strategies import shard
 
 log = logging.getLogger(__name__)
 
 BATCHES = "jemb.batches"
 """In a checkpoint of Lightning: the number of batches that its weights have learned."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepFacts:
-    """What one step measured, over the global batch."""
-
-    step: int
-    dataset: str
-    keys: tuple[str, ...]
-    loss: float
-    negatives_per_query: float | None
-    hidden_candidates: int
-    negatives_short: int
-    positives_short: int
-    tokens: int
-    padding_share: float
-    learning_rate: float
 
 
 class EmbeddingModule(lightning.LightningModule):
@@ -74,10 +58,10 @@ class EmbeddingModule(lightning.LightningModule):
     the Trainer. bf16: compute the encoder in bf16 whatever the Trainer's precision is. options: those of the objective
     (`temperature=0.05`, …). All others are those of `jemb train`. Raises InputError for what does not exist or fit.
 
-    In each step it logs the loss and its terms. `facts` holds the latest step's measurements, `loss_terms` the parts
-    of its loss, `batches` how many batches the weights have learned, `grad_norm` the norm of its gradient before
-    clipping, `skipped` the number of steps left out because gradients were too large for fp16, of a Trainer that scales
-    the loss.
+    In each step it logs the loss and its terms. `facts` holds the latest step's measurements over the global batch,
+    those of metrics.jsonl (docs/architecture.md) and the `keys` of its samples; `loss_terms` the parts of its loss,
+    `batches` how many batches the weights have learned, `grad_norm` the norm of its gradient before clipping, `skipped`
+    the number of steps left out because gradients were too large for fp16, of a Trainer that scales the loss.
     """
 
     def __init__(
@@ -116,18 +100,12 @@ class EmbeddingModule(lightning.LightningModule):
             seed=seed,
         )  # fmt: skip
         self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
-        self.facts: StepFacts | None = None
+        self.facts: SimpleNamespace | None = None
         self.batches = first_step
         self._unmeasured: tuple[Batch, Loss, int] | None = None
-        self.learned_by = self.objectives.default
         self.loss_terms: Mapping[str, float] = {}
         self.grad_norm = math.nan
         self.skipped = 0
-
-    @property
-    def objective(self) -> NamedObjective:
-        """That of all data sets; where they have several, of the latest step."""
-        return self.objectives[self.learned_by]
 
     @property
     def step(self) -> int:
@@ -135,17 +113,11 @@ class EmbeddingModule(lightning.LightningModule):
         return self.facts.step if self.facts else self.first_step
 
     def on_fit_start(self) -> None:
-        trainer, launched = self.trainer, find_ranks().world_size
-        if launched > 1 and trainer.world_size != launched:
+        trained, launched = self.trainer.world_size, find_ranks().world_size
+        if launched > 1 and trained != launched:
             raise InputError(
-                f"the Trainer has {trainer.world_size} processes, but {launched} were started: each would train by "
-                'itself. Give Trainer(devices=…, num_nodes=…, strategy="ddp") what the launcher was given'
-            )
-        if trainer.accumulate_grad_batches > 1:
-            log.warning(
-                "accumulate_grad_batches=%d averages over batches and adds no negatives; a larger global_batch_size "
-                "with micro_batch_size does, in the same memory",
-                trainer.accumulate_grad_batches,
+                f"the Trainer has {trained} processes, but {launched} were started: each would train by itself. "
+                'Give Trainer(devices=…, num_nodes=…, strategy="ddp") what the launcher was given'
             )
         if isinstance(self.trainer.strategy, DeepSpeedStrategy):
             keep_whole(self.trainer.strategy, self.heads.parameters())
@@ -155,18 +127,14 @@ class EmbeddingModule(lightning.LightningModule):
         # Dropout depends on (seed, step, rank) alone, so a resumed run draws what the undisturbed one drew.
         torch.manual_seed(mix("dropout", self.seed, batch.step, rank()))
         # Here and not in a strategy, so that bf16 means the same under each: fp32 weights and gradients, fp32 loss.
-        given = torch.is_autocast_enabled(self.device.type)
-        with torch.autocast(
-            self.device.type,
-            dtype=torch.bfloat16 if self.bf16 else torch.get_autocast_dtype(self.device.type),
-            enabled=self.bf16 or given,
-        ):
+        kind = self.device.type
+        dtype = torch.bfloat16 if self.bf16 else torch.get_autocast_dtype(kind)
+        with torch.autocast(kind, dtype=dtype, enabled=self.bf16 or torch.is_autocast_enabled(kind)):
             vectors, slots = encode_together(
                 self.encoder, batch.texts, self.micro_batch_size, self.micro_batch_tokens, agree=self.agree
             )
         with torch.autocast(self.device.type, enabled=False):
             loss = self.loss_of(batch, vectors)
-        self.learned_by = batch.objective
         self._unmeasured = batch, replace(loss, total=loss.total.detach()), slots
         return loss.total
 
@@ -222,7 +190,7 @@ class EmbeddingModule(lightning.LightningModule):
         local = torch.cat([on_device.cpu(), torch.tensor(on_host, dtype=torch.float64)])
         total, hidden, *terms, tokens, mean_slots, share_sum, few, fewer = mean_over_ranks(local).tolist()
         self.loss_terms = dict(zip(loss.terms, terms, strict=True))
-        self.facts = StepFacts(
+        self.facts = SimpleNamespace(
             step=batch.step + 1,
             dataset=batch.dataset,
             keys=batch.keys,
@@ -248,11 +216,10 @@ class EmbeddingModule(lightning.LightningModule):
         facts = self.facts
         assert facts is not None
         shown = ", ".join(facts.keys[:8]) + (", …" if len(facts.keys) > 8 else "")
-        temperature = getattr(self.objective.objective, "temperature", None)
         return Failure(
             f"the {what} of step {facts.step} is {value} (data set {facts.dataset}, samples {shown}); the weights of "
-            f"the last checkpoint are kept. Often the cause: a learning_rate too high ({self.schedule.peak:g})"
-            + (f" or a temperature too low ({temperature:g})" if temperature else "")
+            f"the last checkpoint are kept. Often the cause: a learning_rate too high ({self.schedule.peak:g}), or a "
+            "temperature too low"
         )
 
     def configure_model(self) -> None:
@@ -260,10 +227,7 @@ class EmbeddingModule(lightning.LightningModule):
             shard(self.encoder, self.heads.values(), self.device_mesh["data_parallel"])
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Lightning's place between backward and the optimiser step: measures the gradient, clips it if asked to."""
         if isinstance(self.trainer.strategy, DeepSpeedStrategy):

@@ -30,7 +30,7 @@ from jemb.public import each_text, without_secrets
 from jemb.run_folder import HELD_HERE, RunFolder
 from jemb.shards import ShardReader
 from jemb.train.optim import schedule_of
-from jemb.train.trackers import check_installed
+from jemb.train.trackers import check_installed, flat
 
 ROLES = roles(TrainConfig)
 LOOKED_AT = 64
@@ -84,9 +84,7 @@ def check_resumable(run: RunFolder, config: TrainConfig) -> None:
         return
     if not run.config.is_file():
         raise InputError(f"output={run.path}: has checkpoints but no {run.config.name}; use another output")
-    # An option that the run's jemb did not have yet had the effect of today's default.
-    plain = _flat(asdict(TrainConfig(shards="-", output="-")))
-    before, now = plain | _flat(run.read_config()), _flat(each_text(without_secrets, asdict(config)))
+    before, now = flat(run.read_config()), flat(each_text(without_secrets, asdict(config)))
     changed = [
         f"  {name}: {before.get(name)} before, {now.get(name)} now"
         for name in sorted(before.keys() | now.keys())
@@ -117,13 +115,13 @@ def write_start(
         log.warning("%s: the start before this one was killed; it was last alive on %s", run.path, alive)
     source = config.init or config.model.path
     record = {
-        "id": before.get("id") or uuid.uuid4().hex[:12],
+        "id": before.get("id", uuid.uuid4().hex[:12]),
         "jemb": jemb.__version__,
         "versions": {name: metadata.version(name) for name in PACKAGES},
         "git_commit": git_commit(Path(jemb.__file__).parent),
         "objective": config.objective,
         "init": source,
-        "started_from": before.get("started_from") or public_name(source),
+        "started_from": before.get("started_from", public_name(source)),
         "earlier": before["earlier"] if "earlier" in before else stages_before(source),
         "plan_fingerprint": plan.fingerprint,
         "datasets": {
@@ -154,24 +152,9 @@ def write_start(
     write_json(run.record, each_text(without_secrets, record))
 
 
-def write_end(
-    run: RunFolder,
-    *,
-    steps: int,
-    status: str,
-    model_step: int | None = None,
-    chosen: str | None = None,
-    stopped_early: str | None = None,
-) -> None:
-    """Record how far this start came: `finished`, `stopped` or `failed`.
-
-    When it has finished: the step whose weights the model has; how that was chosen, in words (None: it is the last);
-    and why it has ended before `max_steps` (None: it has not).
-    """
-    record = {**run.read_record(), "status": status, "steps": steps}
-    if status == "finished":
-        record |= {"model_step": model_step, "model_chosen": chosen, "stopped_early": stopped_early}
-    write_json(run.record, record)
+def write_end(run: RunFolder, steps: int, status: str, **more: Any) -> None:
+    """Record how far this start came: `finished`, `stopped` or `failed`. more: fields of a finished run."""
+    write_json(run.record, {**run.read_record(), "status": status, "steps": steps, **more})
 
 
 def facts_of(config: TrainConfig, readers: Mapping[str, ShardReader], plan: BatchPlan) -> dict[str, str]:
@@ -226,23 +209,10 @@ def hardware(device: torch.device) -> str:
 
 def git_commit(folder: Path) -> str | None:
     """The commit of the checkout that `folder` is in; None for an installed package."""
-    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
-    try:
-        tracked = subprocess.run(
-            ["git", "-C", str(folder), "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, timeout=10
-        )
-        if tracked.returncode:
-            return None
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            out |= _flat(value, f"{prefix}{name}.")
-        else:
-            out[prefix + name] = value
-    return out
+    found = None
+    with suppress(OSError, subprocess.SubprocessError):
+        for command in (["ls-files", "--error-unmatch", "__init__.py"], ["rev-parse", "HEAD"]):
+            git = ["git", "-C", str(folder), *command]
+            found = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return found
+    return None

@@ -10,16 +10,19 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from jemb.config import ModelConfig, TrainConfig
 from jemb.core.files import whole_folder, writing
 from jemb.data import check_data
+from jemb.data.module import PairData
 from jemb.distributed import world_size
 from jemb.distributed.ranks import on_rank_zero
 from jemb.model import Encoder, load_start, load_weights, probe, save_start
 from jemb.run_folder import RunFolder
-from jemb.train.build import Job, choose_precision, lora_options, make_encoder
+from jemb.train.build import choose_precision, lora_options, make_encoder
 from jemb.train.checkpoints import find_start, remove_leftovers
-from jemb.train.evaluation import Evaluations
+from jemb.train.evaluation import EvaluateInLoop
 from jemb.train.optim import schedule_of
 from jemb.train.record import check_resumable, hardware, write_end, write_start
 from jemb.train.run_log import keep_steps
@@ -37,10 +40,12 @@ class Start:
     ended: bool
 
 
-def decide_start(run: RunFolder, job: Job, evaluations: Evaluations) -> Start:
+def decide_start(
+    run: RunFolder, config: TrainConfig, data: PairData, device: torch.device, evaluations: EvaluateInLoop
+) -> Start:
     """Make or check the run folder; the newest checkpoint that can be read says where to begin, else `run.start` gets
     the model to begin with. Lines of logs behind it go (those of metrics and samples when the fit begins)."""
-    config, data = job.config, job.data
+    max_steps = evaluations.stop
     check_resumable(run, config)
     remove_leftovers(run)
     step, state = find_start(run, data.plan.fingerprint)
@@ -50,19 +55,19 @@ def decide_start(run: RunFolder, job: Job, evaluations: Evaluations) -> Start:
         data.open_tokens(encoder)
         with writing(run.start), whole_folder(run.start) as folder:
             save_start(encoder, folder, lora_options(config))
-    _warn_of_the_schedule(config, run, step, job.max_steps)
+    _warn_of_the_schedule(config, run, step, max_steps)
     keep_steps(run.evaluations, step)
-    ended = step >= job.max_steps or evaluations.over() is not None
+    ended = step >= max_steps or evaluations.over() is not None
     if not ended:
         run.scores.unlink(missing_ok=True)  # of a model that is about to be replaced
     layout = {
         "world_size": world_size(),
-        "device": job.processes.device.type,
+        "device": device.type,
         "strategy": choose_strategy(config.strategy, world_size()),
-        "precision": choose_precision(config.precision, job.processes.device),
-        "hardware": hardware(job.processes.device),
+        "precision": choose_precision(config.precision, device),
+        "hardware": hardware(device),
     }
-    write_start(run, config, data.plan, data.readers, step=step, max_steps=job.max_steps, layout=layout)
+    write_start(run, config, data.plan, data.readers, step=step, max_steps=max_steps, layout=layout)
     return Start(step, state, ended and not evaluations.missing(step))
 
 
@@ -84,32 +89,24 @@ def _warn_of_the_schedule(config: TrainConfig, run: RunFolder, step: int, now: i
     if step < now and old != new:
         log.warning(
             "max_steps was %d and is now %d, which moves the learning rate: after step %d it is %.3g instead of %.3g",
-            before,
-            now,
-            step,
-            new,
-            old,
-        )
-    if step > now:
-        log.warning("max_steps is %d, but the run has done %d steps: they stay, and so does its model", now, step)
-    if config.warmup_steps and config.warmup_steps > now:
-        log.warning(
-            "warmup_steps=%d is more than the %d steps of this run: the learning rate only rises, to %.0f %% of %g",
-            config.warmup_steps,
-            now,
-            100 * now / config.warmup_steps,
-            config.learning_rate,
-        )
+            before, now, step, new, old,
+        )  # fmt: skip
 
 
 def finish(
-    run: RunFolder, job: Job, evaluations: Evaluations, start: int, done: int, over: str | None, asked: int
+    run: RunFolder,
+    config: TrainConfig,
+    evaluations: EvaluateInLoop,
+    start: int,
+    done: int,
+    over: str | None,
+    asked: int,
 ) -> None:
     """On rank 0, after `done` steps of which there were `start` before. over: why the run has ended before its last
     step, if it has. asked: the signal that stopped it, or 0."""
-    max_steps, did_nothing = job.max_steps, done == start
+    max_steps, did_nothing = evaluations.stop, done == start
     if done < max_steps and not over:
-        write_end(run, steps=done, status="stopped")
+        write_end(run, done, "stopped")
         name = signal.Signals(asked).name if asked else "a callback"
         log.warning("stopped after step %d of %d, asked by %s; the same command continues there", done, max_steps, name)
         return
@@ -120,17 +117,12 @@ def finish(
     if best and best.worse_than_start:
         log.warning("evaluation.tasks: %s. Training has not helped here: is it the right data, learning_rate?", chosen)
     if not (did_nothing and run.model.is_dir() and run.read_record().get("model_step") == step):
-        _write_model(run, checkpoints[step], trust_remote_code=job.config.model.trust_remote_code)
-    write_end(run, steps=done, status="finished", model_step=step, chosen=chosen, stopped_early=over)
+        _write_model(run, checkpoints[step], trust_remote_code=config.model.trust_remote_code)
+    write_end(run, done, "finished", model_step=step, model_chosen=chosen, stopped_early=over)
     if over:
         log.info("%s", over)
-    log.info(
-        "%s after %d steps; model%s: %s",
-        "was already finished" if did_nothing else "finished",
-        done,
-        f" of step {step}, {chosen}" if chosen else "",
-        run.model,
-    )
+    how, of = "was already finished" if did_nothing else "finished", f" of step {step}, {chosen}" if chosen else ""
+    log.info("%s after %d steps; model%s: %s", how, done, of, run.model)
 
 
 def _write_model(run: RunFolder, checkpoint: Path, *, trust_remote_code: bool) -> None:

@@ -14,7 +14,6 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from tqdm.auto import tqdm
 
 from jemb.core.errors import InputError
 from jemb.core.files import write_atomic
-from jemb.core.records import Batch
 from jemb.data.module import PairData
 from jemb.run_folder import RunFolder
 from jemb.train.module import EmbeddingModule, as_embedding, last_step
@@ -52,6 +50,10 @@ class RunLog(lightning.Callback):
     ) -> None:
         self.run, self.log_samples, self.tracker_names = RunFolder(Path(folder)), log_samples, trackers
         self.waiting_since = self.loader_wait = 0.0
+        self.metrics: Any = None
+        self.samples: Any = None
+        self.bar: Any = None
+        self.trackers: Any = None
         self.last_line = time.perf_counter() if began is None else began
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
@@ -71,41 +73,28 @@ class RunLog(lightning.Callback):
             self.metrics = self.run.metrics.open("a", buffering=1)
             self.samples = self.run.samples.open("a", buffering=1) if self.log_samples else None
             self.trackers = Trackers(self.tracker_names, self.run, start)
-            stop = last_step(trainer)
-            total = None if stop == sys.maxsize else stop
+            total = None if (stop := last_step(trainer)) == sys.maxsize else stop
             self.bar = tqdm(total=total, initial=start, desc=f"train {self.run.path.name}", unit="step")
         self.waiting_since = time.perf_counter()
 
-    def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
-        now = time.perf_counter()
-        self.loader_wait = now - self.waiting_since
+    def on_train_batch_start(self, *arguments: Any) -> None:
+        self.loader_wait = time.perf_counter() - self.waiting_since
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         if self.write:
-            self._write_step(as_embedding(pl_module), time.perf_counter() - self.waiting_since)
+            self._write_step(as_embedding(pl_module))
         self.waiting_since = time.perf_counter()
 
-    def _write_step(self, module: EmbeddingModule, seconds: float) -> None:
-        facts = module.facts
+    def _write_step(self, module: EmbeddingModule) -> None:
+        facts, now = module.facts, time.perf_counter()
         assert facts is not None
-        line = asdict(facts)
+        line: dict[str, Any] = {"step": facts.step, "time": time.time(), **vars(facts)}
         keys = line.pop("keys")
         line["grad_norm"] = module.grad_norm if math.isfinite(module.grad_norm) else None
-        line["tokens_per_second"] = facts.tokens / seconds
+        line["tokens_per_second"] = facts.tokens / (now - self.waiting_since)
         line["loader_wait_seconds"] = self.loader_wait
-        now = time.perf_counter()
         line["seconds"], self.last_line = now - self.last_line, now
         line["loss_terms"] = module.loss_terms
-        line = {"step": facts.step, "time": time.time(), **line}
         self.metrics.write(json.dumps(line) + "\n")
         if self.samples:
             self.samples.write(json.dumps({"step": facts.step, "dataset": facts.dataset, "ids": keys}) + "\n")
@@ -121,35 +110,44 @@ class RunLog(lightning.Callback):
         self.bar.refresh()
         self.waiting_since = time.perf_counter()
 
-    def on_exception(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
-    ) -> None:
-        if trackers := getattr(self, "trackers", None):
-            trackers.close(failed=not isinstance(exception, KeyboardInterrupt))
-        self._close()  # ends the bar's line before the message
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self._close(failed=not isinstance(exception, KeyboardInterrupt))  # ends the bar's line before the message
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._close()
 
-    def _close(self) -> None:
-        for name in ("metrics", "samples", "trackers", "bar"):
-            if (file := getattr(self, name, None)) is not None:
+    def _close(self, failed: bool = False) -> None:
+        if self.trackers:
+            self.trackers.close(failed)
+        for file in (self.metrics, self.samples, self.bar):
+            if file is not None:
                 file.close()
 
 
 def keep_steps(path: Path, last: int, *, every: bool = False) -> None:
     """Leave only the whole lines of steps up to `last` in a JSON-lines file; one that does not exist stays away.
 
-    Where it has lines that cannot be read, they stay beside it in a file `damaged-…`. every: it is to have all of the
-    steps 1 to `last`; what is missing is warned of.
+    What stands after the last line end was cut off by a kill, and is left out. Where other lines cannot be read, they
+    stay beside it in a file `damaged-…`. every: it is to have all of the steps 1 to `last`; what is missing is warned
+    of.
     """
-    lines, bad = _read_log(path)
+    kept: dict[int, bytes] = {}
+    bad: list[int] = []
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            step = json.loads(line)["step"]
+            if not isinstance(step, int):
+                raise TypeError
+        except (ValueError, TypeError, KeyError, RecursionError):
+            bad.append(number)
+        else:
+            kept |= {step: line + b"\n"} if step <= last else {}
     if bad:
         aside = path.with_name(f"damaged-{path.name}-{time.time_ns()}")
         shutil.copyfile(path, aside)
         log.warning("%s: line %d cannot be read, %d in all; left out, and kept in %s", path, bad[0], len(bad), aside)
-    kept = {found["step"]: line for line, found in lines if found["step"] <= last}
-    if path.exists() and len(text := "".join(kept.values()).encode()) < path.stat().st_size:
+    if path.exists() and len(text := b"".join(kept.values())) < path.stat().st_size:
         write_atomic(path, text)
     if every and (missing := sorted(set(range(1, last + 1)) - kept.keys())):
         log.warning(
@@ -157,23 +155,3 @@ def keep_steps(path: Path, last: int, *, every: bool = False) -> None:
             "the power went. The run goes on exactly; its log stays without them",
             path, len(missing), last, missing[0],
         )  # fmt: skip
-
-
-def _read_log(path: Path) -> tuple[list[tuple[str, dict[str, Any]]], list[int]]:
-    """(the whole lines of a JSON-lines log, as text and as the object in it; the numbers of those that are none).
-
-    A line has its `step`. What stands after the last line end was cut off by a kill, and is left out.
-    """
-    if not path.exists():
-        return [], []
-    good: list[tuple[str, dict[str, Any]]] = []
-    bad: list[int] = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
-        try:
-            found = json.loads(line)
-            if not isinstance(found["step"], int):
-                raise TypeError
-            good.append((f"{line.decode()}\n", found))
-        except (ValueError, TypeError, KeyError, RecursionError):
-            bad.append(number)
-    return good, bad

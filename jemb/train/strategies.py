@@ -5,13 +5,22 @@ are fp32, the gradient norm is the global batch's before clipping. So a run may 
 from __future__ import annotations
 
 import importlib.util
-import socket
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from typing import Protocol
 
+import torch
 from lightning.fabric.plugins.environments import ClusterEnvironment
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, Strategy
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+)
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import AdamW, Optimizer
 
@@ -20,19 +29,21 @@ from jemb.core.errors import InputError
 from jemb.distributed.processes import Processes
 from jemb.launch import RankInfo
 from jemb.train.deepspeed import ZeroState, ZeroStrategy
-from jemb.train.fsdp import make_fsdp
 from jemb.train.optim import start_moments
+
+FSDP_ON_CPU = hasattr(torch.cpu.Stream, "record_event")
+"""Whether this torch runs FSDP2 on CPU processes: 2.6 does not, 2.13 does."""
 
 
 class JoinedEnvironment(ClusterEnvironment):
     """Gives Lightning the ranks we joined with. Its own SLURMEnvironment mistakes a batch script for a task of a step,
     and refuses tasks that were not counted by node."""
 
+    creates_processes_externally = True
+
     def __init__(self, info: RankInfo) -> None:
         super().__init__()
         self.info = info
-
-    creates_processes_externally = True
 
     @property
     def main_address(self) -> str:
@@ -40,7 +51,7 @@ class JoinedEnvironment(ClusterEnvironment):
 
     @property
     def main_port(self) -> int:
-        return self.info.port or _free_port()
+        return self.info.port or find_free_network_port()
 
     @staticmethod
     def detect() -> bool:
@@ -63,12 +74,6 @@ class JoinedEnvironment(ClusterEnvironment):
 
     def node_rank(self) -> int:
         return self.info.node
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def choose_strategy(name: str, num_processes: int) -> str:
@@ -95,7 +100,7 @@ def make_strategy(config: TrainConfig, processes: Processes) -> Strategy:
     if name == "single":
         return SingleDeviceStrategy(device=processes.device)
     if name == "fsdp":
-        return make_fsdp(processes, timeout)
+        return _make_fsdp(processes, timeout)
     if name.startswith("deepspeed"):
         return ZeroStrategy(int(name[-1]), processes, timeout)
     return DDPStrategy(
@@ -106,24 +111,51 @@ def make_strategy(config: TrainConfig, processes: Processes) -> Strategy:
     )
 
 
-class State(Protocol):
-    """Whole weights and AdamW moments of single parameters, wherever a strategy keeps them.
+def _make_fsdp(processes: Processes, timeout: timedelta) -> ModelParallelStrategy:
+    """Lightning's strategy for FSDP2: all processes are data-parallel. (Its FSDPStrategy is FSDP1, and GPU only.)
 
-    Every call is made by all ranks together and in the same order, `start` before all others in a new process.
+    Raises InputError on CPU processes where this version of torch cannot do it there.
     """
+    if processes.device.type == "cpu" and not FSDP_ON_CPU:
+        raise InputError(f"strategy=fsdp on CPU needs a newer torch than {torch.__version__}; use strategy=ddp")
+    strategy = ModelParallelStrategy(
+        data_parallel_size=processes.info.world_size,
+        tensor_parallel_size=1,
+        process_group_backend="gloo" if processes.device.type == "cpu" else "nccl",
+        timeout=timeout,
+    )
+    strategy.parallel_devices = processes.devices_of_node
+    return strategy
 
-    def start(self, steps: int) -> None:
-        """Make AdamW's state of a run that has done `steps` steps, 0 or more, with moments of 0."""
 
-    def weight(self, p: nn.Parameter) -> Tensor: ...
+def shard(encoder: nn.Module, heads: Iterable[nn.Module], mesh: DeviceMesh) -> None:
+    """Shard each of the encoder's repeated layers, then what is left; and each of the heads as one. A layer is whole
+    only while it computes.
 
-    def moment(self, p: nn.Parameter, name: str) -> Tensor: ...
+    Gradients are averaged over the ranks once in a backward pass, however often the encoder was called before it.
+    """
+    for layer in list(_layers(encoder)):
+        fully_shard(layer, mesh=mesh)
+    for module in (encoder, *heads):
+        fully_shard(module, mesh=mesh)
 
-    def set_moment(self, p: nn.Parameter, name: str, value: Tensor) -> None: ...
+
+def _layers(module: nn.Module) -> Iterator[nn.Module]:
+    """The members of the outermost module lists: the layers of any transformer."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            yield from child
+        else:
+            yield from _layers(child)
 
 
 class TorchState:
-    """Where every rank has all of it, or FSDP2 a shard of it."""
+    """Whole weights and AdamW moments of single parameters, where every rank has all of it, or FSDP2 a shard of it;
+    `ZeroState` has them where DeepSpeed keeps them.
+
+    Every call is made by all ranks together and in the same order, `start` before all others in a new process: it makes
+    AdamW's state of a run that has done `steps` steps, 0 or more, with moments of 0.
+    """
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
@@ -151,7 +183,7 @@ def _whole(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def state_of(strategy: Strategy) -> State:
+def state_of(strategy: Strategy) -> TorchState | ZeroState:
     """Access to what `strategy` keeps, once Lightning has set it up."""
     if isinstance(strategy, DeepSpeedStrategy):
         return ZeroState(strategy)

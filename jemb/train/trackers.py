@@ -1,33 +1,33 @@
 """Where the metrics of each step go besides metrics.jsonl: `trackers=[tensorboard,csv,wandb,mlflow]`.
 
 Before: `run_log.py` has the line of a step and cuts its own files back when a run goes on. After: the user's screens.
-W&B and MLflow are extras, imported when asked for. What they cannot take (a server that is away) is said once and does
-not stop training: metrics.jsonl has every step.
+Each tracker takes the lines of steps that rise by one, and those of evaluations; steps before its `start` were taken by
+an earlier one. W&B and MLflow are extras, imported when asked for. What they cannot take (a server that is away) is
+said once and does not stop training: metrics.jsonl has every step.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import json
 import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
 from jemb.core.errors import InputError
-from jemb.core.files import write_atomic
 from jemb.public import csv_cell
 from jemb.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
 Line = Mapping[str, Any]
+"""What metrics.jsonl has for a step; or evaluations.jsonl, which has `scores`: one that is done again after a kill has
+the values of before."""
 PROJECT = "jemb"
 """W&B project and MLflow experiment, unless the environment names another."""
 COLUMNS = [
@@ -36,17 +36,6 @@ COLUMNS = [
     "seconds", "loss_terms",
 ]  # fmt: skip
 """Of metrics.csv; `loss_terms` is JSON."""
-
-
-class Tracker(Protocol):
-    """Takes the metrics of each step, rising by one; those before the first were taken by an earlier start."""
-
-    def log(self, line: Line, values: Mapping[str, float]) -> None:
-        """line: what metrics.jsonl has for a step, or evaluations.jsonl, which has `scores`; of the latter, one that is
-        done again after a kill has the values of before. values: the numbers in it by name."""
-
-    def close(self, failed: bool = False) -> None:
-        """Everything is written when this returns. failed: the run ended with an error, and is shown so."""
 
 
 class TensorBoard:
@@ -59,7 +48,7 @@ class TensorBoard:
         for name, value in values.items():
             self.board.add_scalar(name, value, line["step"])
 
-    def close(self, failed: bool = False) -> None:
+    def close(self, failed: bool) -> None:
         self.board.close()
 
 
@@ -67,15 +56,18 @@ class Table:
     """metrics.csv, made anew from metrics.jsonl at each start. It has a row for each step, and no scores."""
 
     def __init__(self, run: RunFolder, start: int) -> None:
-        write_atomic(run.metrics_csv, _as_csv(run.read_metrics(), header=True))
-        # Line buffering: a killed process leaves whole lines.
-        self.file = run.metrics_csv.open("a", buffering=1)
+        self.file = run.metrics_csv.open("w", buffering=1)  # by lines: a killed process leaves whole ones
+        self.rows = csv.DictWriter(self.file, COLUMNS, lineterminator="\n")
+        self.rows.writeheader()
+        for line in run.read_metrics():
+            self.log(line, {})
 
     def log(self, line: Line, values: Mapping[str, float]) -> None:
         if "scores" not in line:
-            self.file.write(_as_csv([line]))
+            terms = json.dumps(line["loss_terms"])
+            self.rows.writerow({**line, "dataset": csv_cell(line["dataset"]), "loss_terms": terms})
 
-    def close(self, failed: bool = False) -> None:
+    def close(self, failed: bool) -> None:
         self.file.close()
 
 
@@ -100,7 +92,7 @@ class WandB:
     def log(self, line: Line, values: Mapping[str, float]) -> None:
         self.run.log(values, step=line["step"])
 
-    def close(self, failed: bool = False) -> None:
+    def close(self, failed: bool) -> None:
         self.run.finish(exit_code=int(failed))
 
 
@@ -113,79 +105,61 @@ class MLflow:
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.path.resolve() / 'mlflow.db'}"
         self.client = mlflow.MlflowClient(uri)
         self.metric = import_module("mlflow.entities").Metric
+        self.done: dict[str, set[int]] = {}
         tag, name = run.read_record("id")["id"], os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         experiment = self.client.get_experiment_by_name(name)
         number = experiment.experiment_id if experiment else self.client.create_experiment(name)
-        found = self.client.search_runs([number], filter_string=f"tags.jemb = '{tag}'")
-        if found:
+        if found := self.client.search_runs([number], filter_string=f"tags.jemb = '{tag}'"):
             self.id = found[0].info.run_id
             self.client.update_run(self.id, status="RUNNING")
         else:
             self.id = self.client.create_run(number, tags={"jemb": tag}, run_name=run.path.resolve().name).info.run_id
-            self._log_options(run.read_config())
-        # Steps that are done again are in it already: MLflow would keep both.
-        self.done = max((metric.step for metric in self.client.get_metric_history(self.id, "loss")), default=0)
+            for option, value in flat(run.read_config()).items():
+                self.client.log_param(self.id, option, json.dumps(value))
 
     def log(self, line: Line, values: Mapping[str, float]) -> None:
-        stamp, step = round(1000 * line["time"]), line["step"]
-        if "scores" in line:
-            values = {re.sub(r"[^\w./ -]", "_", name): value for name, value in values.items()}
-            known = any(metric.step == step for metric in self.client.get_metric_history(self.id, next(iter(values))))
-        else:
-            known = step <= self.done
-        if not known:
+        values = {re.sub(r"[^\w./ -]", "_", name): value for name, value in values.items()}
+        stamp, step, first = round(1000 * line["time"]), line["step"], next(iter(values))
+        # A step that is done again is in it already: MLflow would keep both.
+        if first not in self.done:
+            self.done[first] = {metric.step for metric in self.client.get_metric_history(self.id, first)}
+        if step not in self.done[first]:
             metrics = [self.metric(name, value, stamp, step) for name, value in values.items()]
             self.client.log_batch(self.id, metrics=metrics)
 
-    def close(self, failed: bool = False) -> None:
+    def close(self, failed: bool) -> None:
         self.client.set_terminated(self.id, status="FAILED" if failed else "FINISHED")
 
-    def _log_options(self, config: Mapping[str, Any], prefix: str = "") -> None:
-        for name, value in config.items():
-            if isinstance(value, Mapping):
-                self._log_options(value, f"{prefix}{name}.")
-            else:
-                self.client.log_param(self.id, prefix + name, json.dumps(value))
 
-
-EXTRAS: Mapping[str, Callable[[RunFolder, int], Tracker]] = {"wandb": WandB, "mlflow": MLflow}
-KINDS: Mapping[str, Callable[[RunFolder, int], Tracker]] = {"tensorboard": TensorBoard, "csv": Table, **EXTRAS}
+EXTRAS: dict[str, Callable[[RunFolder, int], Any]] = {"wandb": WandB, "mlflow": MLflow}
+KINDS: dict[str, Callable[[RunFolder, int], Any]] = {"tensorboard": TensorBoard, "csv": Table, **EXTRAS}
 
 
 class Trackers:
-    """All that were asked for, behind one; one that fails is left out from then on."""
+    """All that were asked for, behind one; an extra that fails is left out from then on. start: steps already done."""
 
     def __init__(self, names: Sequence[str], run: RunFolder, start: int) -> None:
-        """start: steps already done."""
-        self.trackers: dict[str, Tracker] = {}
-        for name in dict.fromkeys(names):
-            self._guard(name, partial(self._start, name, run, start))
+        self.trackers: dict[str, Any] = dict.fromkeys(names)
+        self._each(lambda name: self.trackers.update({name: KINDS[name](run, start)}))
 
     def log(self, line: Line) -> None:
-        """Of metrics.jsonl or evaluations.jsonl."""
         values = _scores(line) if "scores" in line else _numbers(line)
-        self._each(lambda tracker: tracker.log(line, values))
+        self._each(lambda name: self.trackers[name].log(line, values))
 
     def close(self, failed: bool = False) -> None:
-        self._each(lambda tracker: tracker.close(failed))
+        self._each(lambda name: self.trackers[name].close(failed))
         self.trackers.clear()
 
-    def _start(self, name: str, run: RunFolder, start: int) -> None:
-        self.trackers[name] = KINDS[name](run, start)
-
-    def _each(self, work: Callable[[Tracker], None]) -> None:
-        for name, tracker in list(self.trackers.items()):
-            self._guard(name, partial(work, tracker))
-
-    def _guard(self, name: str, work: Callable[[], Any]) -> None:
-        try:
-            work()
-        except Exception as error:
-            if name not in EXTRAS:
-                raise
-            self.trackers.pop(name, None)
-            text = " ".join(str(error).split())
-            log.warning("trackers: %s is left out from here on (%s: %s)", name, type(error).__name__, text)
+    def _each(self, work: Callable[[str], Any]) -> None:
+        for name in list(self.trackers):
+            try:
+                work(name)
+            except Exception as error:
+                if name not in EXTRAS:
+                    raise
+                del self.trackers[name]
+                text = " ".join(str(error).split())
+                log.warning("trackers: %s is left out from here on (%s: %s)", name, type(error).__name__, text)
 
 
 def check_installed(names: Sequence[str]) -> None:
@@ -201,6 +175,14 @@ def _extra(name: str) -> Any:
         raise InputError(f"trackers=[{name}]: {name} is not installed; pip install 'jemb[{name}]'") from None
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Options in options as one mapping, by their dotted names."""
+    out: dict[str, Any] = {}
+    for name, value in values.items():
+        out |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return out
+
+
 def _numbers(line: Line) -> dict[str, float]:
     """The metrics of a line by name, and the loss by data set and by term as well."""
     found = {name: value for name, value in line.items() if isinstance(value, int | float)}
@@ -211,20 +193,5 @@ def _numbers(line: Line) -> dict[str, float]:
 
 def _scores(line: Line) -> dict[str, float]:
     """What chooses the best step, and every metric of an evaluation by name."""
-    found = {
-        f"evaluation/{task}/{metric}": value
-        for task, scores in line["scores"].items()
-        for metric, value in scores.items()
-    }
-    return {"evaluation": line["value"], **found}
-
-
-def _as_csv(lines: Sequence[Line], header: bool = False) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=COLUMNS, lineterminator="\n")
-    if header:
-        writer.writeheader()
-    writer.writerows(
-        {**line, "dataset": csv_cell(line["dataset"]), "loss_terms": json.dumps(line["loss_terms"])} for line in lines
-    )
-    return text.getvalue()
+    named = {f"evaluation/{task}/{name}": x for task, scores in line["scores"].items() for name, x in scores.items()}
+    return {"evaluation": line["value"], **named}

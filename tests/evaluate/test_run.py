@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jemb.app.commands import evaluate as run_command
+from jemb.app.cli import run
 from jemb.config import EvaluateConfig, ModelConfig
 from jemb.core.errors import Failure, InputError
 from jemb.evaluate import Comparison, Measured, Results, Score, Task, evaluate, load_task, score, table
@@ -163,7 +163,7 @@ def test_several_processes_take_no_url(monkeypatch: pytest.MonkeyPatch, option: 
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=f"{option}=s3://b/.*: several processes share a folder"):
-        run_command(EvaluateConfig(**given))  # type: ignore[arg-type]
+        run("evaluate", EvaluateConfig(**given))  # type: ignore[arg-type]
 
 
 def test_results_are_finite(data: Path) -> None:

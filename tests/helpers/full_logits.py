@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jemb.loss import Loss, Rows, contrastive_loss
+from jemb.loss import Loss, Pairs, Rows, Texts
 
 PAPER = {"query_to_positive": 1.0, "positive_to_query": 1.0, "margin": 1.0}
 DEFAULTS: dict[str, Any] = {
     "temperature": 0.05,
-    "weights": PAPER,
+    "loss_weights": PAPER,
     "margin": 0.05,
     "extra_negatives": (),
     "mask_equal_texts": True,
     "mask_margin": None,
-    "widths": (),
+    "matryoshka_widths": (),
 }
 
 
@@ -32,12 +32,14 @@ def with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def on_one_rank(vectors: Sequence[Tensor], hashes: Sequence[Tensor], **options: Any) -> Loss:
-    """`contrastive_loss` of one process that holds all rows: queries, positives and perhaps negatives."""
+    """`Pairs` of one process that holds all rows: queries, positives and perhaps negatives."""
     rows = [Rows(local_BD=v, all_ND=v, hash_B=h, hash_N=h) for v, h in zip(vectors, hashes, strict=False)]
-    return contrastive_loss(*rows, offset=0, **with_defaults(options))
+    return Pairs(**with_defaults(options))(Texts(*rows))
 
 
-def on_ranks(vectors: Sequence[Tensor], hashes: Sequence[Tensor], world_size: int, **options: Any) -> list[Loss]:
+def on_ranks(
+    vectors: Sequence[Tensor], hashes: Sequence[Tensor], world_size: int, offset: int | None = None, **options: Any
+) -> list[Loss]:
     """The same rows dealt to `world_size` ranks: the loss of each, with all ranks' rows as its candidates."""
     found = []
     for rank in range(world_size):
@@ -46,15 +48,15 @@ def on_ranks(vectors: Sequence[Tensor], hashes: Sequence[Tensor], world_size: in
             size = len(v) // world_size
             mine = slice(rank * size, (rank + 1) * size)
             rows.append(Rows(local_BD=v[mine], all_ND=v, hash_B=h[mine], hash_N=h))
-        offset = rank * (len(vectors[0]) // world_size)
-        found.append(contrastive_loss(*rows, **{"offset": offset, **with_defaults(options)}))
+        place = rank * (len(vectors[0]) // world_size) if offset is None else offset
+        found.append(Pairs(**with_defaults(options))(Texts(*rows, offset=place)))
     return found
 
 
 def full_loss(vectors: Sequence[Tensor], hashes: Sequence[Tensor], **options: Any) -> tuple[Tensor, int]:
     """(loss, hidden candidates of the queries) of all rows, from whole tables of logits."""
     wanted = with_defaults(options)
-    widths = {vectors[0].shape[1], *wanted.pop("widths")}
+    widths = {vectors[0].shape[1], *wanted.pop("matryoshka_widths")}
     losses = {width: _of_width(vectors, hashes, width, **wanted) for width in widths}
     return torch.stack([loss for loss, _ in losses.values()]).sum(), losses[vectors[0].shape[1]][1]
 
@@ -65,7 +67,7 @@ def _of_width(
     width: int,
     *,
     temperature: float,
-    weights: Mapping[str, float],
+    loss_weights: Mapping[str, float],
     margin: float,
     extra_negatives: Collection[str],
     mask_equal_texts: bool,
@@ -117,7 +119,7 @@ def _of_width(
         for name, side in (("margin", "q"), ("positive_margin", "p")):
             s = torch.einsum("bd,bkd->bk", text[side], negatives)
             terms[name] = ((s - own[:, None] + margin).clamp(min=0) * ~torch.tensor(of_row)).mean()
-    loss = torch.stack([weights.get(name, 0.0) * value for name, value in terms.items()]).sum()
-    if weights.get("query_to_positive"):
+    loss = torch.stack([loss_weights.get(name, 0.0) * value for name, value in terms.items()]).sum()
+    if loss_weights.get("query_to_positive"):
         return loss, hidden_of["qp"] + hidden_of["qn"] + hidden_of["qq"]
     return loss, sum(hidden_of.values())

@@ -22,7 +22,6 @@ from jemb.data import Collate
 from jemb.data.wanted import Wanted
 from jemb.distributed import rank, world_size
 from jemb.distributed.processes import joined_processes
-from jemb.loss.protocol import uses_negatives
 from jemb.model import Encoder, compiled, make_tiny
 from jemb.registry import OBJECTIVES
 from jemb.shards.teacher import keys_of
@@ -140,7 +139,7 @@ def run_case(options: dict[str, Any], encoder: Encoder, processes: Any) -> Outco
     needs = getattr(objective, "needs", None)
     wanted = Wanted(
         objective=config.objective,
-        num_negatives=config.num_negatives if uses_negatives(objective) else 0,
+        num_negatives=config.num_negatives if getattr(objective, "negatives", False) else 0,
         num_positives=config.num_positives,
         alone=config.objective == "labelled",
         fields=("positives", needs or "positives"),

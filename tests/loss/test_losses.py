@@ -80,13 +80,13 @@ def test_triplets_by_hand() -> None:
 def test_weights_and_the_margin_of_the_positive_by_hand() -> None:
     """Margin 0.25 from the positive: ReLU(0 - 1 + 0.25) = 0, ReLU(0.96 - 0.8 + 0.25) = 0.41; mean 0.205."""
     weights = {"query_to_positive": 0.5, "positive_to_query": 0.0, "margin": 2.0, "positive_margin": 3.0}
-    loss = by_hand(Q, P, N, margin=0.25, weights=weights)
+    loss = by_hand(Q, P, N, margin=0.25, loss_weights=weights)
     first = (1.0497475 + 1.2497477) / 2
     assert loss.total.item() == pytest.approx(0.5 * first + 2 * 0.025 + 3 * 0.205, abs=1e-6)
     assert {name: value.item() for name, value in loss.terms.items()} == pytest.approx(
         {"query_to_positive": first, "margin": 0.025, "positive_margin": 0.205}, abs=1e-6
     )
-    alone = by_hand(Q, P, N, margin=0.25, weights={"positive_margin": 1.0})
+    alone = by_hand(Q, P, N, margin=0.25, loss_weights={"positive_margin": 1.0})
     assert (alone.total.item(), alone.candidates) == (pytest.approx(0.205, abs=1e-6), 1)
 
 
@@ -101,11 +101,11 @@ def test_extra_negatives_by_hand() -> None:
     assert loss.total.item() == pytest.approx(queries + positives, abs=1e-6)
     assert loss.candidates == 2
     negated = (math.log(1 + e(-1) + e(-1) + e(-0.2)) + math.log(1 + e(-0.2) + 1 + e(0.16))) / 2
-    loss = by_hand(Q, P, N, extra_negatives=["positive_negative"], weights={"positive_to_query": 1.0})
+    loss = by_hand(Q, P, N, extra_negatives=["positive_negative"], loss_weights={"positive_to_query": 1.0})
     assert loss.total.item() == pytest.approx(negated, abs=1e-6)
     # One softmax: the own pair twice, 0.6 and 0 | 0 and 0.8 from queries and positives each way.
     joint = (math.log(2 + e(-0.4) + e(-1)) + math.log(2 + e(-0.8) + e(-0.2))) / 2
-    assert by_hand(Q, P, weights={"joint": 1.0}).total.item() == pytest.approx(joint, abs=1e-6)
+    assert by_hand(Q, P, loss_weights={"joint": 1.0}).total.item() == pytest.approx(joint, abs=1e-6)
 
 
 def test_margin_by_hand() -> None:
@@ -119,7 +119,7 @@ def test_a_row_without_negatives_by_hand() -> None:
     """In the second its positive stands for one, which counts 0. The first: ReLU(0 - 1 + 1.25) / 2."""
     hashes = [torch.tensor([1, 2]), torch.tensor([3, 4]), torch.tensor([5, 4])]
     weights = {"margin": 1.0, "positive_margin": 1.0}
-    loss = on_one_rank([Q, P, torch.stack([N[0], P[1]])], hashes, margin=1.25, weights=weights)
+    loss = on_one_rank([Q, P, torch.stack([N[0], P[1]])], hashes, margin=1.25, loss_weights=weights)
     assert {name: value.item() for name, value in loss.terms.items()} == pytest.approx(
         {"margin": 0.125, "positive_margin": 0.125}, abs=1e-6
     )
@@ -128,7 +128,7 @@ def test_a_row_without_negatives_by_hand() -> None:
 def test_similar_candidates_by_hand() -> None:
     """s(q1, .) of the others: 0.6, 0, 0.8 against 1; s(q2, .): 0, 1, 0.6 against 0.8; s(p2, q1) = 0.6. Above by 0.1:
     n1 for the second query alone. What its row keeps: ln(e^-0.8 + 1 + e^-0.2)."""
-    loss = by_hand(Q, P, N, mask_margin=0.1, weights={"query_to_positive": 1.0})
+    loss = by_hand(Q, P, N, mask_margin=0.1, loss_weights={"query_to_positive": 1.0})
     second = math.log(math.exp(-0.8) + 1 + math.exp(-0.2))
     assert loss.total.item() == pytest.approx((1.0497475 + second) / 2, abs=1e-6)
     assert (loss.candidates, loss.hidden) == (3, 1)
@@ -280,21 +280,21 @@ ALL_TERMS = {"query_to_positive": 0.7, "positive_to_query": 1.3, "joint": 0.5, "
 EVERYTHING: dict[str, Any] = {
     "temperature": 0.1,
     "margin": 0.3,
-    "weights": ALL_TERMS,
+    "loss_weights": ALL_TERMS,
     "extra_negatives": ["query_query", "positive_positive", "positive_negative"],
     "mask_margin": 0.1,
-    "widths": [2, 4],
+    "matryoshka_widths": [2, 4],
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "the paper's": {},
     "no mask": {"mask_equal_texts": False},
     "similar ones hidden": {"mask_margin": 0.2},
-    "GTE's": {"weights": {"joint": 1.0}, "extra_negatives": ["query_query", "positive_positive"]},
+    "GTE's": {"loss_weights": {"joint": 1.0}, "extra_negatives": ["query_query", "positive_positive"]},
     "negatives away from positives": {
-        "weights": {**PAPER, "positive_margin": 1.0},
+        "loss_weights": {**PAPER, "positive_margin": 1.0},
         "extra_negatives": ["positive_negative"],
     },
-    "widths": {"widths": [3, 1, 6]},
+    "widths": {"matryoshka_widths": [3, 1, 6]},
     "everything": EVERYTHING,
 }
 
@@ -466,7 +466,7 @@ def test_against_sentence_transformers(count: int, cached: bool) -> None:
     raw = (3 * unit(torch.Generator().manual_seed(count), size * (2 + count), 12)).float().requires_grad_()
     expected = 2 * theirs(raw.split(size))
     weights = {"query_to_positive": 1.0, "positive_to_query": 1.0}
-    _compare(raw, expected, size, count, temperature=1 / scale, weights=weights)
+    _compare(raw, expected, size, count, temperature=1 / scale, loss_weights=weights)
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -476,7 +476,7 @@ def test_gte_against_sentence_transformers(cached: bool) -> None:
     theirs = st_loss(cached, scale=20.0, directions=directions, partition_mode="joint")
     raw = (3 * unit(torch.Generator().manual_seed(7), size * 2, 12)).float().requires_grad_()
     extra = ["query_query", "positive_positive"]
-    _compare(raw, theirs(raw.split(size)), size, 0, weights={"joint": 1.0}, extra_negatives=extra)
+    _compare(raw, theirs(raw.split(size)), size, 0, loss_weights={"joint": 1.0}, extra_negatives=extra)
 
 
 def _compare(raw: Tensor, expected: Tensor, size: int, count: int, **options: Any) -> None:
@@ -499,7 +499,7 @@ def test_bf16_vectors_are_compared_in_fp32() -> None:
     assert loss.dtype == torch.float32
     expected, _ = full_loss([q.double(), p.double()], hashes)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = on_one_rank([q, p], hashes, widths=[8]).terms
+        inside = on_one_rank([q, p], hashes, matryoshka_widths=[8]).terms
     assert inside["query_to_positive"] + inside["positive_to_query"] == pytest.approx(loss.item(), rel=1e-6)
     # bf16 vectors are not quite of unit length, which the whole table sees to.
     assert loss.item() == pytest.approx(expected.item(), rel=0.05)
@@ -507,18 +507,18 @@ def test_bf16_vectors_are_compared_in_fp32() -> None:
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(InputError, match="matryoshka_widths: got 3; a vector of this model has 2 numbers"):
-        by_hand(Q, P, widths=[1, 3])
+        by_hand(Q, P, matryoshka_widths=[1, 3])
     with pytest.raises(ValueError, match="term 'query_to_postive': there are joint, margin, positive_margin"):
-        by_hand(Q, P, weights={"query_to_postive": 1.0})
+        by_hand(Q, P, loss_weights={"query_to_postive": 1.0})
     with pytest.raises(ValueError, match="extra negatives 'queries'"):
         by_hand(Q, P, extra_negatives=["queries"])
     with pytest.raises(ValueError, match="no term to compute"):
-        by_hand(Q, P, weights={"margin": 1.0})
+        by_hand(Q, P, loss_weights={"margin": 1.0})
 
 
 def test_values_of_each_width() -> None:
     vectors, hashes = make_rows(8, 1)
-    loss = on_one_rank(vectors, hashes, widths=[4, 6, 4])
+    loss = on_one_rank(vectors, hashes, matryoshka_widths=[4, 6, 4])
     assert list(loss.terms) == [*PAPER, *(f"{name}@4" for name in PAPER)]
     assert float(sum(loss.terms.values())) == pytest.approx(loss.total.item())
     alone = on_one_rank([torch.nn.functional.normalize(v[:, :4], dim=1) for v in vectors], hashes)
@@ -526,4 +526,4 @@ def test_values_of_each_width() -> None:
         {name: value.item() for name, value in loss.terms.items() if name.endswith("@4")}
     )
     assert loss.hidden == on_one_rank(vectors, hashes).hidden
-    assert set(DEFAULTS["weights"]) == set(PAPER)
+    assert set(DEFAULTS["loss_weights"]) == set(PAPER)

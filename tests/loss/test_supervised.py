@@ -16,7 +16,7 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from jemb.core.errors import InputError
 from jemb.loss import Objectives, Rows, Texts
-from jemb.loss.objectives import Pairs, Triplets, contrastive_loss, spread_out
+from jemb.loss.objectives import Pairs, Triplets, spread_out
 from jemb.loss.supervised import Distill, DistillMargin, Labelled, Scored, ScoredCosine
 
 N, D, K = 12, 8, 3
@@ -231,13 +231,7 @@ def test_spread_out_by_hand() -> None:
     gor = theirs.GlobalOrthogonalRegularizationLoss(MODEL, mean_weight=None, aggregation="sum")
     moment = gor.compute_loss_from_embeddings([x])["gor_second_moment"]
     assert float(moment) == pytest.approx(max(0, by_hand - 1 / D), abs=1e-6)
-    loss = contrastive_loss(
-        rows(x, slice(N)),
-        rows(vectors(N, seed=1), slice(N)),
-        offset=0,
-        temperature=0.2,
-        weights={"joint": 1, "spread_out": 2},
-    )
+    loss = Pairs(temperature=0.2, loss_weights={"joint": 1, "spread_out": 2})(texts(x, vectors(N, seed=1)))
     assert float(loss.total) == pytest.approx(float(loss.terms["joint"] + 2 * loss.terms["spread_out"]), abs=1e-6)
 
 

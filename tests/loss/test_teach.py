@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from jemb.core.errors import InputError
 from jemb.loss import Objectives, Rows, Texts, make_objective
 from jemb.loss.objectives import Pairs
-from jemb.loss.teach import Teach
+from jemb.loss.supervised import Teach
 
 B, P, D, T = 4, 2, 6, 10
 

@@ -11,18 +11,10 @@ import pytest
 from jemb.app.cli import run_command
 from jemb.data import loader
 from jemb.run_folder import RunFolder
-from tests.helpers.training_runs import Training, losses, read_lines
+from tests.helpers.training_runs import Training, read_lines
+from tests.train.test_parity import assert_same_run
 
 Start = Callable[..., Training]
-INVARIANT = ("dataset", "hidden_candidates", "negatives_per_query", "tokens", "learning_rate")
-
-
-def assert_same_run(run: RunFolder, reference: RunFolder) -> None:
-    assert run.samples.read_bytes() == reference.samples.read_bytes()
-    assert losses(run) == pytest.approx(losses(reference), abs=1e-5)
-    for line, expected in zip(read_lines(run.metrics), read_lines(reference.metrics), strict=True):
-        assert {name: line[name] for name in INVARIANT} == {name: expected[name] for name in INVARIANT}
-        assert line["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-3)
 
 
 def deal_at_random() -> None:

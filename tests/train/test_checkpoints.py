@@ -21,13 +21,13 @@ from jemb.core.errors import InputError
 from jemb.core.records import Batch
 from jemb.model import load_encoder, read_weights
 from jemb.run_folder import OPTIMIZER, RunFolder, read_position
-from jemb.train import fsdp
 from jemb.train.module import EmbeddingModule
+from jemb.train.strategies import FSDP_ON_CPU
 from tests.helpers.training_runs import Training, losses, read_lines, weights
 
 Start = Callable[..., Training]
 
-SHARDED = "fsdp" if fsdp.ON_CPU else "deepspeed_3"
+SHARDED = "fsdp" if FSDP_ON_CPU else "deepspeed_3"
 CHAIN = [
     ("single", 1), ("deepspeed_3", 4), ("ddp", 2), (SHARDED, 4), ("deepspeed_1", 2), ("deepspeed_2", 4), ("single", 1),
     (SHARDED, 2), ("deepspeed_3", 2), ("deepspeed_2", 2), ("ddp", 4), ("deepspeed_1", 1), (SHARDED, 1),

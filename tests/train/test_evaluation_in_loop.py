@@ -23,16 +23,16 @@ from jemb.model import encode, load_encoder, read_weights
 from jemb.run_folder import OPTIMIZER, WEIGHTS, RunFolder
 from jemb.shards import open_datasets
 from jemb.train import evaluation as module
-from jemb.train import fsdp
 from jemb.train.checkpoints import Checkpoints
-from jemb.train.evaluation import Evaluations
+from jemb.train.evaluation import EvaluateInLoop
 from jemb.train.module import EmbeddingModule
+from jemb.train.strategies import FSDP_ON_CPU
 from tests.helpers.training_runs import Training, losses, read_lines, weights
 
 Start = Callable[..., Training]
 
 STRATEGIES = [("single", 1), ("ddp", 2), ("deepspeed_2", 2), ("deepspeed_3", 3)]
-STRATEGIES += [("fsdp", 2)] if fsdp.ON_CPU else []
+STRATEGIES += [("fsdp", 2)] if FSDP_ON_CPU else []
 """To an evaluation, deepspeed_1 is what deepspeed_2 is: it cuts up other states of the optimiser."""
 EVERY = 4
 STEPS = [0, 4, 8, 12, 16, 20]
@@ -160,7 +160,7 @@ def test_the_model_is_that_of_the_best_step(
 @pytest.mark.parametrize("before", [50.0, 30.0])
 def test_training_that_does_not_help_is_said(tmp_path: Path, before: float) -> None:
     task = SimpleNamespace(name="sts:dev", main="spearman")
-    evaluations = Evaluations(RunFolder(tmp_path), EvaluationConfig(tasks=["sts:dev"]), every=1, stop=3)
+    evaluations = EvaluateInLoop(RunFolder(tmp_path), EvaluationConfig(tasks=["sts:dev"]), every=1, stop=3)
     evaluations.tasks = [task]  # type: ignore[list-item]
     lines = [
         {"step": i, "value": v, "scores": {"sts:dev": {"spearman": v}}} for i, v in enumerate([before, 41.0, 43.0])
@@ -235,9 +235,9 @@ def killed(at: str, step: int) -> None:
     def kill(*_: Any, **__: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    evaluate = module.Evaluations.evaluate
+    evaluate = module.EvaluateInLoop.evaluate
 
-    def killed_evaluate(self: module.Evaluations, number: int, *arguments: Any, **more: Any) -> dict[str, Any]:
+    def killed_evaluate(self: module.EvaluateInLoop, number: int, *arguments: Any, **more: Any) -> dict[str, Any]:
         if number != step:
             return evaluate(self, number, *arguments, **more)
         if at == "before":
@@ -260,7 +260,7 @@ def killed(at: str, step: int) -> None:
     if at == "at the clearing up":
         Checkpoints.prune = killed_prune  # type: ignore[method-assign]
     else:
-        module.Evaluations.evaluate = killed_evaluate  # type: ignore[method-assign]
+        module.EvaluateInLoop.evaluate = killed_evaluate  # type: ignore[method-assign]
 
 
 MOMENTS = ["before", "inside", "in the line", "after the line", "at the clearing up"]
@@ -300,7 +300,7 @@ def kill_the_second() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp" if fsdp.ON_CPU else "deepspeed_3"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp" if FSDP_ON_CPU else "deepspeed_3"])
 def test_one_of_two_processes_killed_while_it_encodes(
     tmp_path: Path, start: Start, options: list[str], strategy: str
 ) -> None:

@@ -32,7 +32,7 @@ def test_a_loss_that_is_no_number(tmp_path: Path, start: Start, pair_options: li
     assert training.wait() == [1] * processes
     assert "Traceback" not in training.output
     found = re.findall(r"^jemb train: the (?:loss|gradient norm) of step (\d+) is (?:nan|inf)", training.output, re.M)
-    assert len(found) == training.output.count(" too low (0.05)") == 1, f"one message:\n{training.output}"
+    assert len(found) == training.output.count(" temperature too low") == 1, f"one message:\n{training.output}"
     step = int(found[0])
     assert f"learning_rate too high ({1e18:g})" in training.output
     samples = [name for name in ("answers", "all-titles_v2") if f"samples {name}-" in training.output]

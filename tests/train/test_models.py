@@ -14,7 +14,7 @@ from benchmarks import zoo
 from jemb.app.cli import run_command
 from jemb.model import encode, load_encoder
 from jemb.run_folder import RunFolder
-from jemb.train import fsdp
+from jemb.train.strategies import FSDP_ON_CPU
 from tests.helpers.training_runs import Training
 
 TEXTS = ["a dog", "the end of it"]
@@ -26,7 +26,7 @@ OPTIONS = [
     "warmup_steps=1",
     "learning_rate=0.01",
 ]
-STRATEGIES = ["ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3", *(["fsdp"] if fsdp.ON_CPU else [])]
+STRATEGIES = ["ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3", *(["fsdp"] if FSDP_ON_CPU else [])]
 
 
 @pytest.fixture(scope="module")

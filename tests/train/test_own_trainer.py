@@ -19,14 +19,14 @@ from jemb.config import ModelConfig
 from jemb.core.errors import InputError
 from jemb.model import load_weights, make_tiny
 from jemb.run_folder import OPTIMIZER, WEIGHTS, RunFolder
-from jemb.train import fsdp
+from jemb.train.strategies import FSDP_ON_CPU
 from tests.helpers import own_trainer
 from tests.helpers.object_store import BUCKET, FaultyProxy
 from tests.helpers.own_trainer import STEPS, fit, keep
 from tests.helpers.ranks import on_ranks
 from tests.helpers.training_runs import Training, losses, read_lines
 
-STRATEGIES = ["deepspeed_2", *(["fsdp"] if fsdp.ON_CPU else [])]
+STRATEGIES = ["deepspeed_2", *(["fsdp"] if FSDP_ON_CPU else [])]
 
 
 def norms(run: RunFolder) -> list[float]:
@@ -198,4 +198,4 @@ def test_options_of_the_module(pair_run: RunFolder) -> None:
     with pytest.raises(InputError, match="'checkpoint_every': got 0"):
         Checkpoints("folder", every=0)
     module = EmbeddingModule(str(pair_run.start), objective="triplets", margin=0.1)
-    assert module.objective.negatives
+    assert module.objectives["triplets"].negatives

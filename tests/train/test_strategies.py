@@ -23,15 +23,15 @@ import jemb.train.module as module_file
 from jemb.app.cli import run_command
 from jemb.config import LossWeights, ModelConfig
 from jemb.distributed import rank, world_size
-from jemb.loss import objectives
+from jemb.loss import Pairs, Texts
 from jemb.model import together
-from jemb.train import fsdp
+from jemb.train.strategies import FSDP_ON_CPU
 from tests.helpers.ranks import on_ranks
 from tests.helpers.strategy_ranks import Outcome, distance, run_cases
 
 pytestmark = pytest.mark.xdist_group("strategies")  # `alone` is made in one worker
 
-STRATEGIES = ["ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3", *(["fsdp"] if fsdp.ON_CPU else [])]
+STRATEGIES = ["ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3", *(["fsdp"] if FSDP_ON_CPU else [])]
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "pairs": {},
     "pairs, no mask": {"mask_equal_texts": False},
@@ -236,21 +236,23 @@ def _do_not_average(patch: Any) -> None:
 
 
 def _change_loss(patch: Any, change: Any) -> None:
-    loss = objectives.contrastive_loss
-    patch.setattr(objectives, "contrastive_loss", lambda *rows, **options: loss(*change(rows, options)[0], **options))
+    loss = Pairs.__call__
+    patch.setattr(Pairs, "__call__", lambda self, texts: loss(*change(self, texts)))
 
 
-def _with(name: str, value: Any) -> Any:
-    def change(rows: Any, options: dict[str, Any]) -> Any:
-        options[name] = value(options[name])
-        return rows, options
-
-    return lambda patch: _change_loss(patch, change)
+def _with_offset(value: Any) -> Any:
+    return lambda patch: _change_loss(patch, lambda pairs, texts: (pairs, replace(texts, offset=value(texts.offset))))
 
 
-def _drop_a_negative(rows: Any, options: Any) -> Any:
-    negatives = rows[2]
-    return (*rows[:2], replace(negatives, all_ND=negatives.all_ND[:-1], hash_N=negatives.hash_N[:-1])), options
+def _with(**options: Any) -> Any:
+    return lambda patch: _change_loss(patch, lambda pairs, texts: (replace(pairs, **options), texts))
+
+
+def _drop_a_negative(pairs: Pairs, texts: Texts) -> Any:
+    negatives = texts.negatives
+    assert negatives is not None
+    fewer = replace(negatives, all_ND=negatives.all_ND[:-1], hash_N=negatives.hash_N[:-1])
+    return pairs, replace(texts, negatives=fewer)
 
 
 def _forget_dropout_state(patch: Any) -> None:
@@ -270,11 +272,11 @@ FAULTS: dict[str, tuple[dict[str, Any], Any]] = {
     "gathered gradients not summed over processes": (T3, _do_not_sum),
     "gathered gradients of another process's rows": (T3, _take_the_rows_of_another),
     "weights' gradients not averaged over processes": (T3, _do_not_average),
-    "labels without offset": (T3, _with("offset", lambda offset: 0)),
-    "labels shifted by one": (T3, _with("offset", lambda offset: offset - rank())),
-    "no temperature": (T3, _with("temperature", lambda temperature: 1.0)),
+    "labels without offset": (T3, _with_offset(lambda offset: 0)),
+    "labels shifted by one": (T3, _with_offset(lambda offset: offset - rank())),
+    "no temperature": (T3, _with(temperature=1.0)),
     "one hard negative dropped": (T3, lambda patch: _change_loss(patch, _drop_a_negative)),
-    "no mask": (T3, _with("mask_equal_texts", lambda mask: False)),
+    "no mask": (T3, _with(mask_equal_texts=False)),
     "dropout drawn anew when computing again": (DROPOUT, _forget_dropout_state),
 }
 

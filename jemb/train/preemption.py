@@ -1,20 +1,26 @@
-"""A run behind a URL: it works in a folder on this machine, which is fetched at the start and copied as it goes.
+"""A run on machines that are taken away: it ends well when a signal asks for it, and lies behind a URL where it may.
 
-Without a URL the folder is the run, and all here does nothing.
+A signal to any of the processes ends all of them after the step that runs. A run behind a URL works in a folder on this
+machine, which is fetched at the start and copied as it goes; without a URL the folder is the run.
 """
 
 from __future__ import annotations
 
 import logging
+import signal
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import lightning
+import torch
 
 from jemb.core.files import write_json
-from jemb.distributed import rank
+from jemb.distributed import mean_over_ranks, rank
 from jemb.distributed.ranks import agreed, on_rank_zero
 from jemb.mirror import mirror_of
 from jemb.run_folder import RunFolder
@@ -22,6 +28,73 @@ from jemb.tables.places import to_local
 from jemb.train.checkpoints import Checkpoints
 
 log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+@dataclass(slots=True)
+class StopRequest:
+    """Set by SIGINT, SIGTERM or SIGUSR1, from `listen` to `restore`, or inside its block."""
+
+    signal: int | None = None
+    handlers: dict[int, Any] = field(default_factory=dict)
+
+    def wanted(self) -> bool:
+        return self.signal is not None
+
+    def listen(self) -> None:
+        """Install the handlers, and remember those of others."""
+        for number in SIGNALS:
+            self.handlers.setdefault(number, signal.signal(number, self._request))
+
+    def restore(self) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+    def __enter__(self) -> StopRequest:
+        self.listen()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.restore()
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.signal == signal.SIGINT == number:  # a second Ctrl-C: at once
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+class StopOnSignal(lightning.Callback):
+    """Ends `Trainer.fit` after the step that runs, on all ranks together, once SIGINT, SIGTERM or SIGUSR1 has reached
+    one of them. Stands before callbacks that save. `request.signal` is it, for a script that shall not end as if done.
+
+        lightning.Trainer(callbacks=[jemb.StopOnSignal(), jemb.Checkpoints("mine")])
+
+    request: one that listens already, from before the fit.
+    """
+
+    def __init__(self, request: StopRequest | None = None) -> None:
+        self.request, self.own = request or StopRequest(), request is None
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        self.request.listen()
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        # Lightning's own handler, just installed, ends a fit without a checkpoint, and where one rank alone gets the
+        # signal waits for the others in a broadcast. No option leaves it out; from here on ours stands in its place.
+        self.request.listen()
+        trainer.should_stop |= self._wanted()
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        trainer.should_stop |= self._wanted()
+
+    def _wanted(self) -> bool:
+        """By any rank."""
+        return bool(mean_over_ranks(torch.tensor([float(self.request.wanted())])).item())
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        if self.own:
+            self.request.restore()
 
 
 class CopyToStorage(lightning.Callback):
