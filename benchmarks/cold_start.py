@@ -23,6 +23,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.measure import forget, highest, median_range, resident
+
 BATCH, SHARD, LATER = 256, 25_000, 100_000
 
 
@@ -49,7 +51,7 @@ def main() -> None:
                 runs = [measure(way, folder, arguments.samples, step) for _ in range(arguments.repeats)]
                 seconds = [run["seconds"] for run in runs]
                 print(
-                    f"| {way} | {step:,} | {statistics.median(seconds):.2f} ({min(seconds):.2f}-{max(seconds):.2f}) | "
+                    f"| {way} | {step:,} | {median_range(seconds, 2)} | "
                     f"{statistics.median(run['bytes'] for run in runs) / 1e6:,.0f} |",
                     flush=True,
                 )
@@ -68,18 +70,13 @@ class Clock:
     """Time, and the highest resident memory above what there is now."""
 
     def __init__(self) -> None:
-        Path("/proc/self/clear_refs").write_text("5")  # the highest so far is what there is now
-        self.memory = _resident("VmRSS")
+        forget()  # the highest so far is what there is now
+        self.memory = resident(os.getpid())
         self.began = time.perf_counter()
 
     def read(self) -> dict[str, float]:
         seconds = time.perf_counter() - self.began
-        return {"seconds": seconds, "bytes": _resident("VmHWM") - self.memory}
-
-
-def _resident(field: str) -> int:
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:"))
-    return 1024 * int(line.split()[1])
+        return {"seconds": seconds, "bytes": highest() - self.memory}
 
 
 def jemb(folder: Path, samples: int, step: int) -> dict[str, float]:
@@ -134,13 +131,10 @@ WAYS = {"jemb": jemb, "sampler of sentence-transformers": sampler, "mosaicml-str
 
 
 def write_jemb(folder: Path, samples: int) -> None:
-    from benchmarks.texts import pairs
-    from jemb.core.records import Sample
-    from jemb.shards import write_dataset
+    from benchmarks.texts import pairs, write_shards
     from jemb.shards.manifest import write_manifest
 
-    rows = (Sample(key=f"{number:08d}", **row) for number, row in enumerate(pairs(SHARD)))
-    manifest = write_dataset(folder, "pairs", rows, SHARD)
+    manifest = write_shards(folder, pairs(SHARD), SHARD)
     (first,) = manifest.shards
     linked = [replace(first, file=f"shard-{number:06d}.tar") for number in range(samples // SHARD)]
     for info in linked[1:]:

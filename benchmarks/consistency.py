@@ -17,6 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from benchmarks.measure import median_range
 from jemb.prepare.stages.consistency import MOST, TOLERANCE
 from jemb.prepare.vectors.scoring import ScoringBackend, choose_backend, count_better, exact_scores
 
@@ -73,7 +74,7 @@ def main() -> None:
     for name, values in seconds.items():
         median = statistics.median(values)
         differ = int((dropped[name] != reference).sum())
-        print(f"| {name} | {median:.3f} ({min(values):.3f}-{max(values):.3f}) | {base / median:.2f} | {differ} |")
+        print(f"| {name} | {median_range(values, 3)} | {base / median:.2f} | {differ} |")
     for dtype in dict.fromkeys(["float32", fast.dtype]):
         rate = peak(getattr(torch, dtype), arguments.dim)
         floor = 2 * arguments.queries * arguments.pool * arguments.dim / rate

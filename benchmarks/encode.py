@@ -27,6 +27,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from benchmarks.consistency import peak
+from benchmarks.measure import median_range
 from jemb.model import Encoder, encode, find_folder, load_encoder
 from jemb.model.encode import BATCH_TOKENS, batches
 
@@ -81,8 +82,7 @@ def compare(
         median = statistics.median(values)
         off = float(np.abs(vectors[name] - vectors[OURS]).max())
         print(
-            f"| {name} | {median:.2f} ({min(values):.2f}-{max(values):.2f}) | {tokens.sum() / median:,.0f} | "
-            f"{best / median:.2f} | {off:.0e} |"
+            f"| {name} | {median_range(values, 2)} | {tokens.sum() / median:,.0f} | {best / median:.2f} | {off:.0e} |"
         )
     rate = peak(torch.float32, 384, columns=1536)
     floor = operations(ours, tokens) / rate

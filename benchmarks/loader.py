@@ -15,12 +15,14 @@ import argparse
 import itertools
 import json
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from benchmarks.measure import print_rates
 
 os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
@@ -39,7 +41,8 @@ def main() -> None:
         folder = Path(name)
         rows = write_data(folder, arguments.pairs)
         read = {"json.loads alone": json_alone(rows), "jemb": our_rows(folder), "webdataset": webdataset_rows(folder)}
-        table("reading", read, arguments.repeats, against="webdataset")
+        rates = {name: partial(rate_of, way) for name, way in read.items()}
+        print_rates("reading, pairs/s", rates, arguments.repeats, against="webdataset")
         few = max(BATCH, arguments.pairs // 10 // BATCH * BATCH)
         batches = {
             "the bare tokenizer": bare_tokenizer(rows[:few]),
@@ -47,30 +50,20 @@ def main() -> None:
             "jemb, ids of `jemb tokenize`": our_batches(folder, few, stored=True),
             "sentence-transformers": peer_batches(folder, few),
         }
-        table("reading and tokenising", batches, arguments.repeats, against="the bare tokenizer")
+        rates = {name: partial(rate_of, way) for name, way in batches.items()}
+        print_rates("reading and tokenising, pairs/s", rates, arguments.repeats, against="the bare tokenizer")
 
 
-def table(title: str, ways: dict[str, Callable[[], int]], repeats: int, against: str) -> None:
-    rates: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            began = time.perf_counter()
-            rates[name].append(way() / (time.perf_counter() - began))
-    base = statistics.median(rates[against])
-    print(f"\n| {title} | pairs/s, median (range) | ratio to {against} |\n|---|---:|---:|")
-    for name, found in rates.items():
-        median = statistics.median(found)
-        print(f"| {name} | {median:,.0f} ({min(found):,.0f}-{max(found):,.0f}) | {median / base:.2f} |")
+def rate_of(way: Callable[[], int]) -> float:
+    began = time.perf_counter()
+    return way() / (time.perf_counter() - began)
 
 
 def write_data(folder: Path, count: int) -> list[dict[str, str]]:
-    from benchmarks.texts import pairs
-    from jemb.core.records import Sample
-    from jemb.shards import write_dataset
+    from benchmarks.texts import pairs, write_shards
 
     rows = list(pairs(count))
-    samples = (Sample(key=f"{number:08d}", **row) for number, row in enumerate(rows))
-    write_dataset(folder / "shards", "pairs", samples, 25_000)
+    write_shards(folder / "shards", rows)
     with (folder / "pairs.jsonl").open("w") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     return rows

@@ -114,6 +114,7 @@ def _free(device: str) -> int:
 def _measure(options: argparse.Namespace) -> Cost:
     import torch
 
+    from benchmarks.measure import resident
     from jemb.loss import tiles
 
     torch.set_num_threads(options.threads)
@@ -126,7 +127,7 @@ def _measure(options: argparse.Namespace) -> Cost:
     if on_gpu:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() if on_gpu else _resident()
+    before = torch.cuda.memory_allocated() if on_gpu else resident(os.getpid())
     times = []
     for _ in range(options.repeat):
         start, cpu_start = time.perf_counter(), time.process_time()
@@ -137,10 +138,6 @@ def _measure(options: argparse.Namespace) -> Cost:
     peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     seconds, cpu_seconds = (min(kind) for kind in zip(*times, strict=True))
     return Cost(options.case, options.rows, seconds, cpu_seconds, peak - before)
-
-
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _vectors(rows: int, width: int, device: str) -> list[Tensor]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +75,40 @@ def resident(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
     except (OSError, IndexError):
         return 0
+
+
+def highest() -> int:
+    """The most bytes that were resident in this process since `forget`, or since it began."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return 1024 * int(line.split()[1])
+
+
+def forget() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def median_range(values: Sequence[float], digits: int = 0) -> str:
+    """`3.20 (3.05-3.40)`."""
+    middle, low, high = (f"{value:,.{digits}f}" for value in (statistics.median(values), min(values), max(values)))
+    return f"{middle} ({low}-{high})"
+
+
+def alternate(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """What each way gives in each round: they take turns, so that what else the machine does hits all alike."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            found[name].append(way())
+    return found
+
+
+def print_rates(title: str, ways: Mapping[str, Callable[[], float]], rounds: int, against: str) -> None:
+    """A table of the rates that the ways give, taking turns."""
+    rates = alternate(ways, rounds)
+    base = statistics.median(rates[against])
+    print(f"\n| {title} | median (range) | ratio to {against} |\n|---|---:|---:|")
+    for name, found in rates.items():
+        print(f"| {name} | {median_range(found)} | {statistics.median(found) / base:.2f} |", flush=True)
 
 
 def matrix_rate(device: str) -> float:

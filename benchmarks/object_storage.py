@@ -23,9 +23,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-from tests.object_store import BUCKET, CREDENTIALS, put_folder, s3_server
+from benchmarks.measure import print_rates
+from benchmarks.texts import pairs, write_shards
+from tests.helpers.object_store import BUCKET, CREDENTIALS, put_folder, s3_server
 
 BATCH, SHARD, WINDOW = 256, 2_500, 4
 os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -40,7 +43,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, s3_server() as port:
         root = Path(name)
         os.environ |= {**CREDENTIALS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "JEMB_CACHE": str(root / "cache")}
-        folder = write(root / "shards", arguments.pairs)
+        folder = root / "shards"
+        write_shards(folder, pairs(arguments.pairs), SHARD)
         put_folder(port, folder, "shards")
         url = f"s3://{BUCKET}/shards"
         size = sum(path.stat().st_size for path in folder.glob("*.tar"))
@@ -60,33 +64,19 @@ def main() -> None:
             "reading and tokenising, pairs per second of CPU": batches,
         }.items():
             in_a_process(lambda: read(url))  # warms the cache, and the page cache
-            table(title, ways, arguments.rounds, "folder")
+            apart = {name: partial(in_a_process, way) for name, way in ways.items()}
+            print_rates(title, apart, arguments.rounds, "folder")
         speeds = [in_a_process(lambda: cold(root, lambda: bare(url))) / 1e6 for _ in range(arguments.rounds)]
         print(f"\nbare download with s3fs, 4 at a time: {statistics.median(speeds):.0f} MB/s")
         speeds = [in_a_process(lambda: cold(root, lambda: fetch(url))) / 1e6 for _ in range(arguments.rounds)]
         print(f"into the cache (checksum, fsync), 4 at a time: {statistics.median(speeds):.0f} MB/s")
         in_a_process(lambda: read(url))
         places = {"folder": str(folder), "s3, warm cache": url}
-        train: dict[str, Way] = {
-            where: lambda where=place: training(root, where, arguments.steps)  # type: ignore[misc]
-            for where, place in places.items()
-        }
-        table("jemb train model=tiny, tokens/s", train, min(3, arguments.rounds), "folder", apart=False)
+        train = {where: partial(training, root, place, arguments.steps) for where, place in places.items()}
+        print_rates("jemb train model=tiny, tokens/s", train, min(3, arguments.rounds), "folder")
 
 
 Way = Callable[[], float]
-
-
-def table(title: str, ways: dict[str, Way], rounds: int, against: str, *, apart: bool = True) -> None:
-    rates: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            rates[name].append(in_a_process(way) if apart else way())
-    base = statistics.median(rates[against])
-    print(f"\n| {title} | median (range) | ratio to {against} |\n|---|---:|---:|")
-    for name, found in rates.items():
-        median = statistics.median(found)
-        print(f"| {name} | {median:,.0f} ({min(found):,.0f}-{max(found):,.0f}) | {median / base:.2f} |", flush=True)
 
 
 def in_a_process(work: Way) -> float:
@@ -110,15 +100,6 @@ def cold(root: Path, work: Way) -> float:
         shutil.rmtree(cache, ignore_errors=True)
         if aside.exists():
             aside.rename(cache)
-
-
-def write(folder: Path, count: int) -> Path:
-    from benchmarks.texts import pairs
-    from jemb.core.records import Sample
-    from jemb.shards import write_dataset
-
-    write_dataset(folder, "pairs", (Sample(f"{number:08d}", **row) for number, row in enumerate(pairs(count))), SHARD)
-    return folder
 
 
 def read(place: str) -> float:

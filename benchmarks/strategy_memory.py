@@ -13,12 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from benchmarks.measure import forget, highest
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -59,11 +60,9 @@ def main() -> None:
 
 
 def write_shards(folder: Path) -> str:
-    from jemb.core.records import Sample
-    from jemb.shards import write_dataset
+    from benchmarks.texts import write_shards
 
-    samples = [Sample(str(number), f"word {number}", f"another word {number}") for number in range(64)]
-    write_dataset(folder / "shards", "words", samples, 1000)
+    write_shards(folder / "shards", ({"query": f"word {n}", "positive": f"another word {n}"} for n in range(64)))
     return f"shards={folder / 'shards'}"
 
 
@@ -92,7 +91,7 @@ def measure(options: list[str]) -> None:
     begin, step, save = Checkpoints.on_fit_start, EmbeddingModule.training_step, Checkpoints.on_train_batch_end
 
     def measured_begin(callback: Checkpoints, trainer: Trainer, module: EmbeddingModule) -> None:
-        found["start"] = peak()  # the model is there, AdamW's state not yet
+        found["start"] = highest()  # the model is there, AdamW's state not yet
         found["parameters"] = (callback.run.start / "model.safetensors").stat().st_size / 4
         begin(callback, trainer, module)
 
@@ -101,10 +100,10 @@ def measure(options: list[str]) -> None:
         return step(module, batch, number)
 
     def measured_save(callback: Checkpoints, trainer: Trainer, module: EmbeddingModule, *rest: Any) -> None:
-        found["step"] = peak()  # the last one counts
+        found["step"] = highest()  # the last one counts
         forget()
         save(callback, trainer, module, *rest)
-        found["checkpoint"] = peak()
+        found["checkpoint"] = highest()
 
     Checkpoints.on_fit_start = measured_begin  # type: ignore[method-assign]
     EmbeddingModule.training_step = measured_step  # type: ignore[method-assign]
@@ -113,17 +112,6 @@ def measure(options: list[str]) -> None:
     if "RANK" not in os.environ or os.environ["RANK"] == "0":
         print(json.dumps(found))
     sys.exit(code)
-
-
-def peak() -> int:
-    """Highest resident bytes of this process since `forget`."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) * 1024
-
-
-def forget() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 if __name__ == "__main__":

@@ -6,10 +6,14 @@ import json
 import pydoc_data.topics
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from jemb.shards import Manifest
 
 CHUNK = 20_000
 
@@ -46,6 +50,14 @@ def pairs(count: int, *, seed: int = 0, duplicates: float = 0.05, near: float = 
             block.append(sides)
             yield {"query": " ".join(sides[0]), "positive": " ".join(sides[1])}
         made += size
+
+
+def write_shards(folder: Path, rows: Iterable[Mapping[str, str]], shard: int = 25_000) -> Manifest:
+    """The pairs as a data set `pairs` of jemb, at most `shard` of them in a tar."""
+    from jemb.core.records import Sample
+    from jemb.shards import write_dataset
+
+    return write_dataset(folder, "pairs", (Sample(f"{number:08d}", **row) for number, row in enumerate(rows)), shard)
 
 
 def write_pairs(path: Path, count: int, **options: float) -> Path:

@@ -82,6 +82,8 @@ def compare(
 ) -> None:
     from sentence_transformers.losses import CachedMultipleNegativesRankingLoss
 
+    from benchmarks.measure import median_range
+
     steps = WARM + arguments.steps
     job: dict[str, Any] = {
         "folder": str(folder),
@@ -116,7 +118,7 @@ def compare(
     print("| | pairs/s, median (range) | ratio | share of the floor | peak memory, GB |\n|---|---:|---:|---:|---:|")
     for name, found in rates.items():
         print(
-            f"| {name} | {medians[name]:,.1f} ({min(found):,.1f}-{max(found):,.1f}) | {medians[name] / best:.2f} | "
+            f"| {name} | {median_range(found, 1)} | {medians[name] / best:.2f} | "
             f"{medians[name] * per_pair / rate:.0%} | {peaks[name] / 1e9:.2f} |"
         )
     print(f"| floor: {per_pair / 1e9:.2f} GFLOP a pair at {rate / 1e12:.2f} TFLOP/s | {rate / per_pair:,.1f} | | | |")
@@ -137,13 +139,11 @@ def docstring_pairs(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def write_data(folder: Path, pairs: Sequence[dict[str, str]]) -> None:
-    from jemb.core.records import Sample
-    from jemb.shards import write_dataset
+    from benchmarks.texts import write_shards
 
     with (folder / "pairs.jsonl").open("w") as file:
         file.writelines(json.dumps(pair) + "\n" for pair in pairs)
-    samples = (Sample(key=f"{number:08d}", **pair) for number, pair in enumerate(pairs))
-    write_dataset(folder / "shards", "pairs", samples, 25_000)
+    write_shards(folder / "shards", pairs)
 
 
 def make_model(shape: str, folder: Path) -> None:
