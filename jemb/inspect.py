@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +53,9 @@ def inspect(config: InspectConfig) -> str:
 def describe_dataset(reader: ShardReader, num_samples: int, *, tokens: Lengths | None = None) -> str:
     """Counts, the funnel that made it, lengths, and its first samples."""
     manifest = reader.manifest
+    more = f" (with {', '.join(manifest.fields)})" if manifest.fields else ""
     lines = [
-        f"{manifest.name}: {manifest.num_samples:,} {manifest.kind}{_more(manifest.fields)} "
+        f"{manifest.name}: {manifest.num_samples:,} {manifest.kind}{more} "
         f"in {len(manifest.shards)} shards, {manifest.bytes / 1e6:,.1f} MB "
         f"({without_secrets(reader.tars.url) if reader.tars else reader.folder})",
         f"  fingerprint  {manifest.fingerprint[:16]}…",
@@ -110,7 +112,7 @@ def summary_of(run: RunFolder) -> str:
     if status == "killed":
         line += f" (no process holds it, though {run.record.name} says running)"
     if status != "finished":
-        line += f", last alive {_ago(time.time() - run.last_alive())} ago"
+        line += f", last alive {timedelta(seconds=round(time.time() - run.last_alive()))} ago"
     return line
 
 
@@ -142,17 +144,6 @@ def _lengths(samples: Sequence[Sample], tokens: Lengths | None) -> list[str]:
                 f"longest {lengths.max():,}"
             )
     return lines
-
-
-def _more(fields: Sequence[str]) -> str:
-    return f" (with {', '.join(fields)})" if fields else ""
-
-
-def _ago(seconds: float) -> str:
-    for name, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {name}"
-    return f"{max(0.0, seconds):.0f} s"
 
 
 def _short(text: str, width: int = 100) -> str:

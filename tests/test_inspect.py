@@ -64,7 +64,7 @@ def test_runs(tmp_path: Path) -> None:
     run = make_run(tmp_path / "b", "running", last_step=time.time() - 600)
     lines = report(tmp_path)
     assert lines[0] == f"{tmp_path}/a: pairs, finished, step 3 of 9"
-    killed = "killed, step 3 of 9 (no process holds it, though run.json says running), last alive 10 min ago"
+    killed = "killed, step 3 of 9 (no process holds it, though run.json says running), last alive 0:10:00 ago"
     assert lines[1] == f"{tmp_path}/b: pairs, {killed}"
     lines = report(run.path)
     assert "  data set answers: 50 pairs, 100.0 % of the batches" in lines

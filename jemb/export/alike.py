@@ -31,7 +31,7 @@ def check_alike(name: str, first: Encoder, other: str, encoder: Encoder) -> None
     ours, theirs = _facts(first), _facts(encoder)
     for what in ours | theirs:
         if ours.get(what) != theirs.get(what):
-            raise InputError(f"{apart}: {what} is {_short(ours.get(what))} and {_short(theirs.get(what))}")
+            raise InputError(f"{apart}: {what} is {ours.get(what)!r:.80} and {theirs.get(what)!r:.80}")
     one, two = first.state_dict(), encoder.state_dict()
     if names := sorted(one.keys() ^ two.keys()):
         raise InputError(f"{apart}: only {name if names[0] in one else other} has the weights {names[0]}")
@@ -61,8 +61,3 @@ def _facts(encoder: Encoder) -> dict[str, Any]:
             f"module {n}": head.get_config_dict() for n, head in enumerate(heads, 1) if hasattr(head, "get_config_dict")
         },
     }
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"
