@@ -17,7 +17,6 @@ import numpy as np
 from jemb.config import EvaluateConfig
 from jemb.config.types import Quantization
 from jemb.core.errors import Failure, InputError
-from jemb.evaluate.bm25 import SETTINGS
 from jemb.evaluate.measure import Measured, Score, Task
 from jemb.evaluate.vectors import Encode, Prompts, Remember
 
@@ -86,23 +85,6 @@ def check_models(names: Sequence[str], tasks: Iterable[Task]) -> None:
             from jemb.model.load import find_folder
 
             find_folder(name)
-
-
-def open_model(
-    name: str, make: Callable[[str], Encode], widths: Sequence[int], quantization: Sequence[Quantization] = ()
-) -> Callable[[Task], Measured | None]:
-    """The model `name` as a function that measures it on a task, None where it cannot do the task. make: loads all but
-    `bm25`. `InputError` where its vectors are narrower than asked."""
-    if name == BM25:
-        log.info("model=bm25: %s", SETTINGS)
-        return lambda task: task.measure_bm25() if task.ranks else None
-    encode = make(name)
-    widest = encode(["0"]).shape[1] if widths else 0
-    if any(width > widest for width in widths):
-        raise InputError(
-            f"widths={list(widths)}: the vectors of {name} have {widest} numbers; wanted no more than that"
-        )
-    return lambda task: measure(task, encode, widths, quantization)
 
 
 def measure(task: Task, encode: Encode, widths: Sequence[int], quantization: Sequence[Quantization] = ()) -> Measured:

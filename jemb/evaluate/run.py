@@ -17,9 +17,10 @@ from pathlib import Path
 from jemb.config import EvaluateConfig
 from jemb.core.errors import InputError
 from jemb.core.files import make_way, read_json, write_json
+from jemb.evaluate.bm25 import SETTINGS
 from jemb.evaluate.comparison import Comparison, write_task_results
 from jemb.evaluate.measure import Bootstrap, Task
-from jemb.evaluate.models import BM25, check_models, load_text_encoder, open_model
+from jemb.evaluate.models import BM25, check_models, load_text_encoder, measure
 from jemb.evaluate.report import report_path, write_report
 from jemb.evaluate.tasks import load_task, load_tasks
 from jemb.evaluate.vectors import Encode
@@ -103,15 +104,24 @@ def score_model(
     path = Path(name).expanduser()
     run = RunFolder(path) if name != BM25 and is_run(path) else None
     identity = run.model_identity() if run else ""
-    scorer = open_model(name, make, config.widths, config.quantization)
+    encode = None if name == BM25 else make(name)
+    if encode is None:
+        log.info("model=bm25: %s", SETTINGS)
+    elif config.widths and max(config.widths) > (widest := encode(["0"]).shape[1]):
+        raise InputError(
+            f"widths={config.widths}: the vectors of {name} have {widest} numbers; wanted no more than that"
+        )
     while tasks:
         task = tasks.pop(0)
-        began = time.monotonic()
-        measured = scorer(task)
-        if measured is not None:
-            comparison.add(name, task.name, task.main, measured, time.monotonic() - began)
-        else:
+        if encode is None and not task.ranks:
             log.info("model=%s ranks texts only, so it has no score for '%s'", name, task.name)
+            continue
+        began = time.monotonic()
+        if encode is None:
+            measured = task.measure_bm25()
+        else:
+            measured = measure(task, encode, config.widths, config.quantization)
+        comparison.add(name, task.name, task.main, measured, time.monotonic() - began)
     if run:
         try:
             run.keep_scores(comparison.scores.get(name, {}), identity)
