@@ -117,10 +117,7 @@ def score_model(
             log.info("model=%s ranks texts only, so it has no score for '%s'", name, task.name)
             continue
         began = time.monotonic()
-        if encode is None:
-            measured = task.measure_bm25()
-        else:
-            measured = measure(task, encode, config.widths, config.quantization)
+        measured = task.measure_bm25() if encode is None else measure(task, encode, config.widths, config.quantization)
         comparison.add(name, task.name, task.main, measured, time.monotonic() - began)
     if run:
         try:
