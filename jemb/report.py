@@ -11,7 +11,6 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,9 +32,6 @@ LONG = 40
 LEAST_WIDTH = 520
 """Pixels of a figure where there is room for them, more than half the column; a phone shows it as wide as itself."""
 
-COLOURS = 11
-"""Series with colours of their own; the style sheet has `--s0`, `--s1`, … for them."""
-
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -44,17 +40,6 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "grid.alpha": 0.3,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """A line of a bar chart. values: the length of each series, >= 0. shown: what stands beside the bar. anchor: of the
-    part of this page that the label leads to."""
-
-    label: str
-    values: Sequence[float]
-    shown: str
-    anchor: str = ""
 
 
 class Report:
@@ -82,33 +67,15 @@ class Report:
         self._parts.append({"kind": "text", "text": paragraph})
 
     @contextmanager
-    def details(self, summary: str, note: str = "", anchor: str = "") -> Iterator[None]:
+    def details(self, summary: str, note: str = "") -> Iterator[None]:
         """What is added inside is shown only when a reader opens it. note: stands beside the summary, in grey."""
-        self._parts.append({"kind": "open", "text": summary, "note": note, "anchor": anchor})
+        self._parts.append({"kind": "open", "text": summary, "note": note})
         yield
         self._parts.append({"kind": "close"})
 
     def quote(self, head: str, texts: Sequence[tuple[str, str]]) -> None:
         """Texts of the data as they are, each with a name, under a line that says what they are."""
         self._parts.append({"kind": "quote", "text": head, "texts": texts})
-
-    def bars(self, series: Sequence[str], bars: Sequence[Bar], caption: str = "", full: float | None = None) -> None:
-        """Horizontal bars, the series of a bar end to end, in HTML: labels may be any text, and are links.
-
-        series: their names, at most `COLOURS` of different colour. full: length of a bar over the whole width; None:
-        the longest.
-        """
-        for bar in bars:
-            if len(bar.values) != len(series):
-                raise ValueError(f"bar '{bar.label}': {len(bar.values)} values for the series {series!r}")
-        length = full or max((sum(bar.values) for bar in bars), default=0) or 1
-        shown = [
-            {"label": bar.label, "shown": bar.shown, "anchor": bar.anchor,
-             "parts": [(i % COLOURS, f"{100 * value / length:.3g}") for i, value in enumerate(bar.values) if value > 0]}
-            for bar in bars
-        ]  # fmt: skip
-        legend = [(i % COLOURS, name) for i, name in enumerate(series)] if len(series) > 1 else []
-        self._parts.append({"kind": "bars", "legend": legend, "bars": shown, "caption": caption})
 
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[Cell]], caption: str = "") -> None:
         """Rows as long as `headers`. A column of numbers stands right, another left."""
@@ -139,7 +106,7 @@ class Report:
         environment = jinja2.Environment(
             autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
         )
-        known = {"title": self.title, "subtitle": self.subtitle, "parts": self._parts, "colours": COLOURS}
+        known = {"title": self.title, "subtitle": self.subtitle, "parts": self._parts}
         known["wbr"] = Markup("<wbr>")  # where a name may be broken
         page = environment.from_string(template).render(known)
         return page.encode(errors="replace").decode()

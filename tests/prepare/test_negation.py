@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jemb.demo.packages import read_module
+from jemb.demo.reword import reword
 from jemb.prepare.engine.table import Rows
 from jemb.prepare.english import base_of_third, head_verb, third_person, words
 from jemb.prepare.negating import negate
@@ -234,8 +235,8 @@ def test_kinds_vary(sentences: list[str]) -> None:
 
 def test_every_process_agrees(sentences: list[str]) -> None:
     program = (
-        "import json, sys; from jemb.prepare.negating import negate; "
-        "print(json.dumps([negate(s) for s in json.load(sys.stdin)]))"
+        "import json, sys; from jemb.demo.reword import reword; from jemb.prepare.negating import negate; "
+        "print(json.dumps([[negate(s), reword(s)] for s in json.load(sys.stdin)]))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     done = subprocess.run(
@@ -246,7 +247,7 @@ def test_every_process_agrees(sentences: list[str]) -> None:
         check=True,
         env=environment,
     )
-    assert json.loads(done.stdout) == [negate(sentence) for sentence in sentences]
+    assert json.loads(done.stdout) == [[negate(sentence), reword(sentence)] for sentence in sentences]
 
 
 ROWS = Rows(

@@ -1,16 +1,15 @@
-"""What the stages found on the way, as it stands in a manifest's statistics, brought into three shapes that can be
-shown: a number, a tally (counts by name) and a histogram (counts by range).
+"""What the stages found on the way, as it stands in a manifest's statistics: numbers, tallies (counts by name) and
+histograms (counts by range, of one series or of several by name).
 
-Before: `run.py` has put the statistics of each stage into the manifest. After: `report.py` shows them. A statistic
-nobody here knows is shown under its own name; one of another shape is left out.
+Before: `run.py` has put the statistics of each stage into the manifest. After: `page.py` shows them. A statistic nobody
+here knows is shown under its own name; one of another shape is left out.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from jemb.prepare.registry import Statistic, all_stages
@@ -29,18 +28,8 @@ WIDTH, HEIGHT = 3.7, 2.7
 """Of a histogram in inches: as wide as a phone, so that its letters are not made smaller there."""
 KEPT, DROPPED, OTHERS = "#2a78b8", "#d55e00", ("#009e73", "#7e5fb5", "#8d979f")
 Tally = Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Histogram:
-    """counts: of each series, in equal ranges from `start` to `end`."""
-
-    start: float
-    end: float
-    counts: Mapping[str, Sequence[float]]
-
-
-Finding = float | Tally | Histogram
+Histogram = Mapping[str, Any]
+"""`counts` in equal ranges `from` a number `to` another."""
 
 
 def about(stage: str, name: str) -> Statistic:
@@ -50,13 +39,24 @@ def about(stage: str, name: str) -> Statistic:
     return (known.statistics if known else {}).get(name) or Statistic(words[:1].upper() + words[1:], axis=words)
 
 
-def findings(statistics: Mapping[str, Any]) -> dict[str, Finding]:
-    """The statistics of a stage by name; those inside another have both names."""
-    found: dict[str, Finding] = {}
-    for name, value in statistics.items():
-        if name not in (EXAMPLES, SHOWN):
-            found |= _read(str(name), value)
-    return found
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def as_tally(value: Any) -> Tally:
+    """Nothing for what is none."""
+    return value if isinstance(value, Mapping) and all(map(is_number, value.values())) else {}
+
+
+def as_histograms(value: Any) -> Mapping[str, Histogram]:
+    """The series by name, that of a single one is ""; nothing for what is none."""
+    if _is_histogram(value):
+        return {"": value}
+    return value if isinstance(value, Mapping) and all(map(_is_histogram, value.values())) else {}
+
+
+def _is_histogram(value: Any) -> bool:
+    return isinstance(value, Mapping) and set(value) == {"from", "to", "counts"}
 
 
 def tally_lines(tally: Tally, most: int = TALLY_ROWS) -> list[tuple[str, float]]:
@@ -73,17 +73,18 @@ def tally_lines(tally: Tally, most: int = TALLY_ROWS) -> list[tuple[str, float]]
     return items
 
 
-def draw_histogram(histogram: Histogram, words: Statistic, line: Any = None) -> Figure | None:
+def draw_histogram(histograms: Mapping[str, Histogram], words: Statistic, line: Any = None) -> Figure | None:
     """A curve of steps over the ranges that have rows; None without any. With several series each in percent of its
     own, since one may be a hundredth of another. line: where a dashed one is drawn."""
     from matplotlib.ticker import MaxNLocator
 
-    series = {name: counts for name, counts in histogram.counts.items() if any(counts)}
+    series = {name: one["counts"] for name, one in histograms.items() if any(one["counts"])}
     if not series:
         return None
-    bins = max(map(len, series.values()))
-    width = (histogram.end - histogram.start) / bins
-    edges = [histogram.start + width * number for number in range(bins + 1)]
+    first = next(iter(histograms.values()))
+    bins = len(first["counts"])
+    width = (first["to"] - first["from"]) / bins
+    edges = [first["from"] + width * number for number in range(bins + 1)]
     filled = [number for number in range(bins) if any(counts[number] for counts in series.values())]
     low, high = max(0, filled[0] - 1), min(bins, filled[-1] + 2)
     figure, axes = new_axes(WIDTH, HEIGHT)
@@ -91,7 +92,7 @@ def draw_histogram(histogram: Histogram, words: Statistic, line: Any = None) -> 
     for name, counts in series.items():
         total = sum(counts)
         colour = {"kept": KEPT, "dropped": DROPPED}.get(name) or (KEPT if len(series) == 1 else next(others))
-        heights = [100 * count / total for count in counts] if len(histogram.counts) > 1 else list(counts)
+        heights = [100 * count / total for count in counts] if len(histograms) > 1 else list(counts)
         label = f"{name} ({exact(total)})" if name else None
         axes.stairs(heights[low:high], edges[low : high + 1], fill=True, color=colour, alpha=0.25)
         axes.stairs(heights[low:high], edges[low : high + 1], color=colour, linewidth=1.4, label=label)
@@ -100,7 +101,7 @@ def draw_histogram(histogram: Histogram, words: Statistic, line: Any = None) -> 
     if isinstance(line, int | float) and edges[low] <= line <= edges[high]:
         axes.axvline(line, color="#3f474e", linestyle="--", linewidth=1.2, label=f"{words.setting} {line:g}")
     axes.set_xlabel(words.axis, parse_math=False)
-    axes.set_ylabel(f"% of {words.unit}" if len(histogram.counts) > 1 else words.unit, parse_math=False)
+    axes.set_ylabel(f"% of {words.unit}" if len(histograms) > 1 else words.unit, parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside upper left", ncols=2, fontsize=9, frameon=False)
@@ -110,29 +111,3 @@ def draw_histogram(histogram: Histogram, words: Statistic, line: Any = None) -> 
 def exact(value: float) -> str:
     """A number with its thousands apart: every digit of a count, four of another."""
     return f"{value:,.0f}" if value == int(value) else f"{value:,.4g}"
-
-
-def _read(name: str, value: Any) -> dict[str, Finding]:
-    if _is_number(value):
-        return {name: float(value)}
-    if not isinstance(value, Mapping) or not value:
-        return {}
-    if _is_histogram(value):
-        return {name: Histogram(value["from"], value["to"], {"": value["counts"]})}
-    if all(map(_is_histogram, value.values())):
-        first = next(iter(value.values()))
-        return {name: Histogram(first["from"], first["to"], {key: one["counts"] for key, one in value.items()})}
-    if all(map(_is_number, value.values())):
-        return {name: {str(key): float(count) for key, count in value.items()}}
-    found: dict[str, Finding] = {}
-    for key, inner in value.items():
-        found |= _read(f"{name}: {key}", inner)
-    return found
-
-
-def _is_histogram(value: Any) -> bool:
-    return isinstance(value, Mapping) and set(value) == {"from", "to", "counts"}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -11,28 +11,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jemb.prepare.registry import all_stages
 from jemb.prepare.report.findings import (
     EXAMPLES,
     SHOWN,
-    Finding,
-    Histogram,
     about,
+    as_histograms,
+    as_tally,
     draw_histogram,
     exact,
-    findings,
+    is_number,
     tally_lines,
 )
 from jemb.prepare.report.summary import by_order, family, funnel, meanings
-from jemb.report import Bar, Cell, Report
+from jemb.report import Cell, Report
 from jemb.shards import Manifest, StageCount
 
 MEMBERS = 5
 """Shown of the languages a stage dropped rows for; the chart of that stage has more."""
 Settings = dict[tuple[str, str], Any]
 """(stage, option) to its value."""
-Found = Mapping[str, Mapping[str, Finding]]
-"""Stage to what it found."""
 Example = tuple[str, str, list[Mapping[str, Any]]]
 """Stage, reason, rows."""
 
@@ -52,8 +49,8 @@ def make_report(manifests: Sequence[Manifest]) -> Report:
     elif manifests:
         _summary(report, manifests, total)
         report.heading("Each data set")
-        for number, manifest in enumerate(manifests):
-            with report.details(manifest.name, _kept(funnel(manifest)), _anchor(number)):
+        for manifest in manifests:
+            with report.details(manifest.name, _kept(funnel(manifest))):
                 _data_set(report, manifest, report.subheading)
     return report
 
@@ -64,10 +61,10 @@ def _data_set(report: Report, manifest: Manifest, heading: Callable[[str], None]
     heading("What is left")
     _funnel(report, manifest.stages, funnel(manifest)["read"])
     settings = {(stage.name, option): value for stage in manifest.stages for option, value in stage.settings.items()}
-    found = {stage.name: findings(stage.statistics) for stage in manifest.stages}
-    if any(found.values()):
+    if found := [stage for stage in manifest.stages if stage.statistics.keys() - {EXAMPLES, SHOWN}]:
         heading("What the stages found")
-    _findings(report, found, settings)
+    for stage in found:
+        _findings(report, stage, settings)
     for stage in manifest.stages:
         if examples_of := stage.statistics.get(SHOWN):
             heading(f"Examples of what {stage.name} gave rows")
@@ -84,7 +81,6 @@ def _data_set(report: Report, manifest: Manifest, heading: Callable[[str], None]
 def _summary(report: Report, manifests: Sequence[Manifest], total: Mapping[str, int]) -> None:
     """All data sets side by side, and their sum."""
     report.heading("Summary")
-    _data_set_bars(report, manifests)
     lines = [*((manifest.name, funnel(manifest)) for manifest in manifests), ("total", total)]
     rows: list[list[Cell]] = [
         [name, counts["read"], counts["kept"], _percent(counts["kept"], counts["read"]), _drops(counts)]
@@ -97,20 +93,6 @@ def _drops(counts: Mapping[str, int]) -> str:
     """Reasons with their rows, most first."""
     found = [(count, reason) for reason, count in counts.items() if reason not in ("read", "kept")]
     return ", ".join(f"{reason} {count:,}" for count, reason in sorted(found, key=lambda item: -item[0])) or "none"
-
-
-def _data_set_bars(report: Report, manifests: Sequence[Manifest]) -> None:
-    lost = [{stage.name: sum(stage.dropped.values()) for stage in manifest.stages} for manifest in manifests]
-    taking = [name for name in ["read", *all_stages()] if any(counts.get(name) for counts in lost)]
-    taking += dict.fromkeys(name for counts in lost for name in counts if counts[name] and name not in taking)
-    bars = []
-    for number, manifest in enumerate(manifests):
-        counts = funnel(manifest)
-        parts = [counts["kept"], *(lost[number].get(name, 0) for name in taking)]
-        shown = f"{counts['kept']:,} of {counts['read']:,} ({_percent(counts['kept'], counts['read'])})"
-        bars.append(Bar(manifest.name, [part / max(1, counts["read"]) for part in parts], shown, _anchor(number)))
-    caption = "Rows kept, and share of each data set's rows that were kept or that a stage dropped."
-    report.bars(["kept", *taking], bars, caption, full=1)
 
 
 def _funnel(report: Report, stages: Sequence[StageCount], read: int) -> None:
@@ -142,35 +124,25 @@ def _reasons(dropped: Mapping[str, int]) -> Iterator[tuple[str, int, str]]:
         yield name, int(sum(members.values())), said
 
 
-def _findings(report: Report, found: Found, settings: Settings) -> None:
+def _findings(report: Report, stage: StageCount, settings: Settings) -> None:
     """Numbers of a stage in a line, then its histograms, which stand side by side, then its tallies."""
-    for stage, values in found.items():
-        if not values:
-            continue
-        report.subheading(stage)
-        numbers = [
-            f"{about(stage, name).title}: {exact(value)}" for name, value in values.items() if isinstance(value, float)
-        ]
-        if numbers:
-            report.text("; ".join(numbers) + ".")
-        for name, value in values.items():
-            words = about(stage, name)
-            if isinstance(value, Histogram):
-                figure = draw_histogram(value, words, settings.get((stage, words.setting)))
-                if figure:
-                    report.figure(figure, f"Histogram: {words.title}", f"{words.title}.")
-        for name, value in values.items():
-            if isinstance(value, Mapping):
-                _tally(report, stage, name, value)
-
-
-def _tally(report: Report, stage: str, name: str, tally: Mapping[str, float]) -> None:
-    words = about(stage, name)
-    caption, rest = f"{words.title}.", dict(tally)
-    if words.aside and words.aside in rest:
-        caption = f"{words.title}, beside {exact(rest.pop(words.aside))} {words.unit} that are {words.aside}."
-    lines = tally_lines(rest)
-    report.bars([words.unit], [Bar(key, [count], exact(count)) for key, count in lines], caption)
+    report.subheading(stage.name)
+    found = {name: value for name, value in stage.statistics.items() if name not in (EXAMPLES, SHOWN)}
+    words = {name: about(stage.name, name) for name in found}
+    numbers = [f"{words[name].title}: {exact(value)}" for name, value in found.items() if is_number(value)]
+    if numbers:
+        report.text("; ".join(numbers) + ".")
+    for name, value in found.items():
+        title = words[name].title
+        figure = draw_histogram(as_histograms(value), words[name], settings.get((stage.name, words[name].setting)))
+        if figure:
+            report.figure(figure, f"Histogram: {title}", f"{title}.")
+    for name, value in found.items():
+        if tally := dict(as_tally(value)):
+            caption, aside, unit = f"{words[name].title}.", words[name].aside, words[name].unit
+            if aside and aside in tally:
+                caption = f"{words[name].title}, beside {exact(tally.pop(aside))} {unit} that are {aside}."
+            report.table(["", unit], [[key, exact(count)] for key, count in tally_lines(tally)], caption)
 
 
 def _examples(report: Report, manifest: Manifest, examples: Sequence[Example]) -> None:
@@ -224,7 +196,3 @@ def _written(manifest: Manifest) -> str:
     shards = f"{len(manifest.shards):,} shard{'s' if len(manifest.shards) != 1 else ''}"
     beside = "".join(f"; {file.file} has {file.bytes / 1e6:,.1f} MB" for file in manifest.files)
     return f"{manifest.num_samples:,} {manifest.kind} in {shards} of {manifest.bytes / 1e6:,.1f} MB in all{beside}."
-
-
-def _anchor(number: int) -> str:
-    return f"data-set-{number + 1}"
