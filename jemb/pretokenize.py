@@ -21,7 +21,7 @@ from jemb.core.text import content_hash
 from jemb.model import Tokenize, load_encoder, probe
 from jemb.prepare.engine.executor import LocalExecutor
 from jemb.shards import ShardReader, open_datasets
-from jemb.shards.tokens import Recipe, finish_tokens, has_part, recipe_of, start_tokens, token_folder, write_part
+from jemb.shards.tokens import Recipe, has_part, recipe_of, start_tokens, token_folder, write_part
 
 ROWS = 4096
 """Samples that are tokenised at once."""
@@ -51,24 +51,22 @@ def pretokenize(config: TokenizeConfig) -> str:
     encoder.prompts |= config.prompts.given
     probe(encoder, config.model)
     output = token_folder(config.output, "output")
-    recipes = {name: recipe_of(reader.manifest, encoder) for name, reader in readers.items()}
     with alone(output, "jemb tokenize"):
         tasks = []
         for name, reader in readers.items():
             folder = inside(output, name, f"shards={config.shards}")  # a manifest says what its data set is called
-            if start_tokens(folder, recipes[name]):
-                borders = pairwise([0, *accumulate(shard.num_samples for shard in reader.manifest.shards)])
-                tasks += [
-                    _Task(reader, number, *rows, encoder.tokenize, recipes[name], folder)
-                    for number, rows in enumerate(borders)
-                    if not has_part(folder, number)
-                ]
+            recipe = recipe_of(reader.manifest, encoder)
+            start_tokens(folder, recipe)
+            borders = pairwise([0, *accumulate(shard.num_samples for shard in reader.manifest.shards)])
+            tasks += [
+                _Task(reader, number, *rows, encoder.tokenize, recipe, folder)
+                for number, rows in enumerate(borders)
+                if not has_part(folder, number)
+            ]
         total = sum(task.stop - task.start for task in tasks)
         with LocalExecutor(config.workers) as executor, Progress("tokenise", total, "sample") as bar:
             for number, _ in executor.run(_write, tasks, serial=len(tasks) == 1):
                 bar.update(tasks[number].stop - tasks[number].start)
-        for name, recipe in recipes.items():
-            finish_tokens(output / name, recipe)
     rows = sum(map(len, readers.values()))
     return f"tokens of {rows:,} samples of {len(readers)} data sets: {output} ({total:,} samples tokenised now)"
 

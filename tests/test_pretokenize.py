@@ -25,7 +25,7 @@ from jemb.data import BatchPlan, Collate, PlanSource
 from jemb.model import Encoder, find_folder, load_encoder
 from jemb.pretokenize import pretokenize
 from jemb.shards import open_datasets, write_dataset
-from jemb.shards.tokens import ARRAYS, finish_tokens, open_tokens, start_tokens
+from jemb.shards.tokens import ARRAYS, open_tokens, start_tokens
 from tests.helpers.step_batches import Steps
 
 AUXILIARY = str(find_folder("all-MiniLM-L6-v2"))
@@ -114,7 +114,6 @@ def test_a_large_vocabulary_and_a_sample_with_too_few(
         task = module._Task(reader, number, 10 * number, stop, encoder.tokenize, recipe, tmp_path / "tokens" / "mixed")
         module._write(task)
     start_tokens(tmp_path / "tokens" / "mixed", recipe)
-    finish_tokens(tmp_path / "tokens" / "mixed", recipe)
     assert np.load(tmp_path / "tokens" / "mixed" / "000000.ids.npy").dtype == np.uint32
     wanted = batches(mixed_shards, encoder, None, 2, 1)
     for one, other in zip(batches(mixed_shards, encoder, tmp_path / "tokens", 2, 1), wanted, strict=True):
@@ -205,7 +204,7 @@ def test_refused(mixed_shards: Path, tmp_path: Path) -> None:
     changed = TokenizeConfig(**{**vars(config), "max_length": 7})
     with pytest.raises(InputError, match=r"made with tokenizer .*; use another folder, or remove"):
         pretokenize(changed)
-    (folder / "tokens.json").write_text(json.dumps({"format": 99, "recipe": {}, "finished": True}))
+    (folder / "tokens.json").write_text(json.dumps({"format": 99, "recipe": {}}))
     with pytest.raises(InputError, match=r"tokens\.json: made with format 99, wanted 1"):
         pretokenize(config)
 

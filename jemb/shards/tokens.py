@@ -76,32 +76,26 @@ def _sums_path(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.sha256.json"
 
 
-def start_tokens(folder: Path, recipe: Recipe) -> bool:
-    """Make `folder` ready for the parts; False where they are all there. Raises `InputError` for other tokens in it."""
+def start_tokens(folder: Path, recipe: Recipe) -> None:
+    """Make `folder` ready for the parts. Raises `InputError` for other tokens in it."""
     if (folder / TOKENS).is_file():
-        finished = _is_finished(folder, recipe)
+        _check_recipe(folder, recipe)
         for leftover in folder.glob(".*.tmp"):  # of a killed start
             leftover.unlink()
-        return not finished
-    write_json(folder / TOKENS, {"format": FORMAT, "recipe": asdict(recipe), "finished": False})
-    return True
+    else:
+        write_json(folder / TOKENS, {"format": FORMAT, "recipe": asdict(recipe)})
 
 
-def finish_tokens(folder: Path, recipe: Recipe) -> None:
-    write_json(folder / TOKENS, {"format": FORMAT, "recipe": asdict(recipe), "finished": True})
-
-
-def _is_finished(folder: Path, recipe: Recipe) -> bool:
+def _check_recipe(folder: Path, recipe: Recipe) -> None:
     """`InputError` for tokens of another recipe, with the first difference."""
     path = folder / TOKENS
-    found = read_json(path, {"format": int, "recipe": {}, "finished": bool})
+    found = read_json(path, {"format": int, "recipe": {}})
     seen, wanted = ({"format": found["format"], **found["recipe"]}, {"format": FORMAT, **asdict(recipe)})
     for name, value in wanted.items():
         if name not in seen or seen[name] != value:
             raise InputError(
                 f"{path}: made with {name} {seen.get(name)!r}, wanted {value!r}; use another folder, or remove {folder}"
             )
-    return bool(found["finished"])
 
 
 def recipe_of(manifest: Manifest, encoder: Encoder) -> Recipe:
@@ -143,7 +137,8 @@ class TokenReader:
             raise InputError(
                 f"{folder}: no tokens of the data set {manifest.name} (no {TOKENS}); `jemb tokenize` makes them"
             )
-        if not _is_finished(folder, recipe):
+        _check_recipe(folder, recipe)
+        if not all(has_part(folder, number) for number in range(len(manifest.shards))):
             raise InputError(f"{folder}: not finished; run the same `jemb tokenize` command again")
         self._sizes = [shard.num_samples for shard in manifest.shards]
         self._starts = np.array([0, *accumulate(self._sizes)])

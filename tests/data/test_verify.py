@@ -13,7 +13,7 @@ import pytest
 from jemb.core.errors import InputError
 from jemb.data import BatchPlan, PlanSource, Verifier
 from jemb.shards import RemoteTars, ShardCache, ShardReader, TokenReader, open_datasets
-from jemb.shards.tokens import Recipe, finish_tokens, part_path, start_tokens, write_part
+from jemb.shards.tokens import Recipe, part_path, start_tokens, write_part
 
 BATCH, STEPS = 8, 40
 
@@ -145,7 +145,6 @@ def test_changed_tokens(tmp_path: Path, shards: Path, make_dataset: Callable[...
         texts = np.arange(2 * size + 1)
         arrays = {"ids": np.zeros(2 * size, np.uint16), "starts": texts, "first": texts[::2].astype(np.uint32)}
         write_part(folder, number, {**arrays, "hashes": texts[1:]})
-    finish_tokens(folder, recipe)
     tokens = {"few": TokenReader(folder, reader.manifest, recipe)}
     verifier = Verifier(plan_of(readers), readers, tokens, start=0, stop=STEPS)
     assert verifier.verified(STEPS)

@@ -26,7 +26,7 @@ from jemb.lineage import TRAINING, stages_before, stages_of, training_seconds
 from jemb.model import make_tiny
 from jemb.run_folder import RunFolder
 from jemb.shards import open_datasets
-from jemb.shards.tokens import Recipe, TokenReader, _open_part, finish_tokens, write_part
+from jemb.shards.tokens import Recipe, TokenReader, _open_part, start_tokens, write_part
 from tests.helpers.made_shards import make_samples, write_shards
 
 STAGE = {"name": "language", "kept": 3, "dropped": {"empty": 1}, "settings": {"allowed": ["en"]}}
@@ -176,7 +176,7 @@ def test_tokens(tmp_path: Path) -> None:
     (reader,) = open_datasets(shards).values()
     recipe = Recipe(reader.manifest.fingerprint, "t", 8, "", "")
     folder = tmp_path / "tokens"
-    finish_tokens(folder, recipe)
+    start_tokens(folder, recipe)
     arrays = {"ids": np.arange(8, dtype=np.uint16), "starts": np.array([0, 2, 4, 6, 8]), "hashes": np.arange(4),
               "first": np.array([0, 2, 4], dtype=np.uint32)}  # fmt: skip
     write_part(folder, 0, arrays)

@@ -101,7 +101,7 @@ FAULTS = [
             ("tokens.json too deep", put(f"{TOKENS}/tokens.json", DEEP), "tokens.json"),
             ("tokens.json a list", put(f"{TOKENS}/tokens.json", "[]"), "tokens.json"),
             ("tokens.json without its recipe", without(f"{TOKENS}/tokens.json", "recipe"), "tokens.json"),
-            ("not finished", fields(f"{TOKENS}/tokens.json", finished=False), "tokens"),
+            ("not finished", gone(f"{TOKENS}/000001.sha256.json"), "tokens"),
             ("ids missing", gone(f"{TOKENS}/000001.ids.npy"), "000001.ids.npy"),
             ("ids cut off", cut(f"{TOKENS}/000001.ids.npy"), "000001.ids.npy"),
             ("ids no array", put(f"{TOKENS}/000001.ids.npy", "none"), "000001.ids.npy"),
