@@ -35,7 +35,7 @@ def test_the_same_run(
     assert not (tmp_path / "early" / "run.json").exists()
     pretokenize(TokenizeConfig(shards=str(shards), model=str(t5_folder), output=str(output), max_length=16, workers=1))
     assert run_command("train", [f"output={tmp_path / 'other'}", *stored, "max_length=12"]) == 2
-    assert "tokens.json: made from another tokenizer" in capsys.readouterr().err
+    assert "tokens.json: made with tokenizer" in capsys.readouterr().err
 
     whole = start(tmp_path / "texts", plain, 2).succeed()
     begun = start(tmp_path / "ids", [*stored, "max_steps=12"], 2).succeed()
