@@ -45,6 +45,7 @@ class Mirror:
         digest = hashlib.sha256(self.url.encode()).hexdigest()[:12]
         self.folder = cache_home() / "outputs" / f"{base_name(self.url)}-{digest}"
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.hint = "; the same command copies it from there"
 
     def push(self) -> None:
         """Copy what changed, and remove there what is gone here. Raises `Failure` naming the folder that has it all."""
@@ -69,7 +70,7 @@ class Mirror:
                 remove(join(self.url, name))
                 del now[name]
         except (InputError, Failure) as error:
-            raise Failure(f"{error}. All of it is in {self.folder}") from error
+            raise Failure(f"{error}. All of it is in {self.folder}{self.hint}") from error
         finally:
             write_json(self.folder / STATE, now)
 
@@ -212,7 +213,7 @@ def written_file(place: str) -> Iterator[str]:
     with suppress(NotThere):
         path.write_bytes(read_file(place))
     yield str(path)
-    mirror.url = place.rpartition("/")[0]
+    mirror.url, mirror.hint = place.rpartition("/")[0], ""
     mirror.push()
     log.info("copied to %s", place)
 
