@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import sys
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from jemb.core.errors import InputError
 from jemb.tables.places import base_name, open_bytes
 from jemb.tables.records import MAX_RECORD
 
+LINE_FEED = ord("\n")
 PACKED_BLOCK = 1 << 16
 """Bytes unpacked at once: when the file turns out to be damaged, at most this much of what could be read is lost."""
 PACKINGS = {".gz": "gzip", ".tgz": "gzip", ".zst": "zstd"}
@@ -79,17 +81,17 @@ def lines(file: io.BufferedReader, start: int = 0, end: int | None = None) -> It
     end: None is the end of the file. Ranges that join without gap give each line of the file once. A line of more than
     `MAX_RECORD` bytes comes as its first `MAX_RECORD` + 1.
     """
-    position = max(start - 1, 0)
+    position, stop, most = max(start - 1, 0), sys.maxsize if end is None else end, MAX_RECORD + 1
     if start:
         file.seek(position)
         position += _pass_line(file)
-    while (end is None or position < end) and (line := file.readline(MAX_RECORD + 1)):
+    while position < stop and (line := file.readline(most)):
         position += len(line)
-        if line.endswith(b"\n"):
-            line = line[:-1]
-        elif len(line) > MAX_RECORD:
-            position += _pass_line(file)
-        yield line
+        if line[-1] == LINE_FEED:
+            yield line[:-1]
+        else:
+            position += _pass_line(file) if len(line) == most else 0
+            yield line
 
 
 def _pass_line(file: io.BufferedReader) -> int:

@@ -317,27 +317,6 @@ def test_a_quoted_header_with_another_separator_is_named(tmp_path, separator):
 # ---- files that break off ------------------------------------------------------------------------------------------
 
 
-def test_truncated_gzip_gives_what_is_there_and_says_so(tmp_path):
-    lines = "".join(
-        json.dumps({"query": f"question {n * 7919}", "positive": f"answer {n}"}) + "\n" for n in range(5000)
-    )
-    data = gzip.compress(lines.encode())
-    (tmp_path / "a.jsonl.gz").write_bytes(data[: len(data) // 2])
-    rows, (bad,) = read(tmp_path / "a.jsonl.gz")
-    assert 0 < len(rows) < 5000
-    assert rows[-1].positive == f"answer {len(rows) - 1}"
-    assert bad.rest_lost
-    assert bad.line == len(rows) + 1
-    assert "truncated gzip" in bad.reason
-
-
-@pytest.mark.parametrize("damage", [lambda data: b"no gzip at all", lambda data: data[:-6] + b"\0" * 6])
-def test_damaged_gzip(tmp_path, damage):
-    (tmp_path / "a.jsonl.gz").write_bytes(damage(gzip.compress(b'{"query":"a","positive":"b"}\n')))
-    *_, bad = read(tmp_path / "a.jsonl.gz")[1]
-    assert bad.rest_lost
-
-
 def test_truncated_parquet(tmp_path):
     pq.write_table(pa.table({"query": ["q"] * 100, "positive": ["p"] * 100}), tmp_path / "a.parquet")
     data = (tmp_path / "a.parquet").read_bytes()
