@@ -16,5 +16,4 @@ from jemb.model.together import encode_together as encode_together
 from jemb.model.tokenize import Tokenize as Tokenize
 from jemb.model.weights import load_start as load_start
 from jemb.model.weights import load_weights as load_weights
-from jemb.model.weights import read_weights as read_weights
 from jemb.model.weights import save_start as save_start

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
 
 from jemb.core.errors import InputError
 from jemb.core.files import read_json, write_json
@@ -19,15 +17,6 @@ from jemb.run_folder import WEIGHTS
 
 LORA = "lora.json"
 """The options of `add_lora`, beside the model that a run begins with."""
-
-
-def read_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """The encoder's state dict, on the CPU. Raises InputError when the checkpoint folder has no readable weights."""
-    path = checkpoint / WEIGHTS
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable checkpoint ({error})") from None
 
 
 def save_start(encoder: Encoder, folder: Path, lora: Mapping[str, Any] | None) -> None:
@@ -49,9 +38,9 @@ def load_start(folder: Path, *, dropout: float | None = None, trust_remote_code:
 def load_weights(encoder: Encoder, checkpoint: Path) -> None:
     """Put the weights of a checkpoint into the encoder; beside adapters, it has those of trained parameters alone.
 
-    Raises `InputError` where they are not those of this encoder.
+    Raises `InputError` where they are not those of this encoder. Its files have been compared with their checksums.
     """
-    weights, own = read_weights(checkpoint), encoder.state_dict()
+    weights, own = load_file(checkpoint / WEIGHTS), encoder.state_dict()
     needed = {name for name, p in encoder.named_parameters() if p.requires_grad or not encoder.lora}
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
     fitting = {name for name in own.keys() & shapes.keys() if shapes[name] == own[name].shape}

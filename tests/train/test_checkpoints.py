@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from jemb.app.cli import run_command
 from jemb.core.errors import InputError
 from jemb.core.records import Batch
-from jemb.model import load_encoder, read_weights
-from jemb.run_folder import OPTIMIZER, RunFolder, read_position
+from jemb.model import load_encoder
+from jemb.run_folder import OPTIMIZER, WEIGHTS, RunFolder, read_position
 from jemb.train.module import EmbeddingModule
 from jemb.train.strategies import FSDP_ON_CPU
 from tests.helpers.training_runs import Training, losses, read_lines, weights
@@ -69,7 +69,7 @@ def assert_near(folder: Path, expected: Path, start: Path) -> None:
     """Weights and moments of two checkpoints, relative to what training has done to them since `start`."""
     first = load_encoder(str(start)).state_dict()
     for seen, wanted in (
-        ({k: v - first[k] for k, v in read_weights(f).items()} for f in (folder, expected)),
+        ({k: v - first[k] for k, v in load_file(f / WEIGHTS).items()} for f in (folder, expected)),
         ({k: v for k, v in load_file(f / OPTIMIZER).items() if k.endswith("exp_avg")} for f in (folder, expected)),
         ({k: v for k, v in load_file(f / OPTIMIZER).items() if k.endswith("exp_avg_sq")} for f in (folder, expected)),
     ):
@@ -118,7 +118,9 @@ def test_a_stopped_run_goes_on_to_the_bit(tmp_path: Path, start: Start, pair_opt
     for name in ("weights.safetensors", "optimizer.safetensors"):
         one, other = (folder.checkpoints()[-1][1] / name for folder in (run, whole))
         assert one.read_bytes() == other.read_bytes()
-    assert not all(torch.equal(value, exported[k]) for k, value in read_weights(run.checkpoints()[-1][1]).items())
+    assert not all(
+        torch.equal(value, exported[k]) for k, value in load_file(run.checkpoints()[-1][1] / WEIGHTS).items()
+    )
 
 
 @pytest.mark.slow
@@ -133,7 +135,7 @@ def test_weights_that_are_no_numbers_are_not_saved(
     (step,) = re.findall(r"the (?:loss|gradient norm) of step (\d+) is (?:nan|inf)", training.output)
     last, folder = training.run.checkpoints()[-1]
     assert last == int(step) - 1
-    assert all(value.isfinite().all() for value in read_weights(folder).values())
+    assert all(value.isfinite().all() for value in load_file(folder / WEIGHTS).values())
 
 
 def test_what_is_in_a_checkpoint(undisturbed: RunFolder) -> None:
@@ -142,7 +144,7 @@ def test_what_is_in_a_checkpoint(undisturbed: RunFolder) -> None:
         "optimizer.safetensors", "position.json", "weights.safetensors"
     ]  # fmt: skip
     encoder = load_encoder(str(undisturbed.path))
-    state = read_weights(folder)
+    state = load_file(folder / WEIGHTS)
     assert all(torch.equal(state[name], value) for name, value in encoder.state_dict().items())
     trained = {name for name, p in encoder.named_parameters() if p.requires_grad}
     moments = load_file(folder / OPTIMIZER)
@@ -240,5 +242,5 @@ def test_tied_weights(tmp_path: Path, start: Start, triplet_options: list[str], 
         prelude = None if strategy == "ddp" else stop_after_two_steps
         run = start(tmp_path / "cut", [*options, f"strategy={strategy}"], processes, prelude=prelude).succeed()
         assert losses(run) == pytest.approx(losses(whole)[: len(losses(run))], abs=1e-5)
-    state = read_weights(run.checkpoints()[-1][1])
+    state = load_file(run.checkpoints()[-1][1] / WEIGHTS)
     assert torch.equal(state["model.0.model.shared.weight"], state["model.0.model.encoder.embed_tokens.weight"])

@@ -14,12 +14,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from jemb.config import EvaluationConfig
 from jemb.evaluate import load_task
 from jemb.evaluate.models import TextEncoder
-from jemb.model import encode, load_encoder, read_weights
+from jemb.model import encode, load_encoder
 from jemb.run_folder import OPTIMIZER, WEIGHTS, RunFolder
 from jemb.shards import open_datasets
 from jemb.train import evaluation as module
@@ -87,7 +88,7 @@ def score_checkpoint(run: RunFolder, folder: Path | None, task: str) -> Mapping[
     """As `jemb evaluate` scores it: one process, in which nothing was trained. None: the start."""
     encoder = load_encoder(str(run.start))
     if folder:
-        encoder.load_state_dict(read_weights(folder))
+        encoder.load_state_dict(load_file(folder / WEIGHTS))
     return load_task(task).score(partial(encode, encoder))
 
 
@@ -147,7 +148,7 @@ def test_the_model_is_that_of_the_best_step(
     assert (record["status"], record["steps"], record["model_step"]) == ("finished", 20, 4)
     assert record["model_chosen"].startswith("the best of 5 evaluations: sts:")
     assert record["stopped_early"] is None
-    best = read_weights(undisturbed.checkpoints()[0][1])
+    best = load_file(undisturbed.checkpoints()[0][1] / WEIGHTS)
     for name, value in load_encoder(str(undisturbed.path)).state_dict().items():
         assert value.equal(best[name]), name
     copied = RunFolder(shutil.copytree(undisturbed.path, tmp_path / "run"))

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
@@ -20,8 +21,8 @@ from jemb.core.errors import InputError
 from jemb.core.records import Batch
 from jemb.data import BatchPlan, PlanSource, StepDataset
 from jemb.data.sampler import StepRows
-from jemb.model import load_encoder, read_weights
-from jemb.run_folder import RunFolder, is_run
+from jemb.model import load_encoder
+from jemb.run_folder import WEIGHTS, RunFolder, is_run
 from jemb.shards import open_datasets
 from jemb.train import run_log
 from jemb.train.module import EmbeddingModule
@@ -192,7 +193,7 @@ def test_the_models_of_start_and_end(pair_run: RunFolder) -> None:
     assert start.dim == end.dim == 32
     changed = [name for name, value in end.state_dict().items() if not torch.equal(value, start.state_dict()[name])]
     assert len(changed) > 10
-    state = read_weights(pair_run.checkpoints()[-1][1])
+    state = load_file(pair_run.checkpoints()[-1][1] / WEIGHTS)
     assert all(torch.equal(state[name], value) for name, value in end.state_dict().items())
 
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from jemb.core.errors import InputError
-from jemb.model import Encoder, load_encoder, read_weights
+from jemb.model import Encoder, load_encoder
 from jemb.run_folder import OPTIMIZER, WEIGHTS, RunFolder
 from jemb.train.checkpoints import Checkpoints
 from tests.helpers.training_runs import Training, losses, read_lines, slowly, weights
@@ -363,7 +364,7 @@ def test_killed_before_the_longer_run_wrote_its_model(tmp_path: Path, start: Sta
     assert [step for step, _ in training.run.checkpoints()] == [4, 6]
     run = start(tmp_path / "run", longer).succeed()
     assert weights(run) != short
-    state = read_weights(run.checkpoints()[-1][1])
+    state = load_file(run.checkpoints()[-1][1] / WEIGHTS)
     for name, value in load_encoder(str(run.path)).state_dict().items():
         assert torch.equal(state[name], value)
 
