@@ -1,6 +1,6 @@
 """What came in, what each stage and each reason took, what is left: the numbers, and the table at the end of prepare.
 
-Before: `run.py` gives the manifests. After: `app/` prints the table, `report.py` shows the numbers.
+Before: `run.py` gives the manifests. After: `app/` prints the table, `page.py` shows the numbers.
 """
 
 from __future__ import annotations
