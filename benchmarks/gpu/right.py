@@ -107,6 +107,9 @@ def collectives(found: Found, device: str) -> None:
         x = torch.randn(8, 4, device=device, requires_grad=True)
         (gather._GatherRows.apply(x) ** 2).sum().backward()
         found(f"{backend}: gather and reduce-scatter", "2 x", not torch.allclose(x.grad, 2 * x))
+        out = torch.zeros_like(x)
+        gather._all_gather(out, x.detach())
+        found(f"{backend}: gather", "x", not torch.equal(out, x))
         told: list[object] = [None]
         dist.all_gather_object(told, {"a": 1})
         mine: list[object] = [None]

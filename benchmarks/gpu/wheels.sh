@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # What a bare CUDA machine lacks, as wheels in DIR (default .whl), about 9 MB: for Linux x86-64 and Python 3.12, beside
-# torch, lightning, transformers and sentence-transformers, which must be there. Run where pip reaches the package index.
+# torch, lightning, transformers and sentence-transformers, which must be there, as must these, which often are:
+# fsspec huggingface-hub jinja2 matplotlib numba numpy pyarrow pyyaml safetensors scipy tensorboard tokenizers tqdm.
+# Run where pip reaches the package index.
 set -euo pipefail
 DIR=${1:-.whl}
 PYTHON=${PYTHON:-python3}

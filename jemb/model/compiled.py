@@ -74,15 +74,16 @@ def attend_within(
     """
     out = v.new_empty(1, v.shape[2], v.shape[1], v.shape[3])
     for text, shares in _shares(q, k, bias, ends, scale, causal, window):
-        out[0, text] = (shares @ v[0, :, text]).transpose(0, 1)
+        out[0, text] = (shares @ v[0, :, text].to(shares.dtype)).transpose(0, 1).to(v.dtype)
     return out
 
 
 def _shares(
     q: Tensor, k: Tensor, bias: Tensor | None, ends: Tensor, scale: float, causal: bool, window: int
 ) -> Iterator[tuple[slice, Tensor]]:
-    """(a text's tokens, [heads, n, n] the share of each other token in each)."""
+    """(a text's tokens, [heads, n, n] the share of each other token in each, at least fp32)."""
     places: list[int] = ends.tolist()
+    q, k = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k))
     for start, end in pairwise(places):
         text, count = slice(start, end), end - start
         scores = (q[0, :, text] * scale) @ k[0, :, text].transpose(1, 2)
@@ -120,6 +121,7 @@ def _attend_backward(
     """The gradients of q, k, v and of the bias, which is empty where there is none."""
     grad_q, grad_k, grad_v = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
     grad_bias = q.new_zeros(0) if bias is None else torch.zeros_like(bias, memory_format=torch.contiguous_format)
+    grad, q, k, v = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (grad, q, k, v))
     for text, shares in _shares(q, k, bias, ends, scale, causal, window):
         wanted = grad[0, text].transpose(0, 1)
         grad_v[0, :, text] = shares.transpose(1, 2) @ wanted

@@ -53,6 +53,13 @@ def encode(
     place = [numbers.setdefault(text, len(numbers)) for text in texts]
     distinct = sorted(numbers, key=len, reverse=True)
     vectors = np.empty((len(distinct), encoder.dim), np.float32)
+    waiting: list[tuple[np.ndarray, torch.Tensor]] = []
+
+    def take() -> None:
+        for rows, found in waiting:
+            vectors[rows] = found.cpu().numpy()
+        waiting.clear()
+
     training, packed = encoder.training, encoder.packed
     encoder.eval().packed = False  # in fp32 torch cannot attend without padding on a GPU
     try:
@@ -65,17 +72,19 @@ def encode(
             for start in range(0, len(distinct), BLOCK):
                 block = distinct[start : start + BLOCK]
                 rows = np.array([numbers[text] for text in block], np.intp)
-                tokens = encoder.tokenize(block)
+                tokens = encoder.tokenize(block)  # while a GPU computes the block before
+                take()
                 lengths = tokens.lengths
                 limit = batch_tokens or BATCH_TOKENS.get(target.type, BATCH_TOKENS["cuda"])
                 planned = list(batches(lengths, limit, batch_size or len(block)))
                 lacking = agree(len(planned)) - len(planned) if agree else 0
                 for chosen in planned:
                     part = tokens.rows(chosen, max(1, int(lengths[chosen[0]]))).to(target)
-                    vectors[rows[chosen]] = encoder(part).float().cpu().numpy()
+                    waiting.append((rows[chosen], encoder(part).float()))
                     bar.update(len(chosen))
                 for _ in range(lacking):
                     encoder(part.rows([0]))
+            take()
     finally:
         encoder.train(training).packed = packed
     return vectors if len(distinct) == len(texts) else vectors[place]

@@ -62,7 +62,7 @@ def encode_together(
         with (
             # Weights are cast for each group: all groups would share a cast one, whose gradient is summed in bf16.
             torch.autocast(device.type, torch.get_autocast_dtype(device.type), half, cache_enabled=False),
-            _Fp32Attention() if half and device.type == "cpu" else nullcontext(),
+            _Fp32Attention() if half and device.type == "cpu" and not compiled_for else nullcontext(),
         ):
             return encoder(Tokens(*group), compiled_for)
 

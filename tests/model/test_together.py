@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from jemb.config import ModelConfig
 from jemb.core.records import Tokens
-from jemb.model import Encoder, encode_together, make_tiny
+from jemb.model import Encoder, encode_together, make_tiny, together
 from jemb.model.encode import batches
 from jemb.model.together import split_into
 
@@ -177,6 +177,30 @@ def test_groups(widths: list[int], budget: int, more: float) -> None:
 
 
 @pytest.mark.slow
+def test_groups_by_tokens_where_a_call_costs_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: without gradient caching, and equally many on all ranks where these share weights."""
+    encoder = tiny(0.0)
+    texts = [encoder.tokenize(part) for part in TEXTS]
+    expected = torch.cat(encode_together(encoder, texts)[0])
+    seen: list[int] = []
+    forward = Encoder.forward
+
+    def watched(self: Encoder, group: Tokens, compiled_for: None) -> Tensor:
+        seen.append(group.input_ids.numel())
+        return forward(self, group)
+
+    monkeypatch.setattr(Encoder, "forward", watched)
+    monkeypatch.setattr(together, "TOKENS", {"cpu": 200})
+    vectors, _ = encode_together(encoder, texts)
+    assert max(seen) <= 200
+    torch.testing.assert_close(torch.cat(vectors), expected, atol=1e-6, rtol=0)
+    calls = len(seen)
+    encode_together(encoder, texts, agree=lambda count: count + 3)
+    assert len(seen) == 2 * calls + 3
+    torch.cat(vectors).sum().backward()
+    assert len(seen) == 2 * calls + 3, "nothing is computed again"
+
+
 def test_gradients_of_bf16_do_not_lose_digits_with_the_number_of_groups() -> None:
     """All groups in one autocast region shared a cast copy of each weight, whose gradient was summed in bf16: 256 were
     1.6 % off fp32 where one was 0.2 %."""
