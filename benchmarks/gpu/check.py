@@ -44,7 +44,7 @@ STAGES = {
     "strategies": Plan(right.strategies, 200),
     "collectives": Plan(right.collectives, 60),
     "resume": Plan(right.resume, 120),
-    "failures": Plan(right.failures, 150),
+    "failures": Plan(right.failures, 250),
     "prepare": Plan(right.decisions, 150),
     "packing": Plan(fast.packing, 240, alone=True),
     "speed": Plan(fast.speed, 300, alone=True),

@@ -25,7 +25,7 @@ from benchmarks.gpu.findings import (
 
 KINDS = {"pairs": 0, "triplets": 3}
 """Objective -> hard negatives of a sample."""
-SECONDS = {"cuda": 60, "cpu": 300}
+SECONDS = {"cuda": 100, "cpu": 300}
 """Until a run with a failing process must have ended."""
 
 
