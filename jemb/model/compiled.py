@@ -28,8 +28,10 @@ MOST_SHAPES = 64
 def run_compiled(model: Any) -> Iterator[None]:
     """Calls of the model run what torch makes of it: one piece, compiled anew for each number of tokens.
 
-    Raises InputError where it cannot be compiled in one piece, or occurs in more than `MOST_SHAPES` shapes.
+    Raises InputError where it has dropout, cannot be compiled in one piece, or has more than `MOST_SHAPES` shapes.
     """
+    if model.training and any(isinstance(part, torch.nn.Dropout) and part.p for part in model.modules()):
+        raise InputError("model.compile=true has no dropout; use model.dropout=0")
     before = vars(model).get("forward")
     model.forward = torch.compile(model.forward, fullgraph=True, dynamic=False, backend=BACKEND)
     # DDP would have the graph cut where its buckets end; what they bring is little after the last group of several.

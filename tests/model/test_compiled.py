@@ -110,6 +110,14 @@ def test_a_model_that_cannot_be_compiled_in_one_piece(plain: Callable[[str], Pat
     assert backbone.forward == forward, "it is as it was"
 
 
+def test_dropout_is_refused_without_a_configuration_too(plain: Callable[[str], Path]) -> None:
+    folder = zoo_of_one_layer(plain)
+    encoder = load_encoder(str(folder), dropout=0.1).train()
+    encoder.packed = encoder.compiled = True
+    with pytest.raises(InputError, match=r"model\.compile=true has no dropout; use model.dropout=0"):
+        together.encode_together(encoder, [encoder.tokenize(["a text"])])
+
+
 @pytest.mark.parametrize(
     "options",
     [
