@@ -46,6 +46,8 @@ class Encoder(nn.Module):
         model.truncate_dim = None  # it cuts vectors without giving them length 1 again
         self.default_prompt: str | None = model.default_prompt_name
         self.own_dropout = dict(own_dropout or {})
+        # Where there are adapters, PEFT's model around the backbone; in a tuple it is no module of this one.
+        self.adapted: tuple[Any, ...] = ()
         self.packed = False
         self.compiled = False
         self.tokenizer: Any = self.first.tokenizer
@@ -81,19 +83,19 @@ class Encoder(nn.Module):
 
     @property
     def backbone(self) -> PreTrainedModel | None:
-        """The model of transformers in it, without what PEFT puts around it; None where there is none."""
-        return self.first.model.get_base_model() if self.lora else self.model.transformers_model
+        """The model of transformers in it; None where there is none."""
+        return self.model.transformers_model
 
     @property
     def lora(self) -> bool:
         """Whether adapters stand beside frozen weights."""
-        return hasattr(self.model.transformers_model, "merge_and_unload")
+        return bool(self.adapted)
 
     def merge_lora(self) -> None:
         """Add each product to the matrix it stands beside, where there are any; what is left has no adapters."""
-        if self.lora:
-            self.first.model = self.first.model.merge_and_unload()
-            self.model.requires_grad_(True)
+        for adapted in self.adapted:
+            self.first.model = adapted.merge_and_unload().requires_grad_(True)
+        self.adapted = ()
 
     @property
     def embeddings(self) -> Tensor:
@@ -197,8 +199,12 @@ class Encoder(nn.Module):
         if before_documents := choose_prompt(self.prompts, "document"):  # by this name mteb finds it, too
             self.model.prompts["document"] = before_documents
         self.model.similarity_fn_name = "cosine"
+        if backbone := self.backbone:
+            self.first.model = next(iter(self.adapted), backbone)
         with quiet(), self.model.truncate_embeddings(self.truncate_dim):
             self.model.save(str(folder), create_model_card=not card)
+        if backbone:
+            self.first.model = backbone
         make_readable(folder, self.max_length, self.own_dropout)
         if card:
             (folder / "README.md").write_text(card, encoding="utf-8")

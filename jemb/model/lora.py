@@ -55,7 +55,7 @@ def add_lora(
         simplefilter("ignore")  # GPT-2 keeps its matrices the other way round, which PEFT sees and says
         torch.manual_seed(seed)
         try:
-            encoder.first.model = get_peft_model(encoder.backbone, config)
+            encoder.adapted = (get_peft_model(encoder.backbone, config),)  # the backbone has them from now on
         except ValueError as error:
             raise InputError(
                 f"model.lora.targets={list(targets)}: {str(error).splitlines()[0]}. Layers that there are: "
