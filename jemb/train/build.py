@@ -65,6 +65,8 @@ def make_encoder(config: TrainConfig, readers: Mapping[str, ShardReader]) -> Enc
 
 def _load_or_make(config: TrainConfig, readers: Mapping[str, ShardReader]) -> Encoder:
     source, model = config.init or config.model.path, config.model
+    if config.init and model.path:
+        log.warning("init=%s takes the place of model.path=%s, which is not used", config.init, model.path)
     if source is None:
         texts = tokenizer_texts(readers)
         return make_tiny(texts, model, seed=config.seed, max_length=config.max_length or DEFAULT_MAX_LENGTH)

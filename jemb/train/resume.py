@@ -91,6 +91,11 @@ def _warn_of_the_schedule(config: TrainConfig, run: RunFolder, step: int, now: i
             "max_steps was %d and is now %d, which moves the learning rate: after step %d it is %.3g instead of %.3g",
             before, now, step, new, old,
         )  # fmt: skip
+    if config.warmup_steps and config.warmup_steps > now:
+        log.warning(
+            "warmup_steps=%d is more than the %d steps of this run: the learning rate only rises, to %.0f %% of %g",
+            config.warmup_steps, now, 100 * now / config.warmup_steps, config.learning_rate,
+        )  # fmt: skip
 
 
 def finish(

@@ -42,6 +42,13 @@ def test_other_max_steps_where_the_learning_rate_does_not_depend_on_them(
     assert "was already finished after 5 steps" in shorter.output
 
 
+def test_a_warm_up_that_never_ends(tmp_path: Path, start: Start, pair_options: list[str]) -> None:
+    training = start(tmp_path / "run", [*pair_options, "max_steps=2", "warmup_steps=8"])
+    training.succeed()
+    message = "warmup_steps=8 is more than the 2 steps of this run: the learning rate only rises, to 25 % of 0.0002"
+    assert message in training.output
+
+
 def test_negatives_that_are_not_used(
     tmp_path: Path, start: Start, pair_options: list[str], triplet_shards: Path
 ) -> None:
@@ -51,12 +58,17 @@ def test_negatives_that_are_not_used(
 
 
 def test_a_shape_beside_a_model_that_has_its_own(
-    tmp_path: Path, start: Start, pair_options: list[str], pair_run: RunFolder
+    tmp_path: Path, start: Start, pair_options: list[str], pair_run: RunFolder, t5_folder: Path
 ) -> None:
     training = start(tmp_path / "run", [*pair_options, f"init={pair_run.path}", "max_steps=1"])
     training.succeed()
     unused = "model.vocab_size=400 model.hidden_size=32 model.num_layers=1 is not used"
     assert f"{pair_run.path} has a shape of its own: {unused}" in training.output
+    both = [option for option in pair_options if not option.startswith("model.")]
+    training = start(tmp_path / "both", [*both, f"init={pair_run.path}", f"model.path={t5_folder}", "max_steps=1"])
+    training.succeed()
+    assert f"init={pair_run.path} takes the place of model.path={t5_folder}" in training.output
+    assert "shape of its own" not in training.output
 
 
 def test_too_few_negatives_are_counted_and_stop_nothing(
