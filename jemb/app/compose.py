@@ -44,7 +44,7 @@ def compose_config(name: str, cls: type[T], overrides: Sequence[str]) -> T:
     kinds = option_kinds(cls)
     groups = sorted({path.parent.name for folder in folders for path in folder.glob("*/*.yaml")})
     for override in overrides:
-        key, sign, value = override.partition("=")
+        key, sign, value = _cut(override, kinds)
         known = sorted(path.stem for folder in folders for path in (folder / key).glob("*.yaml"))
         if key == "--config-dir":
             continue
@@ -64,6 +64,16 @@ def compose_config(name: str, cls: type[T], overrides: Sequence[str]) -> T:
             inner = inner.setdefault(part, {})
         inner[path[-1]] = value
     return cls(**values)
+
+
+def _cut(override: str, kinds: dict[str, str]) -> tuple[str, str, str]:
+    """(option, `=`, value). The name of a data set may hold the sign too: then the first one after an option counts, or
+    the last one where the value is a number."""
+    cuts = [place for place, sign in enumerate(override) if sign == "="]
+    found = {cut: option[0] for cut in cuts if (option := find_option(kinds, override[:cut]))}
+    numbers = [cut for cut, option in found.items() if "NAME" in option and kinds[option] == "float"]
+    cut = max(numbers) if numbers else min(found, default=cuts[0] if cuts else len(override))
+    return override[:cut], override[cut : cut + 1], override[cut + 1 :]
 
 
 def _compose(folders: Sequence[Path], choices: list[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jemb.config import DemoConfig, EvaluateConfig, ExportConfig, ModelConfig, TrainConfig
 from jemb.core.errors import Failure
-from jemb.core.files import check_free
+from jemb.core.files import check_free, write_json
 from jemb.demo.corpus import build_corpus
 from jemb.evaluate import add_scores, evaluate
 from jemb.export import export
@@ -32,7 +32,8 @@ MODEL = ModelConfig(hidden_size=256, num_layers=1, num_heads=4, vocab_size=16_00
 
 
 def demo(config: DemoConfig, tools: Tools) -> None:
-    """Run the whole journey in `config.output`; prints its table and writes report.html and model/.
+    """Run the whole journey in `config.output`; prints its table and writes report.html, model/ and results.json:
+    {`untrained`, `pairs`, `triplets`, `bm25`: {score: percent}}.
 
     tools: the models that `prepare` takes.
     Raises InputError when the folder holds something else, or a demo with other settings.
@@ -91,6 +92,16 @@ def demo(config: DemoConfig, tools: Tools) -> None:
     output = str(folder / "scores" / "scores.json")
     comparison = evaluate(EvaluateConfig(model=list(models.values()), tasks=[retrieval, negation], output=output))
     columns = [(retrieval, "ndcg_at_10"), (negation, "easy_negation"), (negation, "hard_negation")]
+    names = ["retrieval_ndcg_at_10", "easy_negation", "hard_negation"]
+    results = {
+        key: {
+            name: cell.value
+            for name, (task, metric) in zip(names, columns, strict=True)
+            if (cell := comparison.cell(model, task, metric))
+        }
+        for key, model in zip(("untrained", *runs, "bm25"), models.values(), strict=True)
+    }
+    write_json(folder / "results.json", results)
     table = [["percent", "retrieval nDCG@10", "EasyNegation", "HardNegation"]]
     for name, model in models.items():
         cells = [comparison.cell(model, task, metric) for task, metric in columns]

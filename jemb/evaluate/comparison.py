@@ -21,6 +21,9 @@ from jemb.report import text_table
 
 ENDING = re.compile(r"\.(jsonl|tsv|csv|parquet)(\.gz|\.zst)?$")
 
+COLUMNS = 80
+"""Of a terminal: where it can be had, no line of the table is longer."""
+
 Results = dict[str, dict[str, float]]
 """{task as the user wrote it: {metric: percent}}."""
 
@@ -124,7 +127,7 @@ class Comparison:
 def table(comparison: Comparison) -> str:
     """The comparison as aligned text: a line for each metric of each task, a second one for the differences."""
     models, tasks = short_names(comparison.models), short_names(comparison.tasks)
-    rows = [["task", "metric", *(["percent"] if len(models) == 1 else models.values())]]
+    rows = [["task", "metric", *(["percent"] if len(models) == 1 else (_cut(name, 24) for name in models.values()))]]
     for task in comparison.tasks:
         shown = tasks[task]
         for metric in comparison.metrics(task):
@@ -133,9 +136,10 @@ def table(comparison: Comparison) -> str:
             shown = ""
             if len(models) > 1:
                 rows.append(["", "  difference", *(cell.shown_difference() if cell else "" for cell in cells)])
-    lines = [text_table(rows)]
+    others = sum(max(len(row[column]) for row in rows) + 2 for column in range(1, len(rows[0])))
+    lines = [text_table([[_cut(name, max(24, COLUMNS - others)), *cells] for name, *cells in rows])]
     if comparison._nested(lambda cell: cell.interval):
-        lines += ["", *textwrap.wrap(explain(comparison), 80)]
+        lines += ["", *textwrap.wrap(explain(comparison), COLUMNS)]
     return "\n".join(lines)
 
 
@@ -203,3 +207,10 @@ def _end(name: str) -> str:
     parts = PurePath(path).parts
     last = parts[-2:] if parts[-1:] == ("model",) else parts[-1:]  # as it is called in every run
     return kind + colon + ENDING.sub("", "/".join(last))
+
+
+def _cut(name: str, width: int) -> str:
+    """Of a longer name the kind before the colon and the end, which tell more than the middle."""
+    kind, colon, rest = name.rpartition(":")
+    room = width - len(kind + colon) - 1
+    return name if len(name) <= width else f"{kind}{colon}…{rest[-room:]}" if room > 8 else f"…{name[1 - width :]}"

@@ -218,7 +218,9 @@ def test_words_of_yaml_in_lists(given: Given) -> None:
     assert given("prepare", "input=i", "output=o", "stages=[]").stages == []
 
 
-@pytest.mark.parametrize("name", ["nli", "all-nli", "msmarco.v2", "a.b.c", "2023-01", "Größe", "with space", "x(1)"])
+@pytest.mark.parametrize(
+    "name", ["nli", "all-nli", "msmarco.v2", "a.b.c", "2023-01", "Größe", "with space", "x(1)", "a=b", "x=1=y"]
+)
 def test_weights_of_any_data_set(given: Given, name: str) -> None:
     assert given("train", "shards=a", "output=b", f"weights.{name}=2.5").weights == {name: 2.5}
     assert given("train", "shards=a", "output=b", f"weights.{name}=2", "weights.other=1").weights == {

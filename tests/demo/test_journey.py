@@ -122,6 +122,13 @@ def test_the_demo_in_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         assert rows[title] == [f"{scores[name]:.1f}" if name in scores else "–" for name in names]
         assert all(0 <= value <= 100 for value in scores.values())
         assert ("hard_negation" in scores) == (title != "BM25")
+    summary = json.loads((output / "results.json").read_text())
+    assert list(summary) == ["untrained", "pairs", "triplets", "bm25"]
+    for (name, scores), model in zip(summary.items(), results, strict=True):
+        wanted = {"retrieval_ndcg_at_10"} | ({"easy_negation", "hard_negation"} if name != "bm25" else set())
+        assert set(scores) == wanted
+        metrics = {metric: value for found in results[model].values() for metric, value in found.items()}
+        assert all(value == metrics[metric.removeprefix("retrieval_")] for metric, value in scores.items())
     page = (output / "report.html").read_text()
     assert page.count("<img") >= 4
     assert "http" not in page.split("<body")[1].replace("http://www.w3.org", "")

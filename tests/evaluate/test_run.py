@@ -195,3 +195,19 @@ def test_a_file_that_holds_no_scores_is_not_overwritten(data: Path, model: Path,
     with pytest.raises(InputError, match="holds no scores"):
         evaluate(configure(model, [f"sts:{victim}"], victim))
     assert victim.read_bytes() == (data / "sts.jsonl").read_bytes()
+
+
+def test_a_table_fits_a_terminal() -> None:
+    """Paths are long, and so may names be; the column of the tasks gives way."""
+    comparison = Comparison(["/models/" + "m" * 90])
+    long = "".join(map(str, range(60)))
+    for task in (
+        "retrieval:/a/very/long/path/to/some/folder/of/evaluation/data/beir-nfcorpus",
+        f"sts:/data/{long}.jsonl",
+    ):
+        comparison.add(comparison.models[0], task, "ndcg_at_10", Measured({"ndcg_at_10": Score(86.716)}), 1.0)
+    lines = table(comparison).splitlines()
+    assert lines[1].startswith("retrieval:beir-nfcorpus  ")
+    assert lines[2].startswith("sts:…")
+    assert f"{long[-20:]}  ndcg_at_10" in lines[2]
+    assert max(map(len, lines)) <= 80
