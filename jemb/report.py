@@ -77,6 +77,13 @@ class Report:
         """Texts of the data as they are, each with a name, under a line that says what they are."""
         self._parts.append({"kind": "quote", "text": head, "texts": texts})
 
+    def bars(self, bars: Sequence[tuple[str, float, str]], caption: str = "") -> None:
+        """Horizontal bars in HTML: a name, which may be any text, a length >= 0 and what stands beside it. The longest
+        has the whole width."""
+        longest = max((length for _, length, _ in bars), default=0) or 1
+        shown = [(name, f"{100 * length / longest:.3g}", beside) for name, length, beside in bars]
+        self._parts.append({"kind": "bars", "bars": shown, "caption": caption})
+
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[Cell]], caption: str = "") -> None:
         """Rows as long as `headers`. A column of numbers stands right, another left."""
         for row in rows:

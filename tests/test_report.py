@@ -60,6 +60,7 @@ def report() -> Report:
         report.subheading(NASTY)
         with report.details("inner"):
             report.quote(NASTY, [(NASTY, NASTY), ("empty", "")])
+    report.bars([(NASTY, 3, NASTY), ("b", 1, "one")], NASTY)
     return report
 
 
@@ -86,12 +87,13 @@ def test_texts_are_shown_as_they_are(report: Report) -> None:
     assert shown["title"] == shown["h1"] == [NASTY]
     assert shown["h2"] == shown["a"] == [f"{NASTY} {i}" for i in range(3)]
     assert shown["h3"] == page.words["span.note"] == [NASTY]
-    assert page.words["bdi."] == [NASTY, "inner"]
+    assert page.words["bdi."] == [NASTY, "inner", NASTY, "b"]
     assert shown["dt"] == [NASTY, "empty"]
     assert shown["dd"] == [NASTY]
     assert page.words["p."] == [NASTY] * 4
     assert page.words["p.subtitle"] == [NASTY]
-    assert page.words["figcaption."] == [NASTY] * 2
+    assert page.words["span.shown"] == [NASTY, "one"]
+    assert page.words["figcaption."] == [NASTY] * 3
     assert page.words["td."] == [NASTY, "b"]
     assert [fields["alt"] for tag, fields, _ in page.tags if tag == "img"] == [NASTY]
     marked = Report("t")
@@ -114,6 +116,18 @@ def test_details_are_closed_and_nest(report: Report) -> None:
     quote = next(above for tag, fields, above in page.tags if fields.get("class") == "quote")
     assert [tag for tag in quote if tag == "details."] == ["details."] * 2
     assert all(fields["dir"] == "auto" for tag, fields, _ in page.tags if tag == "dd")
+
+
+def test_bars_are_as_long_as_their_values(report: Report) -> None:
+    def widths(html: str) -> list[str | None]:
+        return [fields["style"] for tag, fields, above in Page(html).tags if tag == "i" and "span.track" in above]
+
+    assert widths(report.html()) == ["width:100%", "width:33.3%"]
+    other = Report("t")
+    other.bars([("a", 30, "30"), ("b", 40, "40"), ("c", 0, "0")])
+    other.bars([("a", 0, "0")])
+    other.bars([])
+    assert widths(other.html()) == ["width:75%", "width:100%", "width:0%", "width:0%"]
 
 
 def test_tables_fit_a_phone_and_numbers_stand_right(report: Report) -> None:

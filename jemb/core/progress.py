@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import TqdmExperimentalWarning, tqdm
 
@@ -23,15 +24,27 @@ FIRST, EVERY = 10.0, 30.0
 LINE = "{desc}: {n:,} of {total:,} {unit}s ({percentage:.0f} %) after {elapsed}, {rate_noinv_fmt}, {remaining} left"
 
 
-class _Log:
-    """What tqdm would draw, as lines of the log."""
+class _Lines(tqdm):  # type: ignore[type-arg]
+    """Lines of the log in the place of a bar. A thread says them, so they also come from a step that stands."""
 
-    def write(self, text: str) -> None:
-        if text := text.strip():
-            log.info("%s", text)
+    monitor_interval = 0  # no thread of tqdm's beside it
 
-    def flush(self) -> None:
-        pass
+    def __enter__(self) -> _Lines:
+        self.ended, self.said = threading.Event(), False
+        threading.Thread(target=self._say, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.ended.set()
+        if self.said and error[0] is None:
+            log.info("%s", str(self))
+        super().__exit__(*error)
+
+    def _say(self) -> None:
+        wait = FIRST
+        while not self.ended.wait(wait):
+            self.said, wait = True, EVERY
+            log.info("%s", str(self))
 
 
 def Progress(name: str | None, total: int, unit: str, *, done: int = 0) -> tqdm[None]:
@@ -40,10 +53,7 @@ def Progress(name: str | None, total: int, unit: str, *, done: int = 0) -> tqdm[
         return bar_here(
             total=total, initial=done, desc=name, unit=unit, unit_scale=True, leave=False, disable=name is None
         )
-    return tqdm(
-        total=total, initial=done, desc=name, unit=unit, bar_format=LINE,
-        file=_Log(), delay=FIRST, mininterval=EVERY, miniters=1,
-    )  # fmt: skip
+    return _Lines(total=total, initial=done, desc=name, unit=unit, bar_format=LINE, delay=float("inf"), miniters=1)
 
 
 def track(items: Iterable[T], name: str | None, total: int, unit: str) -> Iterator[T]:

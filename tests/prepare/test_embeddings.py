@@ -57,6 +57,20 @@ def pairs(count, seed=0):
 
 
 @pytest.mark.usefixtures("small")
+def test_how_long_it_will_take_is_said_before_it_begins(table, job, encode, monkeypatch, caplog):
+    monkeypatch.setattr(embeddings, "SERIAL_BELOW", 10)
+    monkeypatch.setattr(embeddings, "TRIED", 4)
+    made, work = table(pairs(60)), job()
+    with caplog.at_level("INFO"):
+        found = embed(made, work, "some encoder", Watched(encode).make)
+    assert f"{found.texts} distinct texts to encode with some encoder, about " in caplog.text
+    assert "texts a second" in caplog.text
+    caplog.clear()
+    embed(made, work, "some encoder", Watched(encode).make)  # what is done is not promised again
+    assert "distinct texts to encode" not in caplog.text
+
+
+@pytest.mark.usefixtures("small")
 def test_each_text_is_numbered_by_first_appearance_and_encoded_once(table, job, encode):
     rows = pairs(60)
     made, work = table(rows, piece_rows=13), job()

@@ -38,6 +38,16 @@ def test_decisions_by_hand(rows):
         2: "language:de",
         4: "language:fr",
     }
+    assert reasons(by_language(pairs, guess, LanguageConfig(sides="query", unsure="drop"))) == {
+        2: "language:fr",
+        3: "language:unsure",
+        4: "language:unsure",
+    }
+    assert reasons(by_language(pairs, guess, LanguageConfig(sides="positive", unsure="drop"))) == {
+        1: "language:de",
+        2: "language:de",
+        4: "language:fr",
+    }
     assert reasons(by_language(pairs, guess, LanguageConfig(threshold=0.25, unsure="drop"))) == {
         1: "language:de",
         2: "language:de",

@@ -223,20 +223,27 @@ class _Making:
     def _write(self, table: Table, manifest: Manifest, reading: Reading) -> Manifest:
         config, name = self.plan.config, self.plan.source.name
         folder = self.output / name
-        if not sum(table.counts()):
-            log.warning("%s: the filters leave nothing; no shards are written", name)
-            shutil.rmtree(folder, ignore_errors=True)
-            return manifest
+        rows = sum(table.counts())
+        # Of a data set of which nothing is left. Hidden, or it would be trained on.
+        lone_drops = self.output / f".{name}.{DROPPED}"
+        shutil.rmtree(lone_drops, ignore_errors=True)
         job = self._job(f"write-{config.shard_samples}-{config.keep_dropped}")
         result = job.folder / "result"
         if not result.exists():  # its markers stand for files in there
             shutil.rmtree(job.folder, ignore_errors=True)
             result.mkdir(parents=True)
+        dropped = result / DROPPED if rows else result
         if config.keep_dropped:
-            dropped = result / DROPPED
             dropped.mkdir(exist_ok=True)
             if shards := write_dropped(table, self.verdicts, job, dropped):
                 write_manifest(dropped, replace(manifest, kind="pairs", shards=tuple(shards)))
+        if not rows:
+            where = f"; the dropped rows are in {lone_drops}" if config.keep_dropped else ""
+            log.warning("%s: the filters leave nothing; no shards are written%s", name, where)
+            shutil.rmtree(folder, ignore_errors=True)
+            if config.keep_dropped:
+                replace_folder(result, lone_drops)
+            return manifest
         shards, given = write_shards(table, job, result, config.shard_samples, config.seed)
         files = tuple(
             put_beside(result, path)

@@ -142,7 +142,7 @@ def _findings(report: Report, stage: StageCount, settings: Settings) -> None:
             caption, aside, unit = f"{words[name].title}.", words[name].aside, words[name].unit
             if aside and aside in tally:
                 caption = f"{words[name].title}, beside {exact(tally.pop(aside))} {unit} that are {aside}."
-            report.table(["", unit], [[key, exact(count)] for key, count in tally_lines(tally)], caption)
+            report.bars([(key, count, exact(count)) for key, count in tally_lines(tally)], caption)
 
 
 def _examples(report: Report, manifest: Manifest, examples: Sequence[Example]) -> None:

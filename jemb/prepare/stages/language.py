@@ -48,6 +48,8 @@ class LanguageConfig:
     """Languages to keep, as ISO 639-1 codes where there is one (`en`, `de`, …; `ceb`, `war` have none)."""
     threshold: Share = 0.5
     """Least probability of the allowed languages together; 0 to 1."""
+    sides: Literal["query", "positive", "both"] = "both"
+    """Which texts must pass."""
     unsure: Literal["keep", "drop"] = "keep"
     """What to do with a text under the threshold that is not in another language either (probability under 0.5): names,
     code, single words. `drop`, the paper's rule, loses half and more of the English pairs in technical data."""
@@ -91,17 +93,19 @@ def keep_language(rows: Rows, options: LanguageConfig, inputs: StageInputs) -> V
 
 
 def by_language(rows: Rows, identify: Identify, options: LanguageConfig) -> Verdict:
-    """Keep a row when in query and positive the allowed languages together have at least `threshold`.
+    """Keep a row when on each of `sides` the allowed languages together have at least `threshold`.
 
     Reasons: `language:de` when a failing side is in another language (the surest if both are), `language:unsure` when
     it cannot be told, as of names, code and single words; with `unsure="keep"` those stay. statistics: texts by
     language (`allowed`, the other language, `unsure`).
     """
+    names = ("query", "positive") if options.sides == "both" else (options.sides,)
+    guesses = [identify(getattr(rows, name)) for name in names]
     verdict = Verdict()
     languages: Counter[str] = Counter()
-    for position, found in enumerate(zip(identify(rows.query), identify(rows.positive), strict=True)):
+    for position, found in enumerate(zip(*guesses, strict=True)):
         failing: list[tuple[str, Guess]] = []
-        for name, guess in zip(("query", "positive"), found, strict=True):
+        for name, guess in zip(names, found, strict=True):
             if guess.allowed >= options.threshold:
                 languages["allowed"] += 1
             else:

@@ -12,6 +12,7 @@ out, however many workers there are.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -20,9 +21,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from jemb.core.errors import Failure
 from jemb.core.files import link_file, write_array
+from jemb.prepare.engine.executor import LocalExecutor
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.table import Table
 from jemb.prepare.equal import Numbers, digest
@@ -38,6 +41,8 @@ BLOCK = 2048
 MOST_BLOCKS = 4096
 SERIAL_BELOW = 4000
 """Texts that are encoded in this process: before another one has loaded a model, these are done."""
+TRIED = 64
+"""Texts that are encoded to tell beforehand how long all will take."""
 COPIED = 65_536
 """Vectors copied at once."""
 
@@ -125,6 +130,8 @@ def embed(
     while block * MOST_BLOCKS < distinct:
         block *= 2
     sizes = [min(block, distinct - start) for start in range(0, distinct, block)]
+    if distinct >= SERIAL_BELOW and isinstance(job.executor, LocalExecutor) and not job.is_done("embed", 0):
+        _say_estimate(read_texts(texts, job.folder, 0, TRIED), distinct, job, name, _encoder(make_encoder, name))
     function = partial(_embed, texts, job.folder, block, name, make_encoder, cache)
     results = job.map(
         "embed", function, range(len(sizes)), sizes=sizes, unit="text", gpu=True, serial_below=SERIAL_BELOW
@@ -133,6 +140,19 @@ def embed(
         log.info("%s: %d of %d vectors were in the cache", job.label, found, distinct)
     dim = results[0]["dim"] if results else 0
     return Embeddings(job.folder, distinct, block, dim, sum(rows for _, rows in documents))
+
+
+def _say_estimate(sample: list[str], distinct: int, job: Job, name: str, encode: Encode) -> None:
+    """How long it will take, from the first texts, before hours may have begun."""
+    encode(sample[:2])  # what only the first call costs
+    began = time.monotonic()
+    encode(sample)
+    rate, workers = len(sample) / max(time.monotonic() - began, 1e-3), job.executor.workers
+    log.info(
+        "%s: %s distinct texts to encode with %s, about %s on %d processes (%.3g texts a second on one); those in the "
+        "cache of vectors take no time",
+        job.label, f"{distinct:,}", name, tqdm.format_interval(distinct / rate / workers), workers, rate,
+    )  # fmt: skip
 
 
 def _embed(
