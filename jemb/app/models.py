@@ -91,7 +91,7 @@ class _MakeEncoder:
         if parent_process() is None:
             probe(encoder, name)
         device = choose_device("auto")  # a CPU computes as the weights are
-        return _TextEncoder(encoder, device, self.batch_tokens, self.precision if device == "cuda" else "fp32")
+        return _TextEncoder(encoder, device, self.batch_tokens, self.precision)
 
     def prompts(self, name: str) -> tuple[str, str]:
         """What the encoder wants before queries and before passages."""
@@ -131,4 +131,5 @@ class _TextEncoder:
         """Digest of all that a vector depends on: weights, tokenizer, limits, precision."""
         from jemb.model.encode import fingerprint
 
-        return f"{fingerprint(self.encoder)} {self.device} {self.precision}"
+        precision = self.precision if self.device == "cuda" else "fp32"  # the CPU computes in no other
+        return f"{fingerprint(self.encoder)} {self.device} {precision}"

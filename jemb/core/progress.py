@@ -24,7 +24,7 @@ FIRST, EVERY = 10.0, 30.0
 LINE = "{desc}: {n:,} of {total:,} {unit}s ({percentage:.0f} %) after {elapsed}, {rate_noinv_fmt}, {remaining} left"
 
 
-class _Lines(tqdm):  # type: ignore[type-arg]
+class _Lines(tqdm):
     """Lines of the log in the place of a bar. A thread says them, so they also come from a step that stands."""
 
     monitor_interval = 0  # no thread of tqdm's beside it

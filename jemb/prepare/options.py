@@ -108,8 +108,8 @@ class PrepareConfig:
     max_unreadable: Share = 0.01
     """Share of unreadable rows of a data set above which the job stops; 0 to 1."""
     keep_dropped: bool = False
-    """Also write the dropped rows, with `stage`, `reason` and `note`, as shards in the data set's folder `dropped`; of a
-    data set of which nothing is left, in `.NAME.dropped` beside the others."""
+    """Also write the dropped rows, with `stage`, `reason` and `note`, as shards in the data set's folder `dropped`; of
+    a data set of which nothing is left, in `.NAME.dropped` beside the others."""
     shard_samples: Positive = 50_000
     """Samples in a shard."""
     seed: Seed = 0
