@@ -34,6 +34,8 @@ GB = 10**9
 FREE_OUTPUT, FREE_TEMPORARY = 5 * GB, GB // 2
 """Free bytes wanted in the run folder (a checkpoint has 12 bytes for each of the model's numbers) and for temporary
 files."""
+CLOCK = 5.0
+"""Seconds that clocks may differ: times in the records stay in order, and credentials and leases valid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +124,12 @@ def faults_between(node: Node, *, on_gpus: bool) -> Iterator[str]:
         store.set(f"here/{node.number}", "")
         if node.number == 0:
             missing = list(_missing(store, node))
-            store.set("all", "" if missing else "here")
+            store.set("all", "" if missing else repr(time.time()))
             yield from (f"node {name}: did not get through to {at} within {node.seconds:g} s" for name in missing)
-        if store.get("all") == b"here":
+        if clock := store.get("all"):  # the first node's, just now
+            if abs(ahead := time.time() - float(clock)) > CLOCK:
+                way = "ahead of" if ahead > 0 else "behind"
+                yield f"node {node.name}: its clock is {abs(ahead):.0f} s {way} that of {node.names[0]}"
             yield from _connect(store, node, "nccl" if on_gpus else "gloo")
         store.set(f"left/{node.number}", "")
         if node.number == 0:  # which has the store, and leaves last

@@ -104,7 +104,7 @@ def agreed(work: Callable[[], T], facts: Callable[[T], Mapping[str, str]]) -> T:
         if different := [f"  {name}: {one}, {other}" for name, (one, other) in values.items() if one != other]:
             places = f"process 0 ({told[0][0]}) and process {number} ({place})"
             raise InputError(
-                f"{places} differ in what follows; give all processes the same shards and options:\n"
+                f"{places} differ in what follows; give all processes the same code, shards and options:\n"
                 + "\n".join(different[:8])
             )
     return result

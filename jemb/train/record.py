@@ -170,8 +170,10 @@ def facts_of(config: TrainConfig, readers: Mapping[str, ShardReader], plan: Batc
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that the numbers depend on."""
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+    """Of Python and of the packages that the numbers depend on, of which deepspeed need not be there."""
+    names = (*PACKAGES, "safetensors", "deepspeed")
+    found = {name: next((one.version for one in metadata.distributions(name=name)), "none") for name in names}
+    return {"python": platform.python_version(), **found}
 
 
 def code_hash() -> str:

@@ -4,6 +4,7 @@ lost node and the time limit."""
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -295,9 +296,11 @@ def test_preflight_says_what_is_wrong_on_a_node(
     pair_shards: Path,
     tmp_path: Path,
 ) -> None:
-    """No shards, hardly room for temporary files: all told at once, and nothing started."""
+    """No shards, hardly room for temporary files, a wrong clock: all told at once, and nothing started."""
     (tmp_path / "none").mkdir()
-    (tmp_path / "sitecustomize.py").write_text("import os\nos.environ['TMPDIR'] = '/dev/shm/tiny'\n")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, time\nos.environ['TMPDIR'] = '/dev/shm/tiny'\nreal = time.time\ntime.time = lambda: real() + 3600\n"
+    )
     slurm.on_node("n1", "mount -t tmpfs none /dev/shm && mkdir /dev/shm/tiny && mount -t tmpfs -o size=1m none $_")
     instead = {
         pair_shards: tmp_path / "none",
@@ -312,7 +315,22 @@ def test_preflight_says_what_is_wrong_on_a_node(
     text = "\n".join(lines)
     assert f"cannot read the shards: {pair_shards}" in text
     assert "0.0 GB free in /dev/shm/tiny (temporary files), at least 0.5 GB wanted" in text
-    assert len(lines) == 2
+    assert "its clock is 3600 s ahead of that of n0" in text
+    assert len(lines) == 3
+    assert not job.run.record.exists()
+
+
+@pytest.mark.slow
+def test_other_code_on_a_node(
+    submit: Callable[..., Job], spoil: Callable[[str, dict[Path, Path]], None], pair_shards: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other.py").write_text("# another version\n")
+    spoil("n1", {ROOT / "jemb" / "inspect.py": tmp_path / "other.py"})
+    job = submit(["--nodes=2", "--ntasks-per-node=1"], [f"shards={pair_shards}"])
+    ended = job.wait()
+    assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "2:0", "0"), job.all_output()
+    assert re.search(r"process 0 \(.*\) and process 1 \(.*\) differ in what follows", job.output)
+    assert re.search(r"^  code of jemb: [0-9a-f]{16}, [0-9a-f]{16}$", job.output, re.MULTILINE)
     assert not job.run.record.exists()
 
 
