@@ -1,6 +1,6 @@
 """`jemb inspect`: what is in these shards, or how far these runs have come, as text.
 
-Reads what `shards/` and `train/` wrote; changes nothing.
+Reads what `shards/` and `train/` wrote; changes nothing, except that `index=true` adds index and manifest to tars.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jemb.core.errors import InputError
 from jemb.core.records import Sample
 from jemb.public import for_terminal, without_places, without_secrets
 from jemb.run_folder import RunFolder, is_run
-from jemb.shards import ShardReader, open_datasets
+from jemb.shards import ShardReader, adopt, open_datasets
 from jemb.tables.places import is_url, to_local
 
 LENGTH_SAMPLES = 1000
@@ -30,10 +30,15 @@ Lengths = Callable[[Sequence[str]], np.ndarray]
 
 def inspect(config: InspectConfig) -> str:
     """The report to print. Raises InputError where there is nothing known, and with `verify` for the first damage."""
-    if not is_url(place := to_local(config.path)):
+    if is_url(place := to_local(config.path)):
+        if config.index:
+            raise InputError(f"path={config.path}: index=true adds files to a folder; wanted one on this machine")
+    else:
         path = Path(place).expanduser()
         if not path.exists():
             raise InputError(f"path={path}: no such file or folder")
+        if config.index:
+            adopt(path)
         if is_run(path):
             return describe_run(RunFolder(path))
         if path.is_dir() and (runs := [RunFolder(inner) for inner in sorted(path.iterdir()) if is_run(inner)]):

@@ -201,6 +201,9 @@ class InspectConfig:
     """Also show lengths in tokens: of this model's tokenizer (a run, a model folder or a Hugging Face name)."""
     verify: bool = False
     """Read everything and compare checksums with the manifest."""
+    index: bool = False
+    """Build index and manifest for a folder of tars made by others (`jemb inspect --index path=DIR`). Each sample must
+    be one `KEY.json` member; `jemb prepare` reads the rest."""
 
 
 @options

@@ -1,8 +1,9 @@
-"""Samples on disk: write, read, index, manifest. Knows nothing of ranks, weights, epochs or filters.
+"""Samples on disk: write, read, index, manifest, adopt. Knows nothing of ranks, weights, epochs or filters.
 
 Before: `prepare/` decides what is kept and in which order. After: `data/` plans over manifests, reads rows.
 """
 
+from jemb.shards.adopt import adopt
 from jemb.shards.cache import ShardCache, cache_home
 from jemb.shards.manifest import FileInfo, Manifest, ShardInfo, StageCount, read_manifest, write_manifest
 from jemb.shards.member import encode_payload
@@ -20,6 +21,7 @@ __all__ = [
     "ShardReader",
     "StageCount",
     "TokenReader",
+    "adopt",
     "cache_home",
     "encode_payload",
     "open_datasets",

@@ -1,7 +1,7 @@
 """manifest.json of a data set: exact counts, checksums, the stages that made it, and its fingerprint.
 
-Before: `writer.py` makes it, last of all. After: `reader.py` opens the shards it names, the plan takes its counts and
-fingerprint.
+Before: `writer.py` and `adopt.py` make it, last of all. After: `reader.py` opens the shards it names, the plan takes
+its counts and fingerprint.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from jemb.tables.places import join
 MANIFEST = "manifest.json"
 VERSION = 1
 SHA256 = re.compile(r"[0-9a-f]{64}")
-HINT = "`jemb prepare input=RAW output=DIR` makes some of raw files, and of tars made by others"
+HINT = (
+    "`jemb prepare input=RAW output=DIR` makes some of raw files; for tars made by others, "
+    "`jemb inspect --index path=DIR` builds index and manifest"
+)
 
 SHAPE: Shape = {
     "name": str,

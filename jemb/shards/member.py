@@ -10,6 +10,7 @@ import math
 import tarfile
 import unicodedata
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -84,21 +85,25 @@ def decode_header(header: bytes, size: int) -> str:
     found = int(header[124:136].rstrip(b" \0") or b"0", 8)
     if found != size:
         raise ValueError(f"the header says {found} bytes, the index {size}")
-    name = header[:100].rstrip(b"\0").decode()
+    name = plain_name(header)
     if not name.endswith(SUFFIX):
         raise ValueError(f"member {name!r} is not {SUFFIX}")
     return name.removesuffix(SUFFIX)
 
 
+def plain_name(header: bytes) -> str:
+    """The name in a ustar or GNU header itself; a longer real name may stand in headers before it."""
+    name = header[:100].rstrip(b"\0").decode()
+    # A long name is split in two; GNU tar has another magic and keeps other things in the second field.
+    if header[257:263] == b"ustar\0" and header[345]:
+        name = header[345:500].rstrip(b"\0").decode() + "/" + name
+    return name
+
+
 def decode_payload(key: str, payload: bytes, fields: Collection[str] = ()) -> Sample:
     """The sample in `payload`; `ValueError` saying what is wrong. fields: those of `OPTIONAL` that the data set has;
     what else has such a name is a field of the source."""
-    try:
-        value = json.loads(payload.decode())
-    except RecursionError:
-        raise ValueError("JSON nested too deeply") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"JSON is {type(value).__name__}; wanted an object")
+    value = _value(payload)
     query, positive = value.pop("query", None), value.pop("positive", None)
     negatives = _texts(value, "negatives")
     positives = _texts(value, "positives") if "positives" in fields else ()
@@ -109,6 +114,28 @@ def decode_payload(key: str, payload: bytes, fields: Collection[str] = ()) -> Sa
         raise ValueError(f"query is {_shown(query)}, positive is {_shown(positive)}; wanted two strings")
     sample = Sample(key, query, positive, negatives, value, positives[1:], label=label)
     return _scored(sample, value, fields) if fields else sample
+
+
+def _value(payload: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(payload.decode())
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"JSON is {type(value).__name__}; wanted an object")
+    return value
+
+
+def known_fields(payload: bytes) -> set[str]:
+    """Those of `OPTIONAL` that a sample of others has, with values that can be such."""
+    there = OPTIONAL & _value(payload).keys()
+    texts = there & {"positives", "label"}  # without these it may be no sample at all
+    known = set()
+    for name in there:
+        with suppress(ValueError):
+            decode_payload("", payload, texts | {name})
+            known.add(name)
+    return known
 
 
 def _scored(sample: Sample, value: dict[str, Any], fields: Collection[str]) -> Sample:

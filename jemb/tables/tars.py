@@ -1,6 +1,6 @@
 """Tars made by others: their members checked for damage, and their samples as WebDataset groups them.
 
-After: `whole.py` gives the samples as rows. A tar is read once from
+After: `whole.py` gives the samples as rows; `shards/adopt.py` takes tars over as they are. A tar is read once from
 begin to end, so that it may be packed or far away, and no member of it fills the memory. Nothing is unpickled: JSON and
 text are decoded.
 """

@@ -19,7 +19,7 @@ from jemb.core.records import Sample
 from jemb.inspect import inspect
 from jemb.prepare import prepare
 from jemb.prepare.engine.table import Piece, Table, Verdict, write_table, write_verdict
-from jemb.shards import ShardReader
+from jemb.shards import ShardReader, adopt
 from tests.helpers.prepare_tools import TOOLS
 
 ANSWERS = ("amber", "birch", "cedar")
@@ -201,6 +201,16 @@ def test_a_cross_encoder_as_the_teacher(tmp_path: Path, caplog: pytest.LogCaptur
     assert "get no scores" not in caplog.text
     prepare(replace(config, overwrite=True, stages=["negation"], negation={"unmatched": "keep"}), tools)
     assert "d: the negatives of negation get no scores, so objective=distill leaves them out" in caplog.text
+
+
+def test_tars_of_others(tmp_path: Path) -> None:
+    """The first sample says what they have."""
+    _, _, folder = prepared(tmp_path, [{"query": f"q{n}", "positive": f"p{n}", "score": n} for n in range(3)])
+    for name in ("manifest.json", "shard-000000.idx.npy"):
+        (folder / name).unlink()
+    manifest = adopt(folder)
+    assert (manifest.kind, manifest.fields) == ("scored", ("score",))
+    assert {sample.query: sample.score for sample in ShardReader(folder)} == {"q0": 0, "q1": 1, "q2": 2}
 
 
 def test_a_table_of_texts(tmp_path: Path) -> None:

@@ -299,7 +299,7 @@ def test_open_datasets_refuses(tmp_path):
     write(tmp_path / "foreign" / "x", 3)
     write(tmp_path / "foreign" / "y", 3, name="y")
     (tmp_path / "foreign" / "x" / "manifest.json").unlink()
-    with pytest.raises(InputError, match=r"foreign/x: no manifest\.json .*jemb prepare"):
+    with pytest.raises(InputError, match=r"foreign/x: no manifest\.json .*jemb inspect --index"):
         open_datasets(tmp_path / "foreign")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.trials.damage import DEEP, cut, edited, fields, flipped, gone, grown, put, replaced, without
+from tests.trials.damage import DEEP, all_of, cut, edited, fields, flipped, gone, grown, put, replaced, without
 from tests.trials.fault import Break, Fault, check, refused, repaired
 from tests.trials.world import INSPECT, TOKENIZE, TRAIN
 
@@ -112,6 +112,8 @@ FAULTS = [
             ("hashes too few", array(f"{TOKENS}/000001.hashes.npy", lambda a: a[:-3]), "tokens/answers"),
         ]
     ),
+    refused("adopting a folder without tars", "inspect --index path=raw", None, "raw"),
+    refused("adopting a damaged tar", "inspect --index path=shards/answers", all_of(gone(MANIFEST), cut(TAR, 9000)), "shard-000001.tar", changes=["shards"]),
     refused("tokenizer of inspect missing", f"{INSPECT} tokenizer=nothing-here", None, "nothing-here"),
 ]  # fmt: skip
 
