@@ -44,7 +44,7 @@ class _Lines(tqdm):
         wait = FIRST
         while not self.ended.wait(wait):
             self.said, wait = True, EVERY
-            log.info("%s", str(self))
+            log.info("%s", str(self).partition(", ?")[0])  # no rate where nothing has moved
 
 
 def Progress(name: str | None, total: int, unit: str, *, done: int = 0) -> tqdm[None]:
