@@ -119,6 +119,12 @@ class EmbeddingModule(lightning.LightningModule):
                 f"the Trainer has {trained} processes, but {launched} were started: each would train by itself. "
                 'Give Trainer(devices=…, num_nodes=…, strategy="ddp") what the launcher was given'
             )
+        if self.trainer.accumulate_grad_batches > 1:
+            log.warning(
+                "accumulate_grad_batches=%d averages over batches and adds no negatives; a larger global_batch_size "
+                "with micro_batch_size does, in the same memory",
+                self.trainer.accumulate_grad_batches,
+            )
         if isinstance(self.trainer.strategy, DeepSpeedStrategy):
             keep_whole(self.trainer.strategy, self.heads.parameters())
         self.encoder.train()  # Lightning leaves a module as it was given

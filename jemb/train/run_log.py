@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from tqdm.auto import tqdm
 
 from jemb.core.errors import InputError
 from jemb.core.files import write_atomic
+from jemb.core.progress import Progress
 from jemb.data.module import PairData
 from jemb.run_folder import RunFolder
 from jemb.train.module import EmbeddingModule, as_embedding, last_step
@@ -74,7 +74,7 @@ class RunLog(lightning.Callback):
             self.samples = self.run.samples.open("a", buffering=1) if self.log_samples else None
             self.trackers = Trackers(self.tracker_names, self.run, start)
             total = None if (stop := last_step(trainer)) == sys.maxsize else stop
-            self.bar = tqdm(total=total, initial=start, desc=f"train {self.run.path.name}", unit="step")
+            self.bar = Progress(f"train {self.run.path.name}", total, "step", done=start).__enter__()
         self.waiting_since = time.perf_counter()
 
     def on_train_batch_start(self, *arguments: Any) -> None:
