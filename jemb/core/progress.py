@@ -22,8 +22,9 @@ log = logging.getLogger(__name__)
 
 FIRST, EVERY = 10.0, 30.0
 """Seconds until the first line, and between lines."""
-LINE = "{desc}: {n:,} of {total:,} {unit}s ({percentage:.0f} %) after {elapsed}, {rate_noinv_fmt}, {remaining} left{postfix}"
-ENDLESS = "{desc}: {n:,} {unit}s after {elapsed}, {rate_noinv_fmt}{postfix}"
+RATE = " after {elapsed}, {rate_noinv_fmt}"
+LINE = "{desc}: {n:,} of {total:,} {unit}s ({percentage:.0f} %)" + RATE + ", {remaining} left{postfix}"
+ENDLESS = "{desc}: {n:,} {unit}s" + RATE + "{postfix}"
 
 
 class _Lines(tqdm):
