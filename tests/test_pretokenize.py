@@ -22,9 +22,10 @@ from jemb.config import TokenizeConfig
 from jemb.core.errors import InputError
 from jemb.core.records import Batch, Sample, Tokens
 from jemb.data import BatchPlan, Collate, PlanSource
+from jemb.data.small import by_source
 from jemb.model import Encoder, find_folder, load_encoder
 from jemb.pretokenize import pretokenize
-from jemb.shards import open_datasets, write_dataset
+from jemb.shards import ShardReader, TokenReader, open_datasets, write_dataset
 from jemb.shards.tokens import ARRAYS, open_tokens, start_tokens
 from tests.helpers.step_batches import Steps
 
@@ -47,7 +48,7 @@ def batches(
 ) -> list[Batch]:
     readers = open_datasets(shards)
     sources = [PlanSource(name, len(reader), reader.manifest.fingerprint) for name, reader in readers.items()]
-    plan = BatchPlan(sources, seed=1, global_batch_size=size)
+    plan = BatchPlan(sources, seed=1, global_batch_size=size, small_datasets="join")
     collate = Collate(
         encoder.tokenize,
         negatives,
@@ -56,10 +57,12 @@ def batches(
         passage_prompt=encoder.prompt("document"),
         pad_id=encoder.tokenize.pad_id,
     )
-    stored = open_tokens(str(tokens), readers, encoder) if tokens else None
-    found = []
+    stored = open_tokens(str(tokens), readers, encoder) if tokens else {}
+    readers = by_source(plan.sources, readers, ShardReader.joined)
+    stored = by_source(plan.sources, stored, TokenReader.joined)
+    found: list[Batch] = []
     for rank in range(ranks):
-        data = Steps(plan, readers, collate, rank=rank, world_size=ranks, global_keys=rank == 0, tokens=stored)
+        data = Steps(plan, readers, collate, rank=rank, world_size=ranks, global_keys=rank == 0, tokens=stored or None)
         for step in range(12):
             batch = data[step]
             if not isinstance(batch, Batch):
@@ -97,6 +100,25 @@ def test_batches_are_those_of_the_texts(
         assert_equal(one, other)
     assert any(batch.query.input_ids.shape[1] < 32 for batch in from_ids)
     assert any(batch.positive.input_ids.shape[1] == 32 for batch in from_ids)
+
+
+@pytest.mark.slow
+def test_joined_data_sets(tmp_path: Path, make_dataset: Callable[..., Path]) -> None:
+    """Two small ones as one: the rows of both, each once, with the name before their keys; also from stored tokens."""
+    for name, size in (("b", 33), ("a", 19)):
+        make_dataset(tmp_path / "shards", name, size, negatives=3)
+    pretokenize(
+        TokenizeConfig(shards=str(tmp_path / "shards"), model=AUXILIARY, output=str(tmp_path / "tokens"), max_length=16)
+    )
+    encoder = load_encoder(AUXILIARY, max_length=16)
+    found = batches(tmp_path / "shards", encoder, None, 2, 2, size=64)
+    for one, other in zip(
+        found, batches(tmp_path / "shards", encoder, tmp_path / "tokens", 2, 2, size=64), strict=True
+    ):
+        assert_equal(one, other)
+    assert {(batch.dataset, len(batch.query_hash)) for batch in found} == {("joined-pairs", 16)}
+    keys = [key for batch in found[:12] for key in batch.keys]  # of rank 0, which has those of all
+    assert sorted(keys[:52]) == sorted([f"a/a-{i}" for i in range(19)] + [f"b/b-{i}" for i in range(33)])
 
 
 def test_a_large_vocabulary_and_a_sample_with_too_few(

@@ -274,10 +274,11 @@ class TrainConfig:
     weights: dict[str, Weight] = field(default_factory=dict)
     """Quality s_i of a data set, `weights.NAME=2.0`; 1 where not given, 0 leaves it out. A batch comes from data set i
     with probability |D_i| s_i / sum_j |D_j| s_j."""
-    small_datasets: Literal["own_size", "leave_out"] = "own_size"
+    small_datasets: Literal["own_size", "join", "leave_out", "refuse"] = "own_size"
     """What to do with data sets that have fewer samples than a global batch. `own_size`: their batches are as large as
-    they are, rounded down to a size that the processes can share; the loss is a mean over its rows; what has under 32
-    samples is left out with a warning. `leave_out`: all of them. The batches do not depend on the processes' number."""
+    they are, rounded down to a size that the processes can share; the loss is a mean over its rows. `join`: small ones
+    of one kind (pairs, triplets) become one, before that. Both leave out, with a warning, what has under 32 samples.
+    `leave_out`: all of them. `refuse`: an error that names them. The batches do not depend on the processes' number."""
     seed: Seed = 0
     """Seed of the batch plan, the made-on-the-spot weights and the dropout."""
     checkpoint_every: Annotated[Positive, Role.UPKEEP] = 500

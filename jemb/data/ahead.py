@@ -39,7 +39,7 @@ class ReadAhead:
     ) -> None:
         self.plan, self.steps, self.stop, self.lag = plan, steps, stop, lag
         self.remote: dict[str, list[tuple[RemoteTars, ShardInfo]]] = {
-            name: [(reader.tars, shard) for shard in reader.manifest.shards]
+            name: [(shard.tars, shard.info) for shard in reader.shards if shard.tars]
             for name, reader in readers.items()
             if reader.tars
         }

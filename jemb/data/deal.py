@@ -46,8 +46,8 @@ class PayloadSizes:
     """Rows of a data set -> bytes of their JSON, from the memory-mapped indexes alone."""
 
     def __init__(self, reader: ShardReader) -> None:
-        self.folder, self.shards = reader.folder, reader.manifest.shards
-        self.starts = np.array([0, *accumulate(shard.num_samples for shard in self.shards)])
+        self.shards = reader.shards
+        self.starts = np.array([0, *accumulate(shard.info.num_samples for shard in self.shards)])
 
     def __call__(self, rows: Numbers) -> Numbers:
         """rows: [N], 0 <= row < len(reader). Raises InputError for an index that cannot be mapped."""
@@ -61,9 +61,9 @@ class PayloadSizes:
 @lru_cache(maxsize=MAX_MAPPED)
 def _mapped(sizes: PayloadSizes, number: int) -> NDArray[np.uint32]:
     """The sizes column of one shard's index."""
-    path = sizes.folder / sizes.shards[number].index_file
-    index = map_array(path, AGAIN)
-    if index.dtype != INDEX_DTYPE or len(index) != sizes.shards[number].num_samples:
-        raise InputError(f"{path}: not the index of {sizes.shards[number].file}")
+    shard = sizes.shards[number]
+    index = map_array(shard.index_path, AGAIN)
+    if index.dtype != INDEX_DTYPE or len(index) != shard.info.num_samples:
+        raise InputError(f"{shard.index_path}: not the index of {shard.info.file}")
     column: NDArray[np.uint32] = index["size"]
     return column

@@ -25,7 +25,7 @@ from jemb.data.deal import PayloadSizes
 from jemb.data.loader import RowDataset, make_loader
 from jemb.data.plan import BatchPlan
 from jemb.data.sampler import GlobalBatchSampler, StepDataset
-from jemb.data.small import PlanSource, SmallDatasets
+from jemb.data.small import PlanSource, SmallDatasets, by_source
 from jemb.data.verify import Verifier
 from jemb.data.wanted import Wanted, needed_at_once, open_teachers, wanted_of
 from jemb.registry import OBJECTIVES, suggest
@@ -171,6 +171,7 @@ class PairData(lightning.LightningDataModule):
                 reader.manifest.fingerprint,
                 self.weights.get(name, 1.0),
                 tuple(shard.num_samples for shard in reader.manifest.shards),
+                "-".join((reader.manifest.kind, *reader.manifest.fields, self.objectives.get(name, ""))).strip("-"),
             )
             for name, reader in self.found.items()
         ]
@@ -188,7 +189,12 @@ class PairData(lightning.LightningDataModule):
     @cached_property
     def readers(self) -> dict[str, ShardReader]:
         """The data sets that the plan has not left out, by name."""
-        return {source.name: self.found[source.name] for source in self.plan.sources}
+        return {name: self.found[name] for name in sorted(self.plan.dataset_shares)}
+
+    @cached_property
+    def rows(self) -> dict[str, ShardReader]:
+        """The same by source of the plan, of which some may be joined data sets."""
+        return by_source(self.plan.sources, self.found, ShardReader.joined)
 
     def open_tokens(self, encoder: Encoder) -> dict[str, TokenReader] | None:
         """The stored tokens. Raises InputError where they are not those of this encoder's tokenizer."""
@@ -202,10 +208,10 @@ class PairData(lightning.LightningDataModule):
             world_size=self.world_size,
             start=self.next_step if self.trainer else 0,
             steps=self.steps,
-            lengths={name: PayloadSizes(reader) for name, reader in self.readers.items()},
+            lengths={name: PayloadSizes(reader) for name, reader in self.rows.items()},
         )
         if self.collate_fn:
-            rows = RowDataset(self.readers)
+            rows = RowDataset(self.rows)
             return make_loader(rows, self.workers, batch_sampler=sampler, collate_fn=self.collate_fn)
         return make_loader(self._batches(), self.workers, batch_sampler=sampler)
 
@@ -246,35 +252,45 @@ class PairData(lightning.LightningDataModule):
         if encoder is None:
             raise InputError("PairData: give encoder=…, whose token ids the batches shall have, or collate_fn=…")
         stored = self.open_tokens(encoder)
+        tokens = by_source(self.plan.sources, stored, TokenReader.joined) if stored else None
         collate = self._collate(encoder, module)
         place = (trainer.local_rank, trainer.num_devices) if trainer else (0, 1)
         start, stop = (self.next_step() if trainer else 0), self.last_step
         if self.read_ahead and not place[0]:  # one process of each machine, for all of them
             lag = 2 * self.workers + 1  # batches that wait for the trainer in each process
-            self.ahead = ReadAhead(self.plan, self.readers, steps=self.read_ahead, stop=stop, lag=lag)
+            self.ahead = ReadAhead(self.plan, self.rows, steps=self.read_ahead, stop=stop, lag=lag)
         if trainer:
             self.verifier = Verifier(
-                self.plan, self.readers, stored, start=start, stop=stop, share=place, taught=self._teachers
+                self.plan, self.rows, tokens, start=start, stop=stop, share=place, taught=collate.teachers
             )
         return StepDataset(
             self.plan,
-            self.readers,
+            self.rows,
             collate,
             global_keys=self.log_samples and (trainer is None or trainer.is_global_zero),
             ahead=self.ahead,
-            tokens=stored,
+            tokens=tokens,
         )
 
     def _collate(self, encoder: Encoder, module: Any) -> Collate:
-        wanted = self.wanted(module)
+        wanted, sources = self.wanted(module), self.plan.sources
+        members = {source.name: [member.name for member in source.members or (source,)] for source in sources}
+        prompts = {
+            name: [(encoder.prompt("query", one), encoder.prompt("document", one)) for one in names]
+            for name, names in members.items()
+        }
+        for name, found in prompts.items():
+            if len(set(found)) > 1:
+                raise InputError(
+                    f"small_datasets=join: data sets in {name} have different prompts ({', '.join(members[name])}): "
+                    "give them the same ones, or use small_datasets=own_size"
+                )
         return Collate(
             tokenize=encoder.tokenize,
             num_negatives=self.num_negatives or 0,
             seed=self.seed,
             pad_id=encoder.tokenize.pad_id,
-            dataset_prompts={
-                name: (encoder.prompt("query", name), encoder.prompt("document", name)) for name in self.readers
-            },
-            wanted=wanted,
-            teachers=self._teachers,
+            dataset_prompts={name: found[0] for name, found in prompts.items()},
+            wanted={name: wanted[names[0]] for name, names in members.items()},
+            teachers=by_source(sources, self._teachers, TeacherVectors.joined),
         )

@@ -46,13 +46,12 @@ Window = tuple[int, int]
 class BatchPlan:
     """Global batches of `global_batch_size` rows each, by step = 0, 1, 2, …
 
-    small_datasets: what is done with data sets that have fewer rows than that, see `settle_small`; `note` names those
-    that are left out.
+    small_datasets: what is done with data sets that have fewer rows than that, see `settle_small`; `note` says it.
     shuffle_shards: None: any row of a data set may come next; N: rows are shuffled within windows of N whole shards.
     Time for a batch is O(global_batch_size), memory O(number of data sets), whatever the number of samples; with
     `shuffle_shards` the first batch of a pass and the memory are O(number of shards). Only for a data set under three
     batches long a far step needs all of its earlier passes, and so does a jump back.
-    Raises InputError where no data set is left.
+    Raises InputError for a data set smaller than the batch that is to be refused, and where none is left.
     """
 
     def __init__(
@@ -104,6 +103,15 @@ class BatchPlan:
         """P(i) of each data set; they sum to 1."""
         total = sum(self._shares)
         return {s.name: share / total for s, share in zip(self.sources, self._shares, strict=True)}
+
+    @property
+    def dataset_shares(self) -> dict[str, float]:
+        """The same of each data set that was given and not left out: a joined one's is that of its rows."""
+        return {
+            member.name: self.shares[source.name] * member.num_samples / source.num_samples
+            for source in self.sources
+            for member in source.members or (source,)
+        }
 
     @property
     def batch_sizes(self) -> dict[str, int]:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import hashlib
 import os
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import replace
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 from jemb.core.errors import InputError
 from jemb.core.files import check_sha256
@@ -19,7 +22,7 @@ from jemb.core.progress import track
 from jemb.core.records import Sample
 from jemb.shards.cache import ShardCache
 from jemb.shards.index import AGAIN, check_index, open_index
-from jemb.shards.manifest import HINT, MANIFEST, ShardInfo, read_manifest
+from jemb.shards.manifest import HINT, MANIFEST, FileInfo, ShardInfo, read_manifest
 from jemb.shards.member import BLOCK, decode_header, decode_payload
 from jemb.shards.remote import RemoteTars, bring, find_datasets
 from jemb.tables.places import each, is_url, to_local
@@ -28,6 +31,24 @@ MAX_OPEN = 128
 """Shards held open by one process over all readers; each takes two file descriptors of the usual 1,024."""
 RANGE_COST = 1 << 20
 """Bytes that are fetched in the time of a request."""
+
+
+class ShardFiles(NamedTuple):
+    """Where a shard lies: its index in `folder`, its tar there or among `tars`. prefix: of the keys in it."""
+
+    folder: Path
+    info: ShardInfo
+    tars: RemoteTars | None
+    prefix: str = ""
+
+    @property
+    def path(self) -> Path | str:
+        """Of the tar."""
+        return self.tars.place(self.info) if self.tars else self.folder / self.info.file
+
+    @property
+    def index_path(self) -> Path:
+        return self.folder / self.info.index_file
 
 
 class ShardReader:
@@ -44,9 +65,24 @@ class ShardReader:
         self.manifest = read_manifest(self.folder)
         if not self.manifest.num_samples:
             raise InputError(f"{self.folder / MANIFEST}: num_samples is 0; wanted at least 1")
+        self.shards = [ShardFiles(self.folder, shard, tars) for shard in self.manifest.shards]
+        self.files: list[tuple[Path, FileInfo]] = [] if tars else [(self.folder, file) for file in self.manifest.files]
         self._starts = [0, *accumulate(shard.num_samples for shard in self.manifest.shards)]
         if tars is None:
             self.manifest.check_files(str(self.folder), self._size_of)
+
+    @staticmethod
+    def joined(readers: Sequence[ShardReader]) -> ShardReader:
+        """One of all rows, which follow each other; the keys have the name of their data set before them: `NAME/KEY`.
+        The data sets have one kind and the same fields."""
+        one = copy(readers[0])
+        one.shards = [
+            shard._replace(prefix=f"{reader.manifest.name}/") for reader in readers for shard in reader.shards
+        ]
+        one.files = [file for reader in readers for file in reader.files]
+        one.manifest = replace(one.manifest, shards=tuple(shard.info for shard in one.shards))
+        one._starts = [0, *accumulate(shard.info.num_samples for shard in one.shards)]
+        return one
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -109,27 +145,25 @@ class ShardReader:
         fetch: a remote tar that is not here is brought, which compares it; else it is passed over.
         Raises `InputError` with both sums. A cached tar that has changed is removed, so that the next start fetches it.
         """
-        info = self.manifest.shards[number]
-        path = self.tars.place(info) if self.tars else self.folder / info.file
-        if self.tars:
-            descriptor = self.tars.open(info) if fetch else self.tars.cache.find(info)
+        shard = self.shards[number]
+        info, tars = shard.info, shard.tars
+        if tars:
+            descriptor = tars.open(info) if fetch else tars.cache.find(info)
         else:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
         if descriptor is None:
             return 0
         with os.fdopen(descriptor, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             if digest != info.sha256:
-                more = self.tars.cache.forget(info) if self.tars else "the tar has changed"
-                raise InputError(f"{path}: sha256 is {digest}; {MANIFEST} wants {info.sha256}: {more}")
-            index = self.folder / info.index_file
-            check_index(open_index(index, info.num_samples), file, index)
-        return info.bytes + index.stat().st_size
+                more = tars.cache.forget(info) if tars else "the tar has changed"
+                raise InputError(f"{shard.path}: sha256 is {digest}; {MANIFEST} wants {info.sha256}: {more}")
+            check_index(open_index(shard.index_path, info.num_samples), file, shard.index_path)
+        return info.bytes + shard.index_path.stat().st_size
 
     def verify_files(self) -> int:
         """Compare the files beside the shards with the manifest; the bytes that were read. Raises `InputError`."""
-        files = self.manifest.files if self.tars is None else ()
-        return sum(check_sha256(self.folder / info.file, info.sha256, MANIFEST, AGAIN) for info in files)
+        return sum(check_sha256(folder / info.file, info.sha256, MANIFEST, AGAIN) for folder, info in self.files)
 
     def _size_of(self, name: str) -> int | None:
         try:
@@ -152,7 +186,7 @@ class ShardReader:
 
     def _key(self, shard: _OpenShard, header: bytes, offset: int, size: int) -> str:
         try:
-            return decode_header(header, size)
+            return shard.prefix + decode_header(header, size)
         except ValueError as error:
             raise InputError(
                 f"{shard.path}: no sample at byte {offset}: {error}; "
@@ -163,11 +197,11 @@ class ShardReader:
 class _OpenShard:
     """A tar's descriptor and mapped index; closed when the last user lets go: eviction never cuts a read."""
 
-    def __init__(self, folder: Path, info: ShardInfo, tars: RemoteTars | None) -> None:
-        self.path = tars.place(info) if tars else folder / info.file
-        self.info, self.tars, self.folder, self.checked = info, tars, folder, False
-        self.index = open_index(folder / info.index_file, info.num_samples)
-        if tars is None:
+    def __init__(self, shard: ShardFiles) -> None:
+        self.path, self.index_path, self.checked = shard.path, shard.index_path, False
+        self.info, self.tars, self.prefix = shard.info, shard.tars, shard.prefix
+        self.index = open_index(self.index_path, self.info.num_samples)
+        if self.tars is None:
             self.tar = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
 
     def read(self, size: int, offset: int, *, whole: bool) -> bytes:
@@ -176,7 +210,7 @@ class _OpenShard:
             return os.pread(self.tar, size, offset)
         if whole and not self.checked:  # its index came from elsewhere than the tar
             with os.fdopen(self.tars.open(self.info), "rb") as file:
-                check_index(self.index, file, self.folder / self.info.index_file)
+                check_index(self.index, file, self.index_path)
             self.checked = True
         # Opened each time, which costs microseconds: a descriptor that is kept holds the bytes of an evicted shard.
         return self.tars.read(self.info, size, offset, whole=whole)
@@ -190,7 +224,7 @@ class _OpenShard:
 # forked worker inherits are safe: pread shares no position.
 @lru_cache(maxsize=MAX_OPEN)
 def _open_shard(reader: ShardReader, number: int) -> _OpenShard:
-    return _OpenShard(reader.folder, reader.manifest.shards[number], reader.tars)
+    return _OpenShard(reader.shards[number])
 
 
 def open_datasets(

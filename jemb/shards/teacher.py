@@ -15,6 +15,8 @@ Before: `prepare/stages/teacher.py` writes them. After: `data/collate.py` gives 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,7 @@ class TeacherVectors:
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self.folder, self.name = folder, manifest.name
+        self.folders = [folder]
         if missing := sorted({*ARRAYS} - {info.file for info in manifest.files}):
             raise InputError(f"{folder}: {MANIFEST} names no {missing[0]}, the vectors of a teacher; {AGAIN}")
         self.width = int(_open(folder)[2].shape[1])
@@ -60,17 +62,29 @@ class TeacherVectors:
             if name != "dtype" and (name != "model" or "model_files" not in settings)
         }
 
+    @staticmethod
+    def joined(teachers: Sequence[TeacherVectors]) -> TeacherVectors:
+        """Those of several data sets, a text's the first one's that has it."""
+        one = copy(teachers[0])
+        one.folders = [folder for teacher in teachers for folder in teacher.folders]
+        return one
+
     def take(self, hashes: Numbers, *, query: bool) -> NDArray[np.float32]:
         """The vectors [N, D] of texts with these content hashes. Raises `InputError` for a text without a vector."""
-        known, places, vectors = _open(self.folder)
         keys = keys_of(hashes, query=query)
-        at = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-        if missing := int((known[at] != keys).sum()):
+        found, left = np.empty((len(keys), self.width), np.float32), np.arange(len(keys))
+        for folder in self.folders:
+            known, places, vectors = _open(folder)
+            at = np.minimum(np.searchsorted(known, keys[left]), len(known) - 1)
+            there = known[at] == keys[left]
+            found[left[there]] = vectors[places[at[there]]]
+            left = left[~there]
+        if len(left):
             raise InputError(
-                f"{self.folder}: the teacher has no vectors of {missing} of {len(keys)} "
+                f"{self.folders[0]}: the teacher has no vectors of {len(left)} of {len(keys)} "
                 f"{'queries' if query else 'passages'} of a step; {AGAIN}"
             )
-        return np.asarray(vectors[places[at]], np.float32)
+        return found
 
 
 @lru_cache(maxsize=MAX_MAPPED // len(ARRAYS))

@@ -10,7 +10,8 @@ Before: `jemb/pretokenize.py` writes them. After: `data/collate.py` makes the ba
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -132,7 +133,7 @@ class TokenReader:
     """
 
     def __init__(self, folder: Path, manifest: Manifest, recipe: Recipe, vocabulary: int = 2**32) -> None:
-        self.folder, self.vocabulary = folder, vocabulary
+        self.vocabulary = vocabulary
         if not (folder / TOKENS).is_file():
             raise InputError(
                 f"{folder}: no tokens of the data set {manifest.name} (no {TOKENS}); `jemb tokenize` makes them"
@@ -140,16 +141,25 @@ class TokenReader:
         _check_recipe(folder, recipe)
         if not all(has_part(folder, number) for number in range(len(manifest.shards))):
             raise InputError(f"{folder}: not finished; run the same `jemb tokenize` command again")
-        self._sizes = [shard.num_samples for shard in manifest.shards]
-        self._starts = np.array([0, *accumulate(self._sizes)])
+        self._places = [(folder, number, shard.num_samples) for number, shard in enumerate(manifest.shards)]
+        self._starts = np.array([0, *accumulate(size for _, _, size in self._places)])
+
+    @staticmethod
+    def joined(tokens: Sequence[TokenReader]) -> TokenReader:
+        """One of the rows of all, which follow each other."""
+        one = copy(tokens[0])
+        one._places = [place for each in tokens for place in each._places]
+        one._starts = np.array([0, *accumulate(size for _, _, size in one._places)])
+        return one
 
     def verify_part(self, number: int) -> int:
         """Compare the arrays of a shard with their checksums; the bytes that were read. Raises `InputError` with both
         sums."""
-        path = _sums_path(self.folder, number)
+        folder, number, _ = self._places[number]
+        path = _sums_path(folder, number)
         sums, done = read_json(path, dict.fromkeys(ARRAYS, str)), 0
         for name in ARRAYS:
-            done += check_sha256(part_path(self.folder, number, name), sums[name], path.name, _again(self.folder))
+            done += check_sha256(part_path(folder, number, name), sums[name], path.name, _again(folder))
         return done
 
     def count(self, rows: Numbers) -> Numbers:
@@ -176,8 +186,8 @@ class TokenReader:
             found = part.ids[_ranges(begin, lengths[chosen])]
             if found.max(initial=0) >= self.vocabulary:
                 raise InputError(
-                    f"{part_path(self.folder, part.number, 'ids')}: has the id {found.max()}, but the model has only "
-                    f"{self.vocabulary} embeddings: it has changed; {_again(self.folder)}"
+                    f"{part.path}: has the id {found.max()}, but the model has only {self.vocabulary} embeddings: it "
+                    f"has changed; {_again(part.path.parent)}"
                 )
             ids[_ranges((ends - lengths)[chosen], lengths[chosen])] = found
         return ids, lengths, hashes
@@ -185,7 +195,7 @@ class TokenReader:
     def _parts(self, rows: Numbers) -> Iterator[tuple[Numbers, _Part, Numbers]]:
         """(which of `rows`, their shard's arrays, their numbers in it)."""
         for number, chosen, local in by_part(self._starts, rows):
-            yield chosen, _open_part(self.folder, number, self._sizes[number]), local
+            yield chosen, _open_part(*self._places[number]), local
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,20 +204,20 @@ class _Part:
     starts: Numbers
     first: NDArray[Any]
     hashes: Numbers
-    number: int
+    path: Path
 
 
 @lru_cache(maxsize=MAX_MAPPED // len(ARRAYS))
 def _open_part(folder: Path, number: int, size: int) -> _Part:
     arrays = ids, starts, first, hashes = [map_array(part_path(folder, number, one), _again(folder)) for one in ARRAYS]
-    part = _Part(ids, starts, first, hashes, number)
+    part = _Part(ids, starts, first, hashes, part_path(folder, number, "ids"))
     numbers = all(array.ndim == 1 and array.dtype.kind in "iu" for array in arrays)
     if not numbers or not (
         len(part.first) == size + 1
         and len(part.hashes) == part.first[-1] == len(part.starts) - 1
         and len(part.ids) == part.starts[-1]
     ):
-        raise InputError(f"{part_path(folder, number, 'ids')}: the arrays do not belong together; {_again(folder)}")
+        raise InputError(f"{part.path}: the arrays do not belong together; {_again(folder)}")
     return part
 
 

@@ -131,7 +131,7 @@ def write_start(
                 "objective": config.objectives.get(name)
                 or (reader.manifest.kind if config.objective == "auto" else config.objective),
                 "weight": config.weights.get(name, 1.0),
-                "share": plan.shares[name],
+                "share": plan.dataset_shares[name],
                 "fingerprint": reader.manifest.fingerprint,
                 "stages": [asdict(stage) for stage in reader.manifest.stages],
                 "license": reader.manifest.source.get("license"),

@@ -331,8 +331,8 @@ def broken_shards(folder: Path, pairs: Path) -> dict[str, tuple[list[str], list[
         "missing tar": ([f"shards={gone}"], ["shard-000000.tar", "no such file"]),
         "unknown data set": ([shards, "weights.answer=2"], ["weights.answer", "did you mean 'answers'?"]),
         "batch too large": (
-            [shards, "small_datasets=leave_out", "global_batch_size=60"],
-            ["global_batch_size=60", "all-titles.v2 (27)", "answers (50)"],
+            [shards, "small_datasets=refuse", "global_batch_size=30"],
+            ["global_batch_size=30", "all-titles.v2 (27)", "<=27"],
         ),
         "no negatives": ([shards, "objective=triplets"], ["objective=triplets", "all-titles.v2", "objective=pairs"]),
         "init missing": ([shards, "init=/no/model"], ["/no/model"]),

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from jemb.core.records import Batch
 from jemb.data import BatchPlan, Collate, PlanSource, ReadAhead, StepDataset, make_loader
+from jemb.data.small import by_source
 from jemb.shards import ShardCache, ShardReader, cache_home, open_datasets
 from tests.data.test_loader import facts, letters
 from tests.helpers.object_store import BUCKET, FaultyProxy, bytes_on_disk, put_folder
@@ -33,7 +34,13 @@ def url(folder: Path, s3_port: int) -> str:
 
 
 def loader(
-    readers: dict[str, ShardReader], *, number: int | None, stop: int, steps: int | None = None, workers: int = 0
+    readers: dict[str, ShardReader],
+    *,
+    number: int | None,
+    stop: int,
+    steps: int | None = None,
+    workers: int = 0,
+    batch: int = BATCH,
 ) -> DataLoader[Batch]:
     sources = [
         PlanSource(
@@ -41,7 +48,8 @@ def loader(
         )
         for name, reader in readers.items()
     ]
-    plan = BatchPlan(sources, seed=3, global_batch_size=BATCH, shuffle_shards=number)
+    plan = BatchPlan(sources, seed=3, global_batch_size=batch, shuffle_shards=number, small_datasets="join")
+    readers = by_source(plan.sources, readers, ShardReader.joined)
     lag = 2 * workers
     ahead = ReadAhead(plan, readers, steps=steps, stop=stop, lag=lag) if steps is not None else None
     data = Steps(plan, readers, Collate(letters, 0, seed=1), ahead=ahead)
@@ -68,6 +76,16 @@ def test_batches_as_from_the_folder_within_a_small_cache(
     assert len(fetches) == SHARDS
     assert max(fetches.values()) <= 3 + (workers > 0), "a slower worker may have lost one"
     assert sum(fetches.values()) <= 3 * SHARDS + 4
+
+
+@pytest.mark.parametrize("number", [None, 2])
+@pytest.mark.usefixtures("proxy")
+def test_joined_data_sets(tmp_path: Path, make_dataset: Callable[..., Path], s3_port: int, number: int | None) -> None:
+    for name, size in (("b", 33), ("a", 39)):
+        put_folder(s3_port, make_dataset(tmp_path, name, size, shard_samples=10), f"two/{name}")
+    local = loader(open_datasets(tmp_path), number=number, stop=5, batch=64)
+    remote = loader(open_datasets(f"s3://{BUCKET}/two"), number=number, stop=5, steps=2, batch=64)
+    assert facts(iter(remote)) == facts(iter(local))
 
 
 def test_shards_are_here_before_they_are_asked_for(proxy: FaultyProxy, url: str) -> None:

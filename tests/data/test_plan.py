@@ -7,7 +7,7 @@ import pickle
 import random
 import tracemalloc
 from collections import defaultdict
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -235,8 +235,9 @@ def test_small_data_sets_by_their_own_size() -> None:
     assert taken == pytest.approx(plan.num_samples, rel=0.1)
 
 
-def test_small_data_sets_are_planned_purely() -> None:
-    plan = plan_of_small("own_size")
+@pytest.mark.parametrize("how", ["own_size", "join"])
+def test_small_data_sets_are_planned_purely(how: SmallDatasets) -> None:
+    plan = plan_of_small(how)
     other = pickle.loads(pickle.dumps(plan))
     assert other.fingerprint == plan.fingerprint
     for step in [2_000, *range(50)]:
@@ -247,15 +248,33 @@ def test_small_data_sets_are_planned_purely() -> None:
             assert np.concatenate(parts).tolist() == batch.tolist()
 
 
-def test_small_data_sets_left_out() -> None:
+def test_small_data_sets_joined() -> None:
+    plan = plan_of_small("join")
+    assert plan.batch_sizes == {"joined-pairs": 512, "large": 512}
+    assert [(one.name, one.num_samples) for one in plan.sources[0].members] == [
+        ("own", 300), ("same", 256), ("small.1", 45), ("small.2", 70), ("tiny", 20),
+    ]  # fmt: skip
+    assert plan.note == ("joined-pairs holds data set own (300), same (256), small.1 (45), small.2 (70), tiny (20)")
+    assert sum(plan.dataset_shares.values()) == pytest.approx(1)
+    assert plan.dataset_shares["own"] == pytest.approx(300 / sum(SMALL.values()))
+    assert plan_of_small("join", {"large": 600, "own": 300}).batch_sizes == {"large": 512, "own": 288}, "a single one"
+    kinds = [PlanSource(f"{kind}{i}", 20, "", kind=kind) for i in range(2) for kind in ("pairs", "triplets")]
+    both = BatchPlan(kinds, seed=0, global_batch_size=64, small_datasets="join")
+    assert both.batch_sizes == {"joined-pairs": 32, "joined-triplets": 32}
+    with pytest.raises(InputError, match="there is a data set called joined-pairs already; rename it"):
+        plan_of_small("join", {"joined-pairs": 600, "a": 40, "b": 40})
+
+
+def test_small_data_sets_left_out_or_refused() -> None:
     alone = plan_of({"large": 5_000}, batch=512, seed=3)
     assert plan_of_small("leave_out").fingerprint == alone.fingerprint, "as if they were not there"
+    with pytest.raises(InputError, match=r"own \(300\), tiny \(20\).*global_batch_size<=20, small_datasets=own_size"):
+        plan_of_small("refuse")
     with pytest.raises(InputError, match=r"no data set is large enough to train on: left out.*a \(31\)"):
         plan_of_small("own_size", {"a": 31})
-    assert (
-        plan_of_small("own_size", {"a": 600, "b": 512}).fingerprint
-        == plan_of({"a": 600, "b": 512}, batch=512, seed=3).fingerprint
-    ), "plans without small data sets are what they were"
+    large = {"a": 600, "b": 512}
+    fingerprints = {plan_of_small(how, large).fingerprint for how in get_args(SmallDatasets)}
+    assert fingerprints == {plan_of(large, batch=512, seed=3).fingerprint}, "without small ones they are what they were"
 
 
 @pytest.mark.parametrize(

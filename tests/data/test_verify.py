@@ -12,6 +12,7 @@ import pytest
 
 from jemb.core.errors import InputError
 from jemb.data import BatchPlan, PlanSource, Verifier
+from jemb.data.small import by_source
 from jemb.shards import RemoteTars, ShardCache, ShardReader, TokenReader, open_datasets
 from jemb.shards.tokens import Recipe, part_path, start_tokens, write_part
 
@@ -23,28 +24,29 @@ def shards(tmp_path: Path, pair_shards: Path) -> Path:
     return shutil.copytree(pair_shards, tmp_path / "shards")
 
 
-def plan_of(readers: dict[str, ShardReader], shuffle_shards: int | None = None) -> BatchPlan:
+def plan_of(readers: dict[str, ShardReader], shuffle_shards: int | None = None, batch: int = BATCH) -> BatchPlan:
     sources = [
         PlanSource(name, len(reader), "", shard_sizes=tuple(shard.num_samples for shard in reader.manifest.shards))
         for name, reader in readers.items()
     ]
-    return BatchPlan(sources, seed=1, global_batch_size=BATCH, shuffle_shards=shuffle_shards)
+    return BatchPlan(sources, seed=1, global_batch_size=batch, shuffle_shards=shuffle_shards, small_datasets="join")
 
 
-@pytest.mark.parametrize("shuffle_shards", [None, 2])
+@pytest.mark.parametrize(("shuffle_shards", "batch"), [(None, 8), (2, 8), (None, 64), (2, 64)])
 def test_each_shard_once_by_one_process(
-    shards: Path, shuffle_shards: int | None, monkeypatch: pytest.MonkeyPatch
+    shards: Path, shuffle_shards: int | None, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Path] = []
     verify = ShardReader.verify_shard
 
     def counted(self: ShardReader, number: int, *, fetch: bool = True) -> int:
-        seen.append(self.folder / self.manifest.shards[number].file)
+        seen.append(Path(self.shards[number].path))
         return verify(self, number, fetch=fetch)
 
     monkeypatch.setattr(ShardReader, "verify_shard", counted)
     readers = open_datasets(shards)
-    plan = plan_of(readers, shuffle_shards)
+    plan = plan_of(readers, shuffle_shards, batch)
+    readers = by_source(plan.sources, readers, ShardReader.joined)
     for rank in range(3):
         assert Verifier(plan, readers, None, start=0, stop=STEPS, share=(rank, 3)).verified(STEPS)
     assert sorted(seen) == sorted(shards.glob("*/*.tar"))
@@ -71,13 +73,16 @@ def changed(path: Path) -> Path:
     return path
 
 
-def test_a_changed_tar(shards: Path) -> None:
-    """The steps before the first that reads it are safe."""
+@pytest.mark.parametrize("batch", [8, 64])
+def test_a_changed_tar(shards: Path, batch: int) -> None:
+    """Also one of joined data sets. The steps before the first that reads it are safe."""
     tar = changed(shards / "answers" / "shard-000002.tar")
     readers = open_datasets(shards)
-    plan = plan_of(readers)
+    plan = plan_of(readers, batch=batch)
+    before = {"answers": 0, "joined-pairs": 27}  # rows of the other data set
     batches = (plan.batch(step) for step in range(STEPS))
-    first = next(i for i, (name, rows) in enumerate(batches) if name == "answers" and (rows // 16 == 2).any())
+    first = next(i for i, (name, rows) in enumerate(batches) if ((rows - before.get(name, 99)) // 16 == 2).any())
+    readers = by_source(plan.sources, readers, ShardReader.joined)
     verifier = Verifier(plan, readers, None, start=0, stop=STEPS)
     with pytest.raises(InputError, match=r"shard-000002.tar: sha256 is \w{64}; manifest.json wants \w{64}: the tar"):
         verifier.verified(STEPS)

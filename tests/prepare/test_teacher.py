@@ -101,6 +101,11 @@ def test_each_text_has_the_vector_of_its_side(tmp_path: Path, dtype: str) -> Non
     assert not np.array_equal(vector(teacher, "cedar delta", query=True), vector(teacher, "cedar delta", query=False))
     with pytest.raises(InputError, match=r"no vectors of 1 of 1 passages of a step; .* with the stage teacher again"):
         vector(teacher, "koala", query=False)
+    more = prepared(tmp_path, "more", [{"query": "koala", "positive": "lemur"}], dtype=dtype)
+    parts = [TeacherVectors(more, read_manifest(more)), teacher]
+    for text, part in (("lemur", parts[0]), ("cedar delta", teacher)):
+        joined = vector(TeacherVectors.joined(parts), text, query=False)
+        assert np.array_equal(joined, vector(part, text, query=False))
     shown = inspect(InspectConfig(path=str(folder), samples=0, verify=True))
     assert "3 triplets (with positives, teacher)" in shown
     assert "teacher.vectors.npy" in shown

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from jemb.app.cli import main
+from jemb.config import ModelConfig
+from jemb.core.errors import InputError
 from jemb.data.module import PairData
+from jemb.model import make_tiny
+from jemb.shards import open_datasets
 from tests.helpers.training_runs import SMALL, Training, losses, read_lines
 
 Start = Callable[..., Training]
@@ -55,9 +59,46 @@ def test_by_their_own_size(
     assert warning in shown.err
 
 
+@pytest.mark.slow
+def test_joined_and_refused(
+    tmp_path: Path, start: Start, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    joining = [*options, "small_datasets=join"]
+    start(tmp_path / "joined", [*joining, "max_steps=3"]).succeed()
+    run = start(tmp_path / "joined", joining, processes=2).succeed()
+    alone = start(tmp_path / "alone", joining).succeed()
+    assert read_lines(run.samples) == read_lines(alone.samples), "on two processes, from a checkpoint on"
+    record = run.read_record()["datasets"]
+    assert sorted(record) == ["large", "small", "tiny"]
+    assert record["small"]["share"] / record["tiny"]["share"] == pytest.approx(40 / 31)
+    folder = options[len(SMALL)].removeprefix("shards=")
+    keys = {f"{name}/{sample.key}" for name, reader in open_datasets(folder).items() for sample in reader}
+    joined = [line for line in read_lines(run.samples) if line["dataset"] == "joined-pairs"]
+    assert joined
+    assert all(len(line["ids"]) == 64 and set(line["ids"]) <= keys for line in joined)
+
+    assert main(["train", f"output={tmp_path}/dry", *joining, "dry_run=true"]) == 0
+    shown = capsys.readouterr()
+    assert "data set joined-pairs: 71 samples, " in shown.out
+    assert "small_datasets=join: joined-pairs holds data set small (40), tiny (31)" in shown.err
+    assert main(["train", f"output={tmp_path}/dry", *options, "small_datasets=refuse"]) == 2
+    assert "global_batch_size=64 is larger than data set small (40), tiny (31)" in capsys.readouterr().err
+
+
 def test_in_a_trainer_of_ones_own(options: list[str], caplog: pytest.LogCaptureFixture) -> None:
     """Without our runner it is said as well."""
     folder = options[len(SMALL)].removeprefix("shards=")
     assert sorted(PairData(folder, global_batch_size=64).readers) == ["large", "small"]
     warning = "small_datasets=own_size: left out, having fewer than the 32 rows of a batch: data set tiny (31)"
     assert warning in caplog.messages
+
+
+def test_joined_data_sets_have_the_same_prompts(options: list[str]) -> None:
+    encoder = make_tiny(["some words to learn"], ModelConfig(), seed=0, max_length=16)
+    folder = options[len(SMALL)].removeprefix("shards=")
+    encoder.prompts = {"small-query": "ask: ", "tiny-query": "ask: "}
+    data = PairData(folder, global_batch_size=64, small_datasets="join", encoder=encoder, workers=0)
+    assert data._collate(encoder, None).dataset_prompts == {"joined-pairs": ("ask: ", ""), "large": ("", "")}
+    encoder.prompts = {"small-query": "ask: "}
+    with pytest.raises(InputError, match=r"in joined-pairs have different prompts \(small, tiny\)"):
+        data.train_dataloader()
