@@ -1,4 +1,4 @@
-"""`jemb tokenize`: the token ids of every text of the shards, counted out once, shard by shard, by several processes.
+"""`jemb tokenize`: tokenises the texts of the shards once and stores the ids, shard by shard, by several processes.
 
 Before: `prepare` wrote the shards. After: `jemb train tokens=DIR` makes from the ids the batches of the texts.
 """

@@ -55,7 +55,7 @@ class WeighConfig:
 
 @options
 class TokenizeConfig:
-    """Count the tokens of shards out once, so that runs which train on them need not: `jemb train tokens=DIR`."""
+    """Tokenise shards once and store the token ids, for runs that train on them: `jemb train tokens=DIR`."""
 
     shards: str
     """Output folder of `jemb prepare` (every data set in it), or the folder of one data set, or its URL."""
