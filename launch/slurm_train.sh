@@ -182,7 +182,7 @@ train() {
     [[ -z $asked ]] || kill -USR1 "$step" # asked during the checks
     await "$step" || code=$?
     after=$(saved)
-    ((code == 0)) || grep -h '^jemb train:' "$logs"/*.log | sort -u | head >&2 || true
+    ((code == 0)) || awk '!/^  / {on = /^jemb train:/} on && !seen[$0]++' "$logs"/*.log | head -n 20 >&2 || true
     ((after <= before)) || rm -f "${logs%.*}.no-step"
     if grep -q '^  "status": "finished"' "$folder/run.json" 2>/dev/null && ((code == 0)); then
         echo "finished; the run is in $output" >&2
