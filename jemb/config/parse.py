@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, field, fields
 from functools import wraps
 from typing import Any, TypeVar, dataclass_transform, get_args, get_type_hints
@@ -13,6 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs, PydanticCustomError
 
+from jemb.config.foreign import translate
 from jemb.core.errors import InputError
 from jemb.registry import suggest
 
@@ -21,31 +22,6 @@ T = TypeVar("T")
 PLACEHOLDERS = ("NAME", "FIELD", "OPTION")
 """Words of an option's name in whose place the user's own stand."""
 CHECKED = ConfigDict(extra="forbid", use_attribute_docstrings=True, str_min_length=1)
-ELSEWHERE = {
-    "max_epochs": "epochs num_epochs num_train_epochs",
-    "max_steps": "steps num_steps train_steps max_train_steps total_steps",
-    "learning_rate": "lr peak_lr max_lr",
-    "global_batch_size": "batch_size train_batch_size per_device_train_batch_size batch_size_per_device",
-    "micro_batch_size": "gradient_accumulation_steps accumulate_grad_batches gradient_checkpointing mini_batch_size",
-    "objective": "loss loss_fn criterion",
-    "precision": "bf16 fp16 mixed_precision amp dtype torch_dtype",
-    "trackers": "report_to logger loggers wandb mlflow tensorboard",
-    "evaluation.every": "eval_steps val_check_interval evaluation_steps",
-    "evaluation.tasks": "eval_strategy eval_dataset evaluator load_best_model_at_end",
-    "checkpoint_every": "save_steps save_strategy save_every",
-    "init": "model_name_or_path model_name base_model pretrained model_path checkpoint",
-    "model": "model_name_or_path model_name model_path checkpoint",
-    "run": "model_name_or_path model_name model_path checkpoint",
-    "output": "output_dir output_path save_dir save_path default_root_dir log_dir output_file",
-    "shards": "dataset datasets train_dataset train_data data data_path data_dir",
-    "input": "dataset datasets data data_path data_dir data_files input_dir input_path",
-    "warmup_steps": "warmup warmup_ratio num_warmup_steps",
-    "schedule": "lr_scheduler lr_scheduler_type scheduler",
-    "gradient_clip": "max_grad_norm gradient_clip_val clip_grad_norm",
-    "max_length": "max_seq_length max_seq_len query_max_len passage_max_len",
-    "workers": "dataloader_num_workers num_workers num_proc n_jobs",
-}
-"""What other trainers call our options, by ours; of several that a command has the first is meant."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
@@ -125,17 +101,11 @@ def unknown_option(names: Iterable[str], given: str) -> str:
     NAME of `given` in the place of NAME."""
     names = list(names)
     if meant := translate(given, names):
-        return f"unknown option '{given}': here that is {meant}"
+        return f"unknown option '{given}'{meant}"
     words = given.split(".")
     readings = [".".join(words[1:end]) for end in range(2, len(words) + 1)]
     near = suggest(given, [name.replace("NAME", reading) for name in names for reading in readings or ["NAME"]])
     return f"unknown option '{given}'{near}; --help lists all options"
-
-
-def translate(given: str, options: Collection[str]) -> str:
-    """The option of a name from elsewhere, else an empty string."""
-    plain = given.replace("-", "_").lower()
-    return next((ours for ours, theirs in ELSEWHERE.items() if ours in options and plain in theirs.split()), "")
 
 
 def describe(cls: type) -> list[tuple[str, str, Any, str]]:

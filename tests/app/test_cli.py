@@ -17,7 +17,7 @@ import jemb
 from jemb.app import cli
 from jemb.app.cli import COMMANDS, main
 from jemb.config import TrainConfig, describe, option_names
-from jemb.config.parse import ELSEWHERE, translate
+from jemb.config.foreign import NAMES, translate
 from jemb.core.errors import InputError
 from tests.helpers.permissions import WITHOUT_POWER, forbid
 
@@ -111,8 +111,9 @@ def test_a_mistake_costs_one_line(refused: Callable[..., str], mistake: str, exp
 def test_names_of_other_trainers_lead_to_ours(refused: Callable[..., str]) -> None:
     """Each name of the table is told by some command, and each of ours is one of that command."""
     known = {name: set(option_names(command.config)) for name, command in COMMANDS.items()}
-    for ours, theirs in ELSEWHERE.items():
-        assert any(ours in names for names in known.values()), f"{ours} is no option"
+    for theirs, ours in NAMES:
+        for option in ours:
+            assert any(option in names for names in known.values()), f"{option} is no option"
         for given in theirs.split():
             assert any(translate(given, names) for names in known.values()), given
     assert "here that is model" in refused("evaluate", "model_name_or_path=m", "tasks=t", "output=o")
