@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import platform
 import re
 import signal
 import sys
@@ -81,6 +82,41 @@ def _task_of_slurm(environment: Mapping[str, str], size: int) -> RankInfo:
         address=environment.get("MASTER_ADDR") or first_host(nodes),
         port=_number(environment, "MASTER_PORT", 20000 + number % 10000),
         by_slurm=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Where this task stands. names: of all nodes; tasks: processes that will train on this one; address, port: where
+    all meet on the first; seconds: how long they wait; logs: a folder that the launch script has just made; has_gpus:
+    Slurm says that there are some."""
+
+    number: int
+    names: tuple[str, ...]
+    tasks: int
+    address: str
+    port: int
+    seconds: float
+    logs: str | None
+    has_gpus: bool
+
+    @property
+    def name(self) -> str:
+        return self.names[self.number]
+
+
+def find_node(environment: Mapping[str, str] = os.environ) -> Node:
+    """From the variables of Slurm and of the launch script; without them, this machine alone."""
+    number = int(environment.get("SLURM_NODEID", "0"))
+    return Node(
+        number=number,
+        names=tuple(environment.get("PREFLIGHT_NODES", platform.node()).split()),
+        tasks=tasks_of_node(environment.get("PREFLIGHT_TASKS", "1"), number),
+        address=environment.get("MASTER_ADDR", "127.0.0.1"),
+        port=int(environment.get("MASTER_PORT", "29500")),
+        seconds=float(environment.get("PREFLIGHT_SECONDS", "120")),
+        logs=environment.get("PREFLIGHT_LOGS"),
+        has_gpus="SLURM_GPUS_ON_NODE" in environment,
     )
 
 

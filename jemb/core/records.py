@@ -153,6 +153,7 @@ class Batch:
     teacher: Tensor | None = None
 
     def __init__(self, **values: Any) -> None:
+        assert values.keys() <= Batch.__annotations__.keys(), f"no fields of a batch: {values.keys()}"
         vars(self).update(values)
 
     @property

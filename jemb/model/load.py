@@ -6,6 +6,7 @@ Before: `folder.py` has looked at the files. After: `probe.py` compares the vect
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,6 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
-from unittest.mock import patch
 
 import torch
 from huggingface_hub import snapshot_download
@@ -193,7 +193,10 @@ def opened(
     folder = find_folder(name_or_path, code=trust_remote_code)
     own: dict[str, float] = {}
     load: Any = PreTrainedModel.__dict__["from_pretrained"]
-    limit, total = float("inf"), 0
+    base: Any = PreTrainedModel
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = of_files = memory
+    total = 0
 
     def from_pretrained(cls: Any, *arguments: Any, **options: Any) -> Any:
         for name, value in options["config"].to_dict().items() if dropout is not None else ():
@@ -213,23 +216,28 @@ def opened(
         nonlocal total
         total += 4 * p.numel() if p is not None and p.is_meta else 0  # there transformers builds it first
         if total > limit:
-            raise InputError(f"{folder}: config.json describes a model of more than the {limit:.1e} bytes it may have")
+            raise InputError(
+                f"{folder}: config.json describes a model of more than {total / 1e9:.3g} GB in fp32; its files allow "
+                f"for {of_files / 1e9:.3g} GB, and this machine has {memory / 1e9:.3g} GB of memory"
+            )
 
     try:
         with (
             quiet(),
             torch.random.fork_rng(devices=[]),
             without_adapter(folder, partial(find_folder, code=trust_remote_code)) as place,
-            patch.object(PreTrainedModel, "from_pretrained", classmethod(from_pretrained)),
         ):
             check_folder(place, trust_remote_code=trust_remote_code, kind=kind)
             files = [*place.rglob("model*.safetensors"), *place.rglob("pytorch_model*")]
-            limit = TIMES_FILES * (sum(path.stat().st_size for path in files) + 2**22)
+            of_files = TIMES_FILES * (sum(path.stat().st_size for path in files) + 2**22)
+            limit = min(memory, of_files)
             torch.manual_seed(0)
             handle = register_module_parameter_registration_hook(count)
+            base.from_pretrained = classmethod(from_pretrained)
             try:
                 yield folder, place, own
             finally:
+                base.from_pretrained = load
                 handle.remove()
     except InputError as error:
         if str(folder) in str(error):

@@ -410,17 +410,6 @@ def test_debug_shows_where() -> None:
     assert done.returncode == 2
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate"])
-def test_what_launchers_start_is_a_module_too(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", [name, "--help"])
-    with pytest.raises(SystemExit) as end:
-        runpy.run_module(f"jemb.app.{name}", run_name="__main__")
-    assert end.value.code == 0
-    assert f"usage: jemb {name} " in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_is_a_module_too(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -21,9 +21,10 @@ from typing import BinaryIO
 import pytest
 from fsspec.registry import _registry
 
-from jemb.app.preflight import faults_here, find_node
 from jemb.config import TrainConfig
 from jemb.core.errors import Failure, InputError
+from jemb.launch import find_node
+from jemb.preflight import faults_here
 from jemb.shards import ShardCache, ShardReader, cache_home, open_datasets
 from jemb.shards import cache as cache_module
 from jemb.shards import reader as reader_module
