@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 FIRST, EVERY = 10.0, 30.0
 """Seconds until the first line, and between lines."""
 RATE = " after {elapsed}, {rate_noinv_fmt}"
-LINE = "{desc}: {n:,} of {total:,} {unit}s ({percentage:.0f} %)" + RATE + ", {remaining} left{postfix}"
-ENDLESS = "{desc}: {n:,} {unit}s" + RATE + "{postfix}"
+LINE = "{desc}: {n:,} of {total:,}{unit}s ({percentage:.0f} %)" + RATE + ", {remaining} left{postfix}"
+ENDLESS = "{desc}: {n:,}{unit}s" + RATE + "{postfix}"
 
 
 class _Lines(tqdm):
@@ -40,7 +40,7 @@ class _Lines(tqdm):
 
     def __exit__(self, *error: Any) -> None:
         if self.said and error[0] is None:
-            log.info("%s", str(self))
+            log.info("%s", str(self).replace(", 00:00 left", ""))
         super().__exit__(*error)
 
     def close(self) -> None:
@@ -66,7 +66,7 @@ def Progress(name: str | None, total: int | None, unit: str, *, done: int = 0) -
             total=total, initial=done, desc=name, unit=unit, unit_scale=True, leave=False, disable=name is None
         )
     line = ENDLESS if total is None else LINE
-    return _Lines(total=total, initial=done, desc=name, unit=unit, bar_format=line, file=io.StringIO())
+    return _Lines(total=total, initial=done, desc=name, unit=f" {unit}", bar_format=line, file=io.StringIO())
 
 
 def track(items: Iterable[T], name: str | None, total: int, unit: str) -> Iterator[T]:

@@ -21,7 +21,7 @@ def test_lines_come_without_a_terminal_and_from_a_step_that_stands(monkeypatch, 
         wait_for(lambda: "4,000 of" in caplog.text)
         shown.update(6_000)
     lines = caplog.messages
-    line = r"a: embed: [\d,]+ of 10,000 texts \(\d+ %\) after \d\d:\d\d(, .*text/s, .* left)?"
+    line = r"a: embed: [\d,]+ of 10,000 texts \(\d+ %\) after \d\d:\d\d(, .* text/s)?(, .* left)?"
     assert all(re.fullmatch(line, said) for said in lines)
     assert re.fullmatch(r"a: embed: 1,000 of 10,000 texts \(10 %\) after \d\d:\d\d", lines[0])
     assert any(said.startswith("a: embed: 4,000 of 10,000 texts (40 %) after") for said in lines)
