@@ -233,6 +233,15 @@ def test_a_tokenizer_of_another_model_is_refused(tiny: Encoder, t5_folder: Path,
         load_encoder(str(tmp_path))
 
 
+def test_a_model_larger_than_memory_is_refused_while_it_is_built(
+    tiny: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.save(tmp_path)
+    monkeypatch.setattr(load.os, "sysconf", lambda name: 100 if name == "SC_PHYS_PAGES" else 1)
+    with pytest.raises(InputError, match="and this machine has 1e-07 GB of memory"):
+        load_encoder(str(tmp_path))
+
+
 def test_what_cannot_be_loaded_is_said(tiny: Encoder, tmp_path: Path) -> None:
     def check(folder: str | Path, pattern: str) -> None:
         with pytest.raises(InputError, match=pattern):
