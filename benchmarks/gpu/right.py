@@ -54,6 +54,7 @@ def _parity(found: Found, device: str, folder: Path, objective: str, more: list[
     cases = [
         ("fp32", []),
         ("fp32", ["micro_batch_tokens=512"]),
+        ("tf32", []),
         ("bf16", []),
         ("bf16", ["micro_batch_size=1"]),
         ("bf16", ["model.packing=on"]),

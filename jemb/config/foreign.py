@@ -22,7 +22,7 @@ NAMES: list[tuple[str, dict[str, str]]] = [
     ("loss loss_fn loss_function loss_type criterion", {"objective": ""}),
     ("scale similarity_scale", {"temperature": "1 / scale"}),
     ("tau", {"temperature": ""}),
-    ("bf16 fp16 mixed_precision amp dtype torch_dtype half", {"precision": "as in precision=bf16"}),
+    ("bf16 fp16 tf32 mixed_precision amp dtype torch_dtype half", {"precision": "as in precision=bf16"}),
     ("report_to logger loggers logging tracker wandb mlflow tensorboard", {"trackers": ""}),
     ("eval_steps val_check_interval evaluation_steps eval_every", {"evaluation.every": "in steps"}),
     ("eval_strategy evaluation_strategy eval_dataset evaluator evaluators eval_tasks val_data do_eval "

@@ -217,8 +217,9 @@ class TrainConfig:
     `deepspeed_2` of the gradients as well, `deepspeed_3` and `fsdp` of the weights as well. None changes the result."""
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Role.COURSE] = "auto"
     """Where to train; `auto`: CUDA where there is one. `mps`: the GPU of a Mac, for one process."""
-    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], Role.COURSE] = "auto"
-    """Arithmetic of the encoder; `auto`: bf16 where the GPU has it. The loss is always fp32.
+    precision: Annotated[Literal["auto", "fp32", "tf32", "bf16", "fp16"], Role.COURSE] = "auto"
+    """Arithmetic of the encoder; `auto`: bf16 where the GPU has it. The loss is always fp32. `tf32`: fp32 but that
+    an NVIDIA GPU (A100 or newer) rounds factors of matrix products to 10 bits: nearer to fp32 than bf16, but slower.
     On a CPU bf16 pays where that has instructions for it (AMX). `fp16` is for GPUs without bf16 (T4, V100): the loss is
     scaled, and a step whose gradients are too large for fp16 is left out; not with `deepspeed_N` or `fsdp`."""
     global_batch_size: Annotated[int, Field(gt=1)] = 256

@@ -165,13 +165,20 @@ def make_trainer(
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """What the encoder computes in: fp32, bf16 or fp16; `auto`: bf16 on a GPU that has it, else fp32."""
+    """What the encoder computes in: fp32, tf32, bf16 or fp16; `auto`: bf16 on a GPU that has it, else fp32."""
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if name == "bf16" and device.type == "cuda" and not has_bf16:
         raise InputError("precision=bf16: this GPU has no bf16 arithmetic; use precision=fp16 or precision=fp32")
+    if name == "tf32" and not _has_tf32(device):
+        raise InputError("precision=tf32: only GPUs of NVIDIA from A100 on have it; use precision=fp32")
     if name == "auto":
         return "bf16" if has_bf16 else "fp32"
     return name
+
+
+def _has_tf32(device: torch.device) -> bool:
+    of_nvidia = device.type == "cuda" and torch.version.cuda is not None
+    return of_nvidia and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def make_scaling(config: TrainConfig, device: torch.device, num_processes: int) -> list[MixedPrecision]:

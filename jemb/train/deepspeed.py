@@ -20,15 +20,17 @@ from jemb.train.optim import start_moments
 
 BUCKET = 25_000_000
 """Elements that are sent at once."""
+KEPT_WHOLE = {"cpu": 0, "cuda": 100_000}
+"""Stage 3 leaves weights of fewer elements (norms, biases) whole on every process, by kind of device: on a GPU a
+collective for each costs more than its memory; on CPUs none, so that a tiny model takes the way of a large one."""
 
 
-def zero_options(stage: int) -> dict[str, Any]:
+def zero_options(stage: int, device: str) -> dict[str, Any]:
     """Everything DeepSpeed is told. stage: 1 shards AdamW's state, 2 gradients as well, 3 weights as well."""
     zero = {"stage": stage, "overlap_comm": True, "reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET}
     if stage == 3:
         zero |= {
-            # Of smaller weights, none stays whole on every process, so a tiny model takes the way of a large one.
-            "stage3_param_persistence_threshold": 0,
+            "stage3_param_persistence_threshold": KEPT_WHOLE[device],
             "stage3_prefetch_bucket_size": BUCKET,
             "stage3_max_live_parameters": 1_000_000_000,
             # A layer is whole only while it computes. DeepSpeed's 10^9 looks so many elements ahead at each module for
@@ -72,7 +74,7 @@ class ZeroStrategy(DeepSpeedStrategy):
             os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported, which Lightning does now
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         super().__init__(
-            config=zero_options(stage),
+            config=zero_options(stage, "cpu" if on_cpu else "cuda"),
             logging_level=logging.ERROR,
             precision_plugin=ZeroPrecision(),
             parallel_devices=processes.devices_of_node if processes else None,

@@ -62,7 +62,7 @@ def dry_run(config: TrainConfig) -> str:
         "batch": batch_lines(config, processes),
         "plan": [*plan_lines(data.plan, steps), f"{steps} steps{of_done}; run folder {config.output}"],
         f"memory of one process, estimated for strategy {strategy} in {precision} on {device}": memory_lines(
-            config, encoder, strategy, processes, half=precision != "fp32"
+            config, encoder, strategy, processes, half=precision in ("bf16", "fp16")
         ),
     }
     lines = [line for title, found in sections.items() for line in (title, *(f"  {text}" for text in found))]

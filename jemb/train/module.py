@@ -31,6 +31,7 @@ from jemb.data.permutation import mix
 from jemb.distributed import gather_rows, gather_values, mean_over_ranks, rank, world_size
 from jemb.launch import find_ranks
 from jemb.loss import Loss, Objective, Objectives, Rows, Texts
+from jemb.loss.products import in_full_from_here
 from jemb.model import Encoder, encode_together, load_encoder
 from jemb.train.deepspeed import keep_whole, last_norm
 from jemb.train.optim import Schedule, clip_gradients, make_optimizer
@@ -140,7 +141,7 @@ class EmbeddingModule(lightning.LightningModule):
                 self.encoder, batch.texts, self.micro_batch_size, self.micro_batch_tokens, agree=self.agree
             )
         with torch.autocast(self.device.type, enabled=False):
-            loss = self.loss_of(batch, vectors)
+            loss = self.loss_of(batch, in_full_from_here(vectors))
         self._unmeasured = batch, replace(loss, total=loss.total.detach()), slots
         return loss.total
 

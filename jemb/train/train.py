@@ -21,8 +21,9 @@ from jemb.distributed import max_over_ranks, rank, world_size
 from jemb.distributed.peers import report_lost_peers
 from jemb.distributed.processes import joined_processes
 from jemb.distributed.ranks import agreed, on_rank_zero
+from jemb.loss.products import FULL, products_in
 from jemb.run_folder import RunFolder
-from jemb.train.build import count_steps, make_module, make_scaling, make_trainer
+from jemb.train.build import choose_precision, count_steps, make_module, make_scaling, make_trainer
 from jemb.train.checkpoints import Checkpoints
 from jemb.train.dry_run import batch_lines, plan_lines
 from jemb.train.evaluation import EvaluateInLoop
@@ -64,12 +65,14 @@ def train(
             """Shards and plan, as this process sees them."""
             choose_strategy(config.strategy, world_size())
             make_scaling(config, processes.device, world_size())
+            choose_precision(config.precision, processes.device)
             data = PairData.of_run(config)
             data.wanted()
             data.plan.check_processes(world_size())
             return data
 
         data = agreed(open_data, lambda data: facts_of(config, data.readers, data.plan))
+        stack.enter_context(products_in("high" if config.precision == "tf32" else FULL))
         max_steps = data.steps = count_steps(config, data.plan)
         evaluations = EvaluateInLoop(run, config.evaluation, every=config.checkpoint_every, stop=max_steps)
 

@@ -25,6 +25,7 @@ from jemb.config import LossWeights, ModelConfig
 from jemb.distributed import rank, world_size
 from jemb.loss import Pairs, Texts
 from jemb.model import together
+from jemb.train import deepspeed
 from jemb.train.strategies import FSDP_ON_CPU
 from tests.helpers.ranks import on_ranks
 from tests.helpers.strategy_ranks import Outcome, distance, run_cases
@@ -155,6 +156,31 @@ def test_weights_change_as_in_one_process(tmp_path: Path, alone: dict[str, Outco
             assert max(seen.held) <= (1.1 * total / size + 200 if shared else total), "between steps, only its share"
     if size == 2:
         assert distance(found[0]["dropout"], alone["dropout"]) > 0.01, "dropout acts"
+
+
+FEW_NUMBERS = 100
+
+
+@contextmanager
+def some_kept_whole(case: str) -> Iterator[None]:
+    """Biases and norms."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(deepspeed.KEPT_WHOLE, "cpu", FEW_NUMBERS)
+        yield
+
+
+def test_stage_3_leaves_small_weights_whole_as_it_does_on_gpus(tmp_path: Path, alone: dict[str, Outcome]) -> None:
+    cases = {
+        name: matrix("deepspeed_3")[name] for name in ("pairs, cached by tokens", "teach, two positives and contrast")
+    }
+    found = on_ranks(tmp_path, 2, run_cases, cases, some_kept_whole)
+    for outcomes in found:
+        for case, seen in outcomes.items():
+            assert_same(seen, alone[case])
+    numbers = [change.numel() for change in alone["pairs"].changes.values()]
+    whole = sum(number for number in numbers if number < FEW_NUMBERS)
+    assert 200 < whole < sum(numbers) / 4
+    assert max(found[0]["pairs, cached by tokens"].held) == pytest.approx(sum(numbers) / 2 + whole, abs=20)
 
 
 def test_the_cases_are_what_they_are_named(alone: dict[str, Outcome]) -> None:
