@@ -13,6 +13,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -37,7 +38,7 @@ from jemb.core.errors import InputError
 from jemb.launch import find_ranks
 from jemb.mirror import local_copy
 from jemb.run_folder import RunFolder
-from jemb.tables.places import is_url
+from jemb.tables.places import base_name, is_url
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +64,15 @@ def sweep(overrides: Sequence[str]) -> int:
         [*fixed, *(f"{key}={value}" for key, value in values.items()), f"output={place}"]
         for place, values in runs.items()
     ]
-    for job in jobs:
-        compose_config("train", TrainConfig, job)
+    seen: dict[str, str] = {}
+    for job, place in zip(jobs, runs, strict=True):
+        config = repr(replace(compose_config("train", TrainConfig, job), output="-"))
+        if config in seen:
+            raise InputError(
+                f"-m: {base_name(seen[config])} and {base_name(place)} are the same run: what they differ in is set by "
+                "experiment=… or another option as well; leave that or one of the two out"
+            )
+        seen[config] = place
     folder = Path() if is_url(output) else Path(output)
     codes = _launch(jobs, [o for o in overrides if o.startswith(OF_HYDRA)], folder)
     print(table(runs))

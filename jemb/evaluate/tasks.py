@@ -16,7 +16,7 @@ from jemb.evaluate.measure import Task
 from jemb.registry import TASKS, suggest
 from jemb.tables.places import list_folder, look
 from jemb.tables.records import Bad
-from jemb.tables.whole import kind_of, read_table
+from jemb.tables.whole import counted_in, kind_of, read_table
 
 if TYPE_CHECKING:
     from jemb.evaluate.mteb_tasks import MtebTask
@@ -116,5 +116,7 @@ def _file_texts(place: str) -> Iterator[str]:
         raise InputError(f"{place}: unknown kind of file; wanted .jsonl, .csv, .tsv or .parquet")
     for item in read_table(place, kind[0]):
         if isinstance(item, Bad):
-            raise InputError(f"{place}: line {item.line}: {item.reason}; wanted evaluation data that is whole")
+            raise InputError(
+                f"{place}: {counted_in(kind[0])} {item.line}: {item.reason}; wanted evaluation data that is whole"
+            )
         yield from dataset_texts(item[1], set())

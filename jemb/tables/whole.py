@@ -27,6 +27,11 @@ def kind_of(name: str, endings: Mapping[str, str] = TABLE_ENDINGS) -> tuple[str,
     return None
 
 
+def counted_in(kind: str) -> str:
+    """What the numbers of its records count, in a word."""
+    return "line" if kind in ("jsonl", "csv", "tsv") else "row"
+
+
 def read_table(
     place: str, kind: str, start: int = 0, end: int | None = None, tally: Tally | None = None
 ) -> Iterator[Record | Bad]:

@@ -94,6 +94,17 @@ def test_mistakes_are_found_before_the_first_run(
     assert not (tmp_path / "sweep").exists()
 
 
+def test_a_model_that_an_experiment_sets_is_not_swept_in_silence(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    text = "# @package _global_\nmodel: {path: google-t5/t5-small, pooling: mean}\n"
+    (tmp_path / "conf/experiment/ours.yaml").write_text(text)
+    given = [f"--config-dir={tmp_path}/conf", "experiment=ours", "model=t5_small,t5_base", f"output={tmp_path}/sweep"]
+    assert main([*options, *given]) == 2
+    assert "model=t5_small and model=t5_base are the same run: what they differ in" in capsys.readouterr().err
+
+
 def test_only_training_sweeps(
     options: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

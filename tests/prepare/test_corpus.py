@@ -298,6 +298,12 @@ def test_what_is_no_corpus_is_refused_before_any_work(tmp_path: Path) -> None:
         find_corpus(str(tmp_path / "nothing"), "text")
 
 
+def test_a_title_beside_the_text_is_said_not_to_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "1", "title": "Amber", "text": "It is a resin."}\n')
+    find_corpus(str(tmp_path / "corpus.jsonl"), "text")
+    assert "corpus.jsonl: its records have a title, which is not read: a document is the field 'text'" in caplog.text
+
+
 def test_unreadable_documents(table: Any, job: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "documents.jsonl"
     good = [json.dumps({"text": f"word {number}"}) for number in range(300)]

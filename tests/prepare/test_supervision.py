@@ -70,6 +70,19 @@ def test_each_kind(tmp_path: Path) -> None:
     assert "scores:   (3.0, 1.0," in shown
 
 
+def test_rows_that_lack_what_others_have_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Also where they are not in the first part or piece, and other records before them are no rows."""
+    scored: list[dict[str, Any]] = [{"query": f"q{n}", "positive": f"p{n}", "score": n / 4} for n in range(9)]
+    scored[2], scored[7] = {"query": 3}, {"query": "which one?", "positive": "this"}
+    with pytest.raises(jemb.InputError, match=r"7 of 8 rows have the field 'score'.* is record 8 \('which one\?'\)"):
+        prepared(tmp_path, scored)
+    labelled = [{"query": f"q{n}", "label": n % 2, **({"positive": f"p{n}"} if n else {})} for n in range(4)]
+    with caplog.at_level(logging.WARNING):
+        _, samples, _ = prepared(tmp_path, labelled)
+    assert samples["q0"].positive == "q0"
+    assert "d: 1 of 4 rows have no positive but their query, which is taken for one" in caplog.text
+
+
 def test_scores_stay_with_their_texts(tmp_path: Path) -> None:
     """`exact` takes out a negative that is the positive once more, and its score with it."""
     row = {"query": "q", "positive": "p", "negatives": ["n", "P ", "m"], "scores": [4, 1, 3.9, None]}

@@ -18,6 +18,7 @@ from jemb.prepare.options import PrepareConfig
 from jemb.prepare.registry import Stage, all_stages
 from jemb.prepare.source.sources import MANIFEST, Source
 from jemb.shards import Manifest, ShardReader, StageCount, read_manifest
+from jemb.tables.whole import counted_in
 
 log = logging.getLogger(__name__)
 
@@ -54,14 +55,14 @@ def check_readable(source: Source, reading: Reading, listing: Path, allowed: flo
     if reading.broken is not None:
         lost = reading.broken
         raise InputError(
-            f"{lost['file']}: breaks off at row or line {lost['line']}: {lost['reason']}; an unknown number of rows is "
-            f"lost. Get the file again, or give max_unreadable=1 to go on with the {reading.rows} rows that can be "
-            f"read (the others are listed in {listing})"
+            f"{lost['file']}: breaks off at {counted_in(source.format)} {lost['line']}: {lost['reason']}; an unknown "
+            "number of rows is lost. Get the file again, or give max_unreadable=1 to go on with the "
+            f"{reading.rows} rows that can be read (the others are listed in {listing})"
         )
     first = unreadable[0]
     raise InputError(
         f"{source.where}: {len(unreadable)} of {total} rows cannot be read ({share:.1%}; max_unreadable allows "
-        f"{allowed:.1%}). The first: {first['file']} line {first['line']}: {first['reason']}. All are listed in "
+        f"{allowed:.1%}). The first: {source.at(first)}: {first['reason']}. All are listed in "
         f"{listing}. Repair them, or leave them out with a larger max_unreadable"
     )
 

@@ -7,7 +7,7 @@ part does not know how many records come before it, so it counts from 0, and the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,12 @@ from jemb.tables.records import Bad
 
 KINDS: dict[str, Kind] = {"scores": "distill", "score": "scored", "label": "labelled"}
 """What each field besides texts makes of a data set."""
+HAS: dict[str, Callable[[Row], bool]] = {
+    "score": lambda row: row.score is not None,
+    "label": lambda row: row.label is not None,
+    "scores": lambda row: bool(row.scores),
+}
+"""Whether a row has it."""
 PIECE_ROWS = 50_000
 PIECE_BYTES = 64 << 20
 """A piece ends at so many rows or bytes of text."""
@@ -37,13 +43,16 @@ SERIAL_BYTES = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was in a source. triplets: rows with hard negatives; supervised: how many have a score, a label, scores.
-    unreadable: file, line, reason and text of each record
-    that is no row, in order, and whether the file breaks off there (`rest_lost`)."""
+    """What was in a source. triplets: rows with hard negatives; supervised: how many have a score, a label, scores;
+    lacking: the first row that has not, by its record, counted from 1, and query; alone: rows with a label and no
+    positive but their query. unreadable: file, line, reason and text of each record that is no row, in order, and
+    whether the file breaks off there (`rest_lost`)."""
 
     table: Table
     triplets: int
     supervised: dict[str, int]
+    lacking: dict[str, tuple[int, str]]
+    alone: int
     unreadable: list[Mapping[str, Any]]
 
     @property
@@ -76,16 +85,20 @@ def read(source: Source, job: Job) -> Reading:
     unreadable: list[Mapping[str, Any]] = []
     start = 0
     lines: Counter[str] = Counter()
+    lacking: dict[str, tuple[int, str]] = {}
     for part, result in zip(todo, results, strict=True):
         for piece in result["pieces"]:
             pieces.append(Piece(job.folder / piece["file"], start + piece["first"], piece["span"], piece["rows"]))
         for bad in result["unreadable"]:
             unreadable.append({"file": base_name(part.path), **bad, "line": bad["line"] + lines[part.path]})
+        for name, (number, query) in result["lacking"].items():
+            lacking.setdefault(name, (start + number + 1, query))
         start += result["records"]
         lines[part.path] += result["lines"]
     triplets = sum(result["triplets"] for result in results)
     supervised = add_up(result["supervised"] for result in results)
-    return Reading(Table(tuple(pieces)), triplets, supervised, unreadable)
+    alone = supervised.pop("alone", 0)
+    return Reading(Table(tuple(pieces)), triplets, supervised, lacking, alone, unreadable)
 
 
 def _read_part(source: Source, folder: Path, piece_rows: int, part: Part) -> dict[str, Any]:
@@ -94,18 +107,22 @@ def _read_part(source: Source, folder: Path, piece_rows: int, part: Part) -> dic
     unreadable: list[Bad] = []
     summary = Summary()
     triplets, supervised = 0, Counter[str]()
+    lacking: dict[str, tuple[int, str]] = {}
     for number, piece in enumerate(_pieces(read_part(part, source, summary), unreadable, piece_rows)):
         first, last = piece[0].number, piece[-1].number
         triplets += sum(bool(row.negatives) for row in piece)
-        supervised["score"] += sum(row.score is not None for row in piece)
-        supervised["label"] += sum(row.label is not None for row in piece)
-        supervised["scores"] += sum(bool(row.scores) for row in piece)
+        for field, has in HAS.items():
+            having = sum(map(has, piece))
+            supervised[field] += having
+            if having < len(piece) and field not in lacking:
+                lacking[field] = next((row.number, row.query) for row in piece if not has(row))
+        supervised["alone"] += sum(row.label is not None and row.positive == row.query for row in piece)
         name = f"part-{part.number:06d}-{number:06d}.arrow"
         numbers, *texts = map(list, zip(*piece, strict=True))
         write_table(folder / name, pa.table([np.array(numbers) - first, *texts], schema=PIECE_SCHEMA))
         pieces.append({"file": name, "first": first, "span": last + 1 - first, "rows": len(piece)})
     bad = [asdict(row) for row in unreadable]
-    found = {"pieces": pieces, "triplets": triplets, "supervised": supervised, "unreadable": bad}
+    found = {"pieces": pieces, "triplets": triplets, "supervised": supervised, "lacking": lacking, "unreadable": bad}
     return found | {"records": summary.records, "lines": summary.lines, "names": dict(summary.names)}
 
 

@@ -43,6 +43,7 @@ from jemb.prepare.report.summary import family, summary_table
 from jemb.prepare.source.check import check
 from jemb.prepare.source.sources import Source, find_sources
 from jemb.shards import Manifest, StageCount, write_manifest
+from jemb.tables.records import excerpt
 
 log = logging.getLogger(__name__)
 
@@ -163,13 +164,20 @@ class _Making:
         self.verdicts["read"] = []
         for field_name, number in reading.supervised.items():
             if 0 < number < reading.rows:
+                record, query = reading.lacking[field_name]
                 raise InputError(
                     f"{self.plan.source.where}: {number} of {reading.rows} rows have the field "
-                    f"{getattr(self.plan.source.fields, field_name)!r} (fields.{field_name}); wanted all or none. With "
-                    f"fields.{field_name}=null it is a field like any other"
+                    f"{getattr(self.plan.source.fields, field_name)!r} (fields.{field_name}); wanted all or none. The "
+                    f"first without it is record {record} ({excerpt(query, 60)!r}). With fields.{field_name}=null it "
+                    "is a field like any other"
                 )
             if number:
                 log.info("%s: its rows have the field %s: a data set of kind %s", name, field_name, reading.kind)
+        if reading.kind == "labelled" and 0 < reading.alone < reading.rows:
+            log.warning(
+                "%s: %d of %d rows have no positive but their query, which is taken for one; give all a positive, or "
+                "none", name, reading.alone, reading.rows,
+            )  # fmt: skip
         if reading.kind in ("scored", "labelled") and reading.triplets:
             log.warning(
                 "%s: %d of its rows have hard negatives, which objective=%s does not use",

@@ -76,6 +76,11 @@ def find_corpus(place: str, field: str) -> Corpus:
                     f"{path}: no field {field!r} in its first records{suggest(field, there)}; fields there: "
                     f"{', '.join(there)}; give mine.corpus_field=NAME"
                 )
+            if names["title"] and field != "title":
+                log.warning(
+                    "%s: its records have a title, which is not read: a document is the field %r alone "
+                    "(mine.corpus_field)", path, field,
+                )  # fmt: skip
     return corpus
 
 
@@ -91,10 +96,10 @@ def read_corpus(corpus: Corpus, job: Job) -> Documents:
         folder.mkdir(exist_ok=True)
         reading = read(source, replace(job, folder=folder, label=f"{job.label}: corpus"))
         tables.append(reading.table)
-        unreadable += [f"{bad['file']} line {bad['line']}: {bad['reason']}" for bad in reading.unreadable]
+        unreadable += [f"{source.at(bad)}: {bad['reason']}" for bad in reading.unreadable]
         if bad := reading.broken:
             raise InputError(
-                f"{corpus.place}: {bad['file']} line {bad['line']}: {bad['reason']}: an unknown number of documents is "
+                f"{corpus.place}: {source.at(bad)}: {bad['reason']}: an unknown number of documents is "
                 "lost; get the file again"
             )
     tasks = [

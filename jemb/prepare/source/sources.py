@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from braceexpand import braceexpand
 
@@ -23,7 +24,7 @@ from jemb.prepare.source.record_fields import OWN_FIELDS
 from jemb.shards import Manifest
 from jemb.tables.hub import HubName, is_saved
 from jemb.tables.places import Found, base_name, is_url, join, list_folder, look, open_bytes, to_local
-from jemb.tables.whole import TABLE_ENDINGS, TAR_ENDINGS, kind_of
+from jemb.tables.whole import TABLE_ENDINGS, TAR_ENDINGS, counted_in, kind_of
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,10 @@ class Source:
     def where(self) -> str:
         """What to call it in messages: its file, or the folder of its files."""
         return self.paths[0] if len(self.paths) == 1 else self.paths[0].rpartition("/")[0]
+
+    def at(self, bad: Mapping[str, Any]) -> str:
+        """Where one of its records is that cannot be read: its file, and the line or row there."""
+        return f"{bad['file']} {counted_in(self.format)} {bad['line']}"
 
 
 def find_sources(config: PrepareConfig) -> list[Source]:
