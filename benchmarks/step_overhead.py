@@ -149,7 +149,7 @@ def our_steps(encoder: Any, config: Any, processes: Any, folder: Path) -> tuple[
     from jemb.run_folder import RunFolder
     from jemb.train.build import make_module, make_trainer
     from jemb.train.checkpoints import Checkpoints
-    from jemb.train.run_log import RunLog
+    from jemb.train.logs.run_log import RunLog
 
     ends: list[tuple[float, float]] = []
     losses: list[float] = []

@@ -1,6 +1,6 @@
 """What a model was trained on, stage after stage, as JSON values without the paths of this machine.
 
-Before: `train/record.py` asks when a run starts from another model, and keeps the answer in run.json as `earlier`.
+Before: `train/logs/record.py` asks when a run starts from another model, and keeps the answer in run.json as `earlier`.
 After: `export/` writes the stages beside the model (`training.json`), for its card and for runs that start from it.
 
 A stage is what run.json says of a run (`objective`, `datasets`, `starts`, `versions`, …), with the run's `name`, the

@@ -113,10 +113,10 @@ TASKS = Registry(
     "task",
     "jemb.tasks",
     {
-        "sts": "jemb.evaluate.pairs:read_sts",
+        "sts": "jemb.evaluate.tasks.pairs:read_sts",
         "retrieval": "jemb.evaluate.ranking:read_retrieval",
         "reranking": "jemb.evaluate.ranking:read_reranking",
-        "negation": "jemb.evaluate.pairs:read_negation",
+        "negation": "jemb.evaluate.tasks.pairs:read_negation",
     },
 )
 OBJECTIVES = Registry(

@@ -16,7 +16,7 @@ import yaml
 from jemb.app.cli import main
 from jemb.public import csv_cell, for_terminal, last_name, markdown, without_places, without_secrets
 from jemb.run_folder import RunFolder
-from jemb.train.trackers import Table
+from jemb.train.logs.trackers import Table
 from tests.helpers.made_shards import make_samples, write_shards
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from jemb.core.errors import InputError
 from jemb.run_folder import OPTIMIZER, POSITION, WEIGHTS, RunFolder, describe_file, read_position
-from jemb.train.record import locked
+from jemb.train.logs.record import locked
 from tests.helpers.ranks import context
 
 

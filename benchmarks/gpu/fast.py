@@ -109,7 +109,8 @@ def packing(found: Found, device: str) -> None:
     import torch
 
     from benchmarks.training_step import make_model as make_base
-    from jemb.model import compiled, encode_together, load_encoder, together
+    from jemb.model import encode_together, load_encoder, together
+    from jemb.model.packed import compiled
 
     on_gpu = device == "cuda"
     if not on_gpu:

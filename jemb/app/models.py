@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jemb.evaluate.tasks import evaluation_texts
+from jemb.evaluate.tasks.load import evaluation_texts
 from jemb.prepare import Encode, Score, Tools
 from jemb.run_folder import RunFolder, is_run
 

@@ -7,9 +7,9 @@ from jemb.evaluate.comparison import Comparison, Results, table
 from jemb.evaluate.measure import Correlation, Mean, Measured, Score, Task
 from jemb.evaluate.ranking import RetrievalTask
 from jemb.evaluate.report import add_scores
-from jemb.evaluate.rows import read_rows
 from jemb.evaluate.run import evaluate, score
-from jemb.evaluate.tasks import load_task, load_tasks, task
+from jemb.evaluate.tasks.load import load_task, load_tasks, task
+from jemb.evaluate.tasks.rows import read_rows
 from jemb.evaluate.vectors import Encode, encode_distinct, pair_cosines
 
 __all__ = [

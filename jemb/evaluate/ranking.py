@@ -16,10 +16,10 @@ import pytrec_eval
 from jemb.core.errors import InputError
 from jemb.core.progress import track
 from jemb.core.text import normalise
-from jemb.evaluate.beir import Qrels, read_beir
 from jemb.evaluate.bm25 import Run, rank_bm25
 from jemb.evaluate.measure import Mean, Measured, Score, Task
-from jemb.evaluate.rows import read_rows
+from jemb.evaluate.tasks.beir import Qrels, read_beir
+from jemb.evaluate.tasks.rows import read_rows
 from jemb.evaluate.vectors import Encode, encode_distinct, pair_cosines
 from jemb.prepare.engine.executor import usable_cores
 from jemb.prepare.vectors.scoring import choose_backend, top_candidates

@@ -22,7 +22,7 @@ from jemb.evaluate.comparison import Comparison, write_task_results
 from jemb.evaluate.measure import Bootstrap, Task
 from jemb.evaluate.models import BM25, check_models, load_text_encoder, measure
 from jemb.evaluate.report import report_path, write_report
-from jemb.evaluate.tasks import load_task, load_tasks
+from jemb.evaluate.tasks.load import load_task, load_tasks
 from jemb.evaluate.vectors import Encode
 from jemb.run_folder import RunFolder, is_run
 

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from jemb.core.records import Tokens, to_device
 from jemb.model.folder import make_readable, quiet
-from jemb.model.packing import Pack, run_packed
+from jemb.model.packed.packing import Pack, run_packed
 from jemb.model.tokenize import Tokenize, side_cut
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from jemb.core.files import read_json
 from jemb.model.encoder import Encoder, choose_prompt
 from jemb.model.folder import check_folder, quiet
 from jemb.model.lora import ADAPTER, merged, without_adapter
-from jemb.model.packing import table_positions
+from jemb.model.packed.packing import table_positions
 from jemb.run_folder import RunFolder, is_run
 
 log = logging.getLogger(__name__)

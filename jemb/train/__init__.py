@@ -6,9 +6,9 @@ from jemb import Command
 from jemb.train.checkpoints import Checkpoints
 from jemb.train.dry_run import dry_run
 from jemb.train.evaluation import EvaluateInLoop, evaluate_in_loop
+from jemb.train.logs.run_log import RunLog
 from jemb.train.module import EmbeddingModule
 from jemb.train.preemption import CopyToStorage, StopOnSignal
-from jemb.train.run_log import RunLog
 from jemb.train.train import train
 
 __all__ = [

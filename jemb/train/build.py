@@ -29,7 +29,7 @@ from jemb.pretokenize import check_prompts
 from jemb.run_folder import RunFolder, is_run
 from jemb.shards import ShardReader
 from jemb.train.module import EmbeddingModule
-from jemb.train.strategies import JoinedEnvironment, make_strategy
+from jemb.train.strategies.choice import JoinedEnvironment, make_strategy
 
 log = logging.getLogger(__name__)
 

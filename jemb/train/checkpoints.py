@@ -32,10 +32,10 @@ from jemb.distributed import mean_over_ranks, rank
 from jemb.distributed.ranks import on_rank_zero
 from jemb.model import Encoder, load_weights
 from jemb.run_folder import HEADS, OPTIMIZER, POSITION, WEIGHTS, RunFolder, describe_file
-from jemb.train.deepspeed import ZeroState
 from jemb.train.module import EmbeddingModule, as_embedding, last_step
 from jemb.train.optim import MOMENTS
-from jemb.train.strategies import TorchState, state_of
+from jemb.train.strategies.choice import TorchState, state_of
+from jemb.train.strategies.deepspeed import ZeroState
 
 log = logging.getLogger(__name__)
 

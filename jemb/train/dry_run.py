@@ -26,9 +26,9 @@ from jemb.run_folder import RunFolder
 from jemb.tables.places import to_local
 from jemb.train.build import choose_precision, count_steps, lora_options, make_encoder, make_scaling
 from jemb.train.evaluation import EvaluateInLoop
-from jemb.train.record import check_resumable
-from jemb.train.strategies import choose_strategy
-from jemb.train.trackers import check_installed
+from jemb.train.logs.record import check_resumable
+from jemb.train.logs.trackers import check_installed
+from jemb.train.strategies.choice import choose_strategy
 
 
 def dry_run(config: TrainConfig) -> str:

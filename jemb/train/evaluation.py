@@ -25,8 +25,8 @@ from jemb.distributed.ranks import on_rank_zero
 from jemb.model import Encoder
 from jemb.run_folder import RunFolder
 from jemb.train.checkpoints import Checkpoints
+from jemb.train.logs.run_log import RunLog, keep_steps
 from jemb.train.module import as_embedding, last_step
-from jemb.train.run_log import RunLog, keep_steps
 
 if TYPE_CHECKING:
     from jemb.evaluate import Task

@@ -33,9 +33,9 @@ from jemb.launch import find_ranks
 from jemb.loss import Loss, Objective, Objectives, Rows, Texts
 from jemb.loss.products import in_full_from_here
 from jemb.model import Encoder, encode_together, load_encoder
-from jemb.train.deepspeed import keep_whole, last_norm
 from jemb.train.optim import Schedule, clip_gradients, make_optimizer
-from jemb.train.strategies import shard
+from jemb.train.strategies.choice import shard
+from jemb.train.strategies.deepspeed import keep_whole, last_norm
 
 log = logging.getLogger(__name__)
 

@@ -23,10 +23,10 @@ from jemb.run_folder import RunFolder
 from jemb.train.build import choose_precision, lora_options, make_encoder
 from jemb.train.checkpoints import find_start, remove_leftovers
 from jemb.train.evaluation import EvaluateInLoop
+from jemb.train.logs.record import check_resumable, hardware, write_end, write_start
+from jemb.train.logs.run_log import keep_steps
 from jemb.train.optim import schedule_of
-from jemb.train.record import check_resumable, hardware, write_end, write_start
-from jemb.train.run_log import keep_steps
-from jemb.train.strategies import choose_strategy
+from jemb.train.strategies.choice import choose_strategy
 
 log = logging.getLogger(__name__)
 

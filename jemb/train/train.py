@@ -27,11 +27,11 @@ from jemb.train.build import choose_precision, count_steps, make_module, make_sc
 from jemb.train.checkpoints import Checkpoints
 from jemb.train.dry_run import batch_lines, plan_lines
 from jemb.train.evaluation import EvaluateInLoop
+from jemb.train.logs.record import facts_of, locked, write_end
+from jemb.train.logs.run_log import RunLog
 from jemb.train.preemption import CopyToStorage, StopOnSignal, StopRequest
-from jemb.train.record import facts_of, locked, write_end
 from jemb.train.resume import Start, begin_with, decide_start, finish
-from jemb.train.run_log import RunLog
-from jemb.train.strategies import choose_strategy
+from jemb.train.strategies.choice import choose_strategy
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jemb.core.errors import InputError
-from jemb.evaluate.tasks import dataset_texts, evaluation_texts
+from jemb.evaluate.tasks.load import dataset_texts, evaluation_texts
 
 
 def test_files_and_folders(tmp_path):

@@ -17,12 +17,12 @@ from sentence_transformers import SentenceTransformer  # noqa: E402
 from jemb.config import EvaluateConfig, ModelConfig  # noqa: E402
 from jemb.core.errors import InputError  # noqa: E402
 from jemb.evaluate import RetrievalTask, Task, evaluate, load_task, load_tasks  # noqa: E402
-from jemb.evaluate import tasks as tasks_module  # noqa: E402
 from jemb.evaluate.measure import Bootstrap  # noqa: E402
 from jemb.evaluate.models import TextEncoder, load_text_encoder, measure  # noqa: E402
-from jemb.evaluate.mteb_tasks import MtebTask, find_tasks  # noqa: E402
-from jemb.evaluate.pairs import StsTask  # noqa: E402
 from jemb.evaluate.ranking import RerankingTask  # noqa: E402
+from jemb.evaluate.tasks import load as tasks_module  # noqa: E402
+from jemb.evaluate.tasks.mteb_tasks import MtebTask, find_tasks  # noqa: E402
+from jemb.evaluate.tasks.pairs import StsTask  # noqa: E402
 from jemb.evaluate.vectors import Prompts  # noqa: E402
 from jemb.model import find_folder, make_tiny  # noqa: E402
 from tests.helpers import mteb_objects  # noqa: E402

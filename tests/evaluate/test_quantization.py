@@ -20,7 +20,7 @@ from jemb.core.errors import Failure
 from jemb.evaluate import evaluate, table
 from jemb.evaluate import run as run_module
 from jemb.evaluate.models import measure as measure_with_variants
-from jemb.evaluate.pairs import StsTask
+from jemb.evaluate.tasks.pairs import StsTask
 from jemb.evaluate.vectors import Encode
 from tests.helpers.made_tasks import write_tasks
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jemb.core.errors import InputError
-from jemb.evaluate.rows import read_rows
+from jemb.evaluate.tasks.rows import read_rows
 
 
 @pytest.mark.parametrize(

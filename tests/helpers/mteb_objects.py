@@ -10,8 +10,8 @@ from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.abstasks.task_metadata import TaskMetadata
 
 from jemb.evaluate import RetrievalTask
-from jemb.evaluate.pairs import StsTask
 from jemb.evaluate.ranking import RerankingTask
+from jemb.evaluate.tasks.pairs import StsTask
 
 
 def metadata(name: str, kind: Any, main: str) -> TaskMetadata:

@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 import jemb
 from jemb import EmbeddingModule, PairData
-from jemb.train.deepspeed import ZeroStrategy
+from jemb.train.strategies.deepspeed import ZeroStrategy
 
 STEPS = 20
 

@@ -29,7 +29,7 @@ MODULES = (
     "jemb.prepare.vectors.embeddings",
     "jemb.pretokenize",
     "jemb.train.build",
-    "jemb.train.deepspeed",
+    "jemb.train.strategies.deepspeed",
     "jemb.train.train",
 )
 try:

@@ -22,11 +22,12 @@ from jemb.data import Collate
 from jemb.data.wanted import Wanted
 from jemb.distributed import rank, world_size
 from jemb.distributed.processes import joined_processes
-from jemb.model import Encoder, compiled, make_tiny
+from jemb.model import Encoder, make_tiny
+from jemb.model.packed import compiled
 from jemb.registry import OBJECTIVES
 from jemb.shards.teacher import keys_of
 from jemb.train.build import make_module, make_trainer
-from jemb.train.strategies import state_of
+from jemb.train.strategies.choice import state_of
 
 ROWS = 8
 STEPS = 3

@@ -19,9 +19,10 @@ from benchmarks import zoo
 from jemb.config import TrainConfig
 from jemb.core.errors import InputError
 from jemb.core.records import Tokens
-from jemb.model import Encoder, compiled, load_encoder, packing, together
-from jemb.model.compiled import attend_within, near
-from jemb.model.packing import Pack
+from jemb.model import Encoder, load_encoder, together
+from jemb.model.packed import compiled, packing
+from jemb.model.packed.compiled import attend_within, near
+from jemb.model.packed.packing import Pack
 from tests.model.test_packing import ARCHITECTURES, result
 
 OTHERS = [name for name in ARCHITECTURES if name != "BERT"]

@@ -14,7 +14,8 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from benchmarks import zoo
 from jemb.core.errors import InputError
-from jemb.model import Encoder, add_lora, encode, encode_together, load_encoder, packing, probe
+from jemb.model import Encoder, add_lora, encode, encode_together, load_encoder, probe
+from jemb.model.packed import packing
 from tests.helpers.model_helpers import set_pooling
 
 TEXTS = ["a", "how do I open a file?", "the film was not bad at all " * 20, "Köln and 図書館", "", "x y"]

@@ -21,7 +21,7 @@ from jemb.shards import open_datasets
 from jemb.shards.cache import ShardCache
 from jemb.shards.manifest import read_manifest, write_manifest
 from jemb.tables.places import file_system
-from jemb.train.record import locked
+from jemb.train.logs.record import locked
 from tests.helpers.made_shards import make_samples, write_shards
 from tests.helpers.object_store import BUCKET, FaultyProxy
 

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jemb.core.errors import InputError
-from jemb.evaluate.beir import read_qrels
-from jemb.evaluate.rows import read_rows
+from jemb.evaluate.tasks.beir import read_qrels
+from jemb.evaluate.tasks.rows import read_rows
 from jemb.tables.columns import rows_of
 from jemb.tables.records import MAX_RECORD, MAX_VALUES, Bad, NotText
 from jemb.tables.whole import read_table

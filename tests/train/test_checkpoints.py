@@ -22,7 +22,7 @@ from jemb.core.records import Batch
 from jemb.model import load_encoder
 from jemb.run_folder import OPTIMIZER, WEIGHTS, RunFolder, read_position
 from jemb.train.module import EmbeddingModule
-from jemb.train.strategies import FSDP_ON_CPU
+from jemb.train.strategies.choice import FSDP_ON_CPU
 from tests.helpers.training_runs import Training, losses, read_lines, weights
 
 Start = Callable[..., Training]

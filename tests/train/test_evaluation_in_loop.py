@@ -27,7 +27,7 @@ from jemb.train import evaluation as module
 from jemb.train.checkpoints import Checkpoints
 from jemb.train.evaluation import EvaluateInLoop
 from jemb.train.module import EmbeddingModule
-from jemb.train.strategies import FSDP_ON_CPU
+from jemb.train.strategies.choice import FSDP_ON_CPU
 from tests.helpers.training_runs import Training, losses, read_lines, weights
 
 Start = Callable[..., Training]

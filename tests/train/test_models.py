@@ -14,7 +14,7 @@ from benchmarks import zoo
 from jemb.app.cli import run_command
 from jemb.model import encode, load_encoder
 from jemb.run_folder import RunFolder
-from jemb.train.strategies import FSDP_ON_CPU
+from jemb.train.strategies.choice import FSDP_ON_CPU
 from tests.helpers.training_runs import Training
 
 TEXTS = ["a dog", "the end of it"]

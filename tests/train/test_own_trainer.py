@@ -19,7 +19,7 @@ from jemb.config import ModelConfig
 from jemb.core.errors import InputError
 from jemb.model import load_weights, make_tiny
 from jemb.run_folder import OPTIMIZER, WEIGHTS, RunFolder
-from jemb.train.strategies import FSDP_ON_CPU
+from jemb.train.strategies.choice import FSDP_ON_CPU
 from tests.helpers import own_trainer
 from tests.helpers.object_store import BUCKET, FaultyProxy
 from tests.helpers.own_trainer import STEPS, fit, keep

@@ -65,7 +65,7 @@ def test_the_command(
 ) -> None:
     """The run with padding goes on without it, and has no padding from there on, and then compiled; an architecture
     that cannot do it is refused before anything is written."""
-    monkeypatch.setattr("jemb.model.compiled.BACKEND", "aot_eager")
+    monkeypatch.setattr("jemb.model.packed.compiled.BACKEND", "aot_eager")
     run = RunFolder(tmp_path / "run")
     options = [*pair_options, f"output={run.path}"]
     assert run_command("train", [*options, "checkpoint_every=4", "max_steps=4", "schedule=constant"]) == 0

@@ -11,7 +11,7 @@ from jemb.core.errors import InputError
 from jemb.distributed.processes import choose_gpu
 from jemb.launch import RankInfo, find_ranks, first_host, tasks_of_node
 from jemb.run_folder import RunFolder
-from jemb.train.strategies import JoinedEnvironment
+from jemb.train.strategies.choice import JoinedEnvironment
 from tests.helpers.training_runs import Training, losses
 
 # What Slurm sets for the script of `sbatch --nodes=2 --ntasks=4`, and in it for a task of `srun`.

@@ -25,10 +25,10 @@ from jemb.model import load_encoder
 from jemb.run_folder import WEIGHTS, RunFolder, is_run
 from jemb.shards import open_datasets
 from jemb.train import run_log
+from jemb.train.logs.run_log import keep_steps
+from jemb.train.logs.trackers import COLUMNS
 from jemb.train.module import EmbeddingModule
 from jemb.train.optim import Schedule, make_optimizer
-from jemb.train.run_log import keep_steps
-from jemb.train.trackers import COLUMNS
 from tests.helpers.training_runs import Training, read_lines, weights
 
 Start = Callable[..., Training]

@@ -25,8 +25,8 @@ from jemb.config import LossWeights, ModelConfig
 from jemb.distributed import rank, world_size
 from jemb.loss import Pairs, Texts
 from jemb.model import together
-from jemb.train import deepspeed
-from jemb.train.strategies import FSDP_ON_CPU
+from jemb.train.strategies import deepspeed
+from jemb.train.strategies.choice import FSDP_ON_CPU
 from tests.helpers.ranks import on_ranks
 from tests.helpers.strategy_ranks import Outcome, distance, run_cases
 

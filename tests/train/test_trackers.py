@@ -18,8 +18,8 @@ from jemb.core.errors import InputError
 from jemb.core.files import write_json
 from jemb.run_folder import RunFolder
 from jemb.train import trackers as module
-from jemb.train.run_log import RunLog
-from jemb.train.trackers import COLUMNS, Trackers, check_installed
+from jemb.train.logs.run_log import RunLog
+from jemb.train.logs.trackers import COLUMNS, Trackers, check_installed
 
 TASK = "sts:/a=b/dev.jsonl"
 NUMBERS = [name for name in COLUMNS if name not in ("step", "time", "dataset", "loss_terms")]

@@ -19,7 +19,7 @@ from jemb.tables.records import Bad
 from jemb.tables.whole import counted_in, kind_of, read_table
 
 if TYPE_CHECKING:
-    from jemb.evaluate.mteb_tasks import MtebTask
+    from jemb.evaluate.tasks.mteb_tasks import MtebTask
 
 Read = Callable[[Path, str], Task]
 """(file or folder, name of the task) -> the task, with its data read."""
@@ -105,7 +105,7 @@ def _mteb(name: str) -> Sequence[MtebTask]:
         import mteb  # noqa: F401
     except ImportError:
         raise InputError(f"{name}: mteb is not installed; pip install 'jemb[mteb]'") from None
-    from jemb.evaluate.mteb_tasks import load_mteb
+    from jemb.evaluate.tasks.mteb_tasks import load_mteb
 
     return load_mteb(name.removeprefix(MTEB))
 

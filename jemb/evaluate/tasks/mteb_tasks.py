@@ -1,6 +1,6 @@
 """mteb's tasks and benchmarks as tasks of ours: mteb itself scores them, with our vectors or BM25.
 
-Before: `tasks.py` has the name a user wrote: `mteb:TASK`, `mteb:TASK:SUBSET` or `mteb:BENCHMARK`. After: `run.py`.
+Before: `load.py` has the name a user wrote: `mteb:TASK`, `mteb:TASK:SUBSET` or `mteb:BENCHMARK`. After: `run.py`.
 Imports mteb, which takes seconds.
 """
 

@@ -24,8 +24,8 @@ from jemb.core.files import write_atomic
 from jemb.core.progress import Progress
 from jemb.data.module import PairData
 from jemb.run_folder import RunFolder
+from jemb.train.logs.trackers import Trackers
 from jemb.train.module import EmbeddingModule, as_embedding, last_step
-from jemb.train.trackers import Trackers
 
 log = logging.getLogger(__name__)
 

@@ -29,8 +29,8 @@ from jemb.lineage import public_name, stages_before
 from jemb.public import each_text, without_secrets
 from jemb.run_folder import HELD_HERE, RunFolder
 from jemb.shards import ShardReader
+from jemb.train.logs.trackers import check_installed, flat
 from jemb.train.optim import schedule_of
-from jemb.train.trackers import check_installed, flat
 
 ROLES = roles(TrainConfig)
 LOOKED_AT = 64

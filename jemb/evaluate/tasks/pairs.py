@@ -13,7 +13,7 @@ import numpy as np
 
 from jemb.core.errors import Failure, InputError
 from jemb.evaluate.measure import Correlation, Mean, Measured, Score, Task
-from jemb.evaluate.rows import read_rows
+from jemb.evaluate.tasks.rows import read_rows
 from jemb.evaluate.vectors import Encode, encode_distinct, pair_cosines
 
 TRIPLET = ("anchor", "entailment", "negative")

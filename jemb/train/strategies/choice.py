@@ -28,8 +28,8 @@ from jemb.config import TrainConfig
 from jemb.core.errors import InputError
 from jemb.distributed.processes import Processes
 from jemb.launch import RankInfo
-from jemb.train.deepspeed import ZeroState, ZeroStrategy
 from jemb.train.optim import start_moments
+from jemb.train.strategies.deepspeed import ZeroState, ZeroStrategy
 
 FSDP_ON_CPU = hasattr(torch.cpu.Stream, "record_event")
 """Whether this torch runs FSDP2 on CPU processes: 2.6 does not, 2.13 does."""

@@ -22,7 +22,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 
 from jemb.core.errors import InputError
 from jemb.core.records import Tokens, to_device
-from jemb.model.compiled import attend_within, near, run_compiled
+from jemb.model.packed.compiled import attend_within, near, run_compiled
 
 NAME = "jemb_packed"
 """Of our attention in transformers' registry."""

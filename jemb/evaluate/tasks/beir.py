@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jemb.core.errors import InputError
 from jemb.core.files import read_bytes
-from jemb.evaluate.rows import Row, read_rows
+from jemb.evaluate.tasks.rows import Row, read_rows
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""What there is to score: files of pairs, BEIR's folders, mteb."""

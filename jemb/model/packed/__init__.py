@@ -1,0 +1,1 @@
+"""Encoding without padding, also compiled."""

@@ -1,0 +1,1 @@
+"""The records of a run: run.json, a line for each step, and trackers."""

@@ -1,0 +1,1 @@
+"""How processes share the work: Lightning's strategies under one law of gradients."""
