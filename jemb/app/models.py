@@ -32,7 +32,7 @@ def _digest_folder(name: str) -> str:
     if not path.is_dir():
         return ""
     if is_run(path) and not (model := RunFolder(path).model).is_dir():
-        from jemb.model.load import find_folder
+        from jemb.model.find import find_folder
 
         find_folder(name)  # says what to do
     folder = model if is_run(path) else path
@@ -95,7 +95,7 @@ class _MakeEncoder:
 
     def prompts(self, name: str) -> tuple[str, str]:
         """What the encoder wants before queries and before passages."""
-        from jemb.model.load import read_prompts
+        from jemb.model.find import read_prompts
 
         found = read_prompts(name)
         if any(found):

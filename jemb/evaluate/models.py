@@ -82,7 +82,7 @@ def check_models(names: Sequence[str], tasks: Iterable[Task]) -> None:
         raise InputError(f"model=bm25 ranks texts only, so it cannot do '{undone.name}'; leave that task out")
     for name in names:
         if name != BM25:
-            from jemb.model.load import find_folder
+            from jemb.model.find import find_folder
 
             find_folder(name)
 

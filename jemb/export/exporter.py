@@ -16,7 +16,7 @@ from jemb.export.check import check_same_vectors
 from jemb.export.onnx_file import check_onnx_installed, check_onnx_possible, write_onnx
 from jemb.lineage import TRAINING, Stage, public_name, stages_before
 from jemb.model import Encoder, load_encoder, load_start, load_weights
-from jemb.model.load import find_folder, first_line
+from jemb.model.find import find_folder, first_line
 from jemb.model.lora import ADAPTER
 from jemb.model.weights import LORA
 from jemb.run_folder import RunFolder, is_run

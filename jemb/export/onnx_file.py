@@ -19,8 +19,8 @@ from torch.nn.functional import normalize
 
 from jemb.core.errors import InputError
 from jemb.model import Encoder
+from jemb.model.find import first_line
 from jemb.model.folder import quiet
-from jemb.model.load import first_line
 
 PLACE = Path("onnx", "model.onnx")
 INPUTS = ["input_ids", "attention_mask"]

@@ -7,7 +7,7 @@ from jemb.model.cross_encoder import CrossEncoder as CrossEncoder
 from jemb.model.cross_encoder import load_cross_encoder as load_cross_encoder
 from jemb.model.encode import encode as encode
 from jemb.model.encoder import Encoder as Encoder
-from jemb.model.load import find_folder as find_folder
+from jemb.model.find import find_folder as find_folder
 from jemb.model.load import load_encoder as load_encoder
 from jemb.model.lora import add_lora as add_lora
 from jemb.model.probe import probe as probe
