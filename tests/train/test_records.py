@@ -24,7 +24,7 @@ from jemb.data.sampler import StepRows
 from jemb.model import load_encoder
 from jemb.run_folder import WEIGHTS, RunFolder, is_run
 from jemb.shards import open_datasets
-from jemb.train import run_log
+from jemb.train.logs import run_log
 from jemb.train.logs.run_log import keep_steps
 from jemb.train.logs.trackers import COLUMNS
 from jemb.train.module import EmbeddingModule

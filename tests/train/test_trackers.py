@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from jemb.core.errors import InputError
 from jemb.core.files import write_json
 from jemb.run_folder import RunFolder
-from jemb.train import trackers as module
+from jemb.train.logs import trackers as module
 from jemb.train.logs.run_log import RunLog
 from jemb.train.logs.trackers import COLUMNS, Trackers, check_installed
 
