@@ -15,7 +15,8 @@ import numpy as np
 from jemb.config import TokenizeConfig
 from jemb.config.train import PromptsConfig
 from jemb.core.errors import InputError
-from jemb.core.files import alone, inside
+from jemb.core.files import inside
+from jemb.core.folders import alone
 from jemb.core.progress import Progress
 from jemb.core.text import content_hash
 from jemb.model import Tokenize, load_encoder, probe

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from jemb.core.errors import InputError
-from jemb.core.files import locked, read_bytes, read_json, read_yaml, sha256_of, write_json
+from jemb.core.files import read_bytes, read_json, read_yaml, sha256_of, write_json
+from jemb.core.folders import locked
 from jemb.core.parse import Shape, check_shape, parse_json
 
 log = logging.getLogger(__name__)

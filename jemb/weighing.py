@@ -34,7 +34,8 @@ from torch import Tensor
 
 from jemb.config import ModelConfig, TrainConfig, WeighConfig
 from jemb.core.errors import Failure, InputError
-from jemb.core.files import make_way, write_atomic
+from jemb.core.files import write_atomic
+from jemb.core.folders import make_way
 from jemb.core.progress import Progress
 from jemb.data.module import PairData
 from jemb.data.permutation import mix

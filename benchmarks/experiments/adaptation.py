@@ -21,7 +21,7 @@ from benchmarks.experiments.material import SIMILARITY
 from benchmarks.experiments.peer_trainer import train
 from jemb.app.compose import compose_config
 from jemb.config import TrainConfig
-from jemb.core.files import whole_folder
+from jemb.core.folders import whole_folder
 from jemb.model import find_folder
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"

@@ -17,7 +17,8 @@ from typing import Any
 
 from benchmarks.experiments.material import SHARED, Material, Row
 from jemb.app.cli import main
-from jemb.core.files import read_json, whole_folder
+from jemb.core.files import read_json
+from jemb.core.folders import whole_folder
 from jemb.run_folder import RunFolder
 from jemb.shards import open_datasets
 

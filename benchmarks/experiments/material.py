@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jemb.core.errors import InputError
-from jemb.core.files import whole_folder
+from jemb.core.folders import whole_folder
 from jemb.demo.corpus import build_corpus
 from jemb.tables.records import Bad
 from jemb.tables.whole import kind_of, read_table

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jemb.config import TrainConfig
-from jemb.core.files import whole_folder
+from jemb.core.folders import whole_folder
 
 
 def train(

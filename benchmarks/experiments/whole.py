@@ -21,7 +21,7 @@ import torch
 from benchmarks.experiments import ablation, auxiliary, negation
 from benchmarks.experiments.lab import Lab, rows_of
 from benchmarks.experiments.material import DOCSTRINGS, RETRIEVAL, SIMILARITY
-from jemb.core.files import whole_folder
+from jemb.core.folders import whole_folder
 from jemb.model import find_folder
 
 MAX_LENGTH = 64

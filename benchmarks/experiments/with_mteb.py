@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.experiments import adaptation
 from benchmarks.experiments.lab import Lab
 from jemb.core.errors import InputError
-from jemb.core.files import whole_folder
+from jemb.core.folders import whole_folder
 from jemb.model import find_folder
 
 DOMAIN, ARM = "shell", "raw"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from jemb.core.errors import InputError
-from jemb.core.files import whole_folder
+from jemb.core.folders import whole_folder
 from jemb.demo.packages import Documented, digest, find_modules, fold, installed_roots, read_modules, readable
 from jemb.demo.reword import reword
 from jemb.prepare.english import words

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from jemb.config import DemoConfig, EvaluateConfig, ExportConfig, ModelConfig, TrainConfig
 from jemb.core.errors import Failure
-from jemb.core.files import check_free, write_json
+from jemb.core.files import write_json
+from jemb.core.folders import check_free
 from jemb.demo.corpus import build_corpus
 from jemb.evaluate import add_scores, evaluate
 from jemb.export import export

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from jemb.config import EvaluateConfig
 from jemb.core.errors import InputError
-from jemb.core.files import make_way, read_json, write_json
+from jemb.core.files import read_json, write_json
+from jemb.core.folders import make_way
 from jemb.evaluate.bm25 import SETTINGS
 from jemb.evaluate.comparison import Comparison, write_task_results
 from jemb.evaluate.measure import Bootstrap, Task

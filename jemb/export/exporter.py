@@ -10,7 +10,8 @@ from huggingface_hub import HfApi, constants
 
 from jemb.config import ExportConfig
 from jemb.core.errors import Failure, InputError
-from jemb.core.files import check_free, read_json, whole_folder, write_json, writing
+from jemb.core.files import read_json, write_json, writing
+from jemb.core.folders import check_free, whole_folder
 from jemb.export.card import write_card
 from jemb.export.check import check_same_vectors
 from jemb.export.onnx_file import check_onnx_installed, check_onnx_possible, write_onnx

@@ -18,7 +18,7 @@ from torch import Tensor
 from jemb import __version__
 from jemb.config import ExportConfig, MergeConfig
 from jemb.core.errors import InputError
-from jemb.core.files import check_free
+from jemb.core.folders import check_free
 from jemb.distributed.processes import choose_device
 from jemb.evaluate import load_tasks
 from jemb.evaluate.models import TextEncoder

@@ -8,7 +8,7 @@ from shutil import copytree
 
 from jemb.config import NewConfig
 from jemb.core.errors import InputError
-from jemb.core.files import check_free, whole_folder
+from jemb.core.folders import check_free, whole_folder
 
 HIDDEN = "gitignore"
 """In the template without its dot, which package data would lose."""

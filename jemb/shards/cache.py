@@ -20,7 +20,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from jemb.core.errors import Failure, InputError
-from jemb.core.files import locked, open_lock
+from jemb.core.files import open_lock
+from jemb.core.folders import locked
 from jemb.shards.manifest import ShardInfo
 from jemb.tables.transfer import fetch
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jemb.core.errors import InputError
-from jemb.core.files import locked, write_atomic
+from jemb.core.files import write_atomic
+from jemb.core.folders import locked
 from jemb.core.parse import parse_json
 from jemb.shards.cache import ShardCache
 from jemb.shards.index import AGAIN, index_file_bytes

@@ -22,16 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jemb.core.errors import InputError
-from jemb.core.files import (
-    MAX_MAPPED,
-    check_sha256,
-    inside,
-    map_array,
-    read_json,
-    sha256_of,
-    write_array,
-    write_json,
-)
+from jemb.core.files import MAX_MAPPED, check_sha256, inside, map_array, read_json, sha256_of, write_array, write_json
 from jemb.shards.index import by_part
 from jemb.shards.manifest import Manifest
 from jemb.tables.places import is_url, to_local

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from jemb.core.errors import InputError
-from jemb.core.files import new_file, whole_folder, write_atomic
+from jemb.core.files import new_file, write_atomic
+from jemb.core.folders import whole_folder
 from jemb.core.records import Kind, Sample
 from jemb.shards.index import encode_index
 from jemb.shards.manifest import Manifest, ShardInfo, StageCount, write_manifest

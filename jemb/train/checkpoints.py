@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from jemb.config import TrainConfig
 from jemb.core.errors import InputError
-from jemb.core.files import read_json, whole_folder, write_json, writing
+from jemb.core.files import read_json, write_json, writing
+from jemb.core.folders import whole_folder
 from jemb.data.module import PairData
 from jemb.distributed import mean_over_ranks, rank
 from jemb.distributed.ranks import on_rank_zero

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from jemb.config import ModelConfig, TrainConfig
-from jemb.core.files import whole_folder, writing
+from jemb.core.files import writing
+from jemb.core.folders import whole_folder
 from jemb.data import check_data
 from jemb.data.module import PairData
 from jemb.distributed import world_size

@@ -9,7 +9,7 @@ import pytest
 
 from jemb.prepare.engine.executor import LocalExecutor
 from jemb.prepare.engine.job import Job
-from jemb.prepare.engine.table import write_drops
+from jemb.prepare.engine.verdicts import write_drops
 from jemb.prepare.stages import consistency as stage
 from jemb.prepare.stages.consistency import ConsistencyConfig, consistency
 from jemb.prepare.vectors import embeddings, scoring

@@ -15,7 +15,7 @@ import pytest
 
 from jemb.core.errors import Failure
 from jemb.prepare import equal
-from jemb.prepare.engine.table import write_drops
+from jemb.prepare.engine.verdicts import write_drops
 from jemb.prepare.vectors import embeddings
 from jemb.prepare.vectors.embeddings import StoredVectors, embed
 

@@ -10,7 +10,7 @@ import pytest
 from jemb.core.records import Sample
 from jemb.core.text import normalise
 from jemb.prepare import equal
-from jemb.prepare.engine.table import write_dropped, write_verdict
+from jemb.prepare.engine.verdicts import write_dropped, write_verdict
 from jemb.prepare.stages.exact import ExactConfig, duplicates, judge
 from jemb.shards import write_dataset
 from tests.helpers.prepare_tools import inputs

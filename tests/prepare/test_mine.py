@@ -14,7 +14,8 @@ import pytest
 from jemb.core.text import normalise
 from jemb.prepare.engine.executor import LocalExecutor
 from jemb.prepare.engine.job import Job
-from jemb.prepare.engine.table import Dropped, Table, write_dropped
+from jemb.prepare.engine.table import Dropped, Table
+from jemb.prepare.engine.verdicts import write_dropped
 from jemb.prepare.stages import mine as module
 from jemb.prepare.stages.mine import MineConfig, mine
 from jemb.prepare.vectors import hard_negatives, pool, scoring

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jemb.core.errors import InputError
-from jemb.core.files import alone
+from jemb.core.folders import alone
 from jemb.core.records import Sample
 from jemb.prepare import Tools, prepare, summary_table
 from jemb.prepare.engine import run

@@ -18,7 +18,8 @@ from jemb.config import InspectConfig
 from jemb.core.records import Sample
 from jemb.inspect import inspect
 from jemb.prepare import prepare
-from jemb.prepare.engine.table import Piece, Table, Verdict, write_table, write_verdict
+from jemb.prepare.engine.table import Piece, Table, Verdict, write_table
+from jemb.prepare.engine.verdicts import write_verdict
 from jemb.shards import ShardReader, adopt
 from tests.helpers.prepare_tools import TOOLS
 

@@ -12,7 +12,8 @@ import pytest
 from jemb.app.cli import main
 from jemb.config import ModelConfig
 from jemb.core.errors import InputError
-from jemb.core.files import alone, check_name, create, inside, open_lock, whole_folder, write_atomic
+from jemb.core.files import check_name, create, inside, open_lock, write_atomic
+from jemb.core.folders import alone, whole_folder
 from jemb.evaluate.comparison import file_name
 from jemb.model import load_encoder, make_tiny
 from jemb.model.cross_encoder import load_cross_encoder

@@ -14,7 +14,8 @@ from typing import Any
 
 from jemb.core.files import read_json, write_json
 from jemb.prepare.engine.job import Job
-from jemb.prepare.engine.table import BESIDE, Dropped, Rows, Table, Verdict, add_up, write_dropped, write_verdict
+from jemb.prepare.engine.table import BESIDE, Dropped, Rows, Table, Verdict
+from jemb.prepare.engine.verdicts import add_up, write_dropped, write_verdict
 from jemb.prepare.registry import Stage, StageInputs
 
 VERDICT = "verdict.json"

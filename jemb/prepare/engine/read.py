@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from jemb.core.records import Kind
 from jemb.prepare.engine.job import Job
-from jemb.prepare.engine.table import PIECE_SCHEMA, Piece, Table, add_up, write_table
+from jemb.prepare.engine.table import PIECE_SCHEMA, Piece, Table, write_table
+from jemb.prepare.engine.verdicts import add_up
 from jemb.prepare.source.check import check_names
 from jemb.prepare.source.parts import Part, Summary, parts, read_part
 from jemb.prepare.source.record_fields import Row

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from jemb.core.errors import InputError
-from jemb.core.files import alone, replace_folder, write_atomic
+from jemb.core.files import write_atomic
+from jemb.core.folders import alone, replace_folder
 from jemb.core.progress import track
 from jemb.core.records import Kind
 from jemb.prepare.engine.checks import (

@@ -22,7 +22,8 @@ import pyarrow as pa
 from jemb.core.files import link_file, write_array
 from jemb.core.records import Sample
 from jemb.prepare.engine.job import Job
-from jemb.prepare.engine.table import Rows, Table, key_of, load_table, read_drops, scrambled, write_table
+from jemb.prepare.engine.table import Rows, Table, key_of, load_table, scrambled, write_table
+from jemb.prepare.engine.verdicts import read_drops
 from jemb.prepare.equal import all_ids
 from jemb.shards import FileInfo, ShardInfo, encode_payload, write_shard
 from jemb.shards.writer import fields_of

@@ -23,7 +23,8 @@ import numpy as np
 
 from jemb.core.files import write_array
 from jemb.prepare.engine.job import Job
-from jemb.prepare.engine.table import Dropped, Table, add_up
+from jemb.prepare.engine.table import Dropped, Table
+from jemb.prepare.engine.verdicts import add_up
 from jemb.prepare.equal import Numbers, all_ids, ends, equal_pairs, find_equal, num_ranges, read_range
 from jemb.prepare.near.candidates import connect, keys_of, num_bands
 from jemb.prepare.near.check import merge

@@ -21,7 +21,8 @@ from jemb.core.files import write_array
 from jemb.prepare.engine.job import Job
 from jemb.prepare.engine.plan import describe
 from jemb.prepare.engine.read import read
-from jemb.prepare.engine.table import Table, add_up, write_table
+from jemb.prepare.engine.table import Table, write_table
+from jemb.prepare.engine.verdicts import add_up
 from jemb.prepare.options import FIELD_OPTIONS, FieldsConfig
 from jemb.prepare.source.check import first_names
 from jemb.prepare.source.sources import Source, find_in

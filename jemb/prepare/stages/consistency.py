@@ -21,7 +21,8 @@ from pydantic import Field
 from jemb.config import Positive, options
 from jemb.core.files import write_array
 from jemb.prepare.engine.job import Job
-from jemb.prepare.engine.table import Dropped, Table, add_up, histogram
+from jemb.prepare.engine.table import Dropped, Table
+from jemb.prepare.engine.verdicts import add_up, histogram
 from jemb.prepare.equal import Numbers, all_ids, draw
 from jemb.prepare.registry import StageInputs, Statistic, stage
 from jemb.prepare.vectors.embeddings import Embeddings, StoredVectors, embed

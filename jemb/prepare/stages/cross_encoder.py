@@ -18,7 +18,8 @@ from pydantic import Field
 
 from jemb.config import Positive, options
 from jemb.core.errors import Failure
-from jemb.prepare.engine.table import Rows, Verdict, histogram
+from jemb.prepare.engine.table import Rows, Verdict
+from jemb.prepare.engine.verdicts import histogram
 from jemb.prepare.registry import Score, StageInputs, Statistic, stage
 
 Relevance = npt.NDArray[np.float64]

@@ -24,16 +24,8 @@ from pydantic import Field
 from jemb.config import Positive, options
 from jemb.core.files import write_array
 from jemb.prepare.engine.job import Job
-from jemb.prepare.engine.table import (
-    Dropped,
-    Rows,
-    Table,
-    add_up,
-    histogram,
-    key_of,
-    scrambled,
-    write_negatives,
-)
+from jemb.prepare.engine.table import Dropped, Rows, Table, key_of, scrambled
+from jemb.prepare.engine.verdicts import add_up, histogram, write_negatives
 from jemb.prepare.registry import StageInputs, Statistic, Tools, model_files, stage
 from jemb.prepare.source.corpus import Corpus, find_corpus, read_corpus
 from jemb.prepare.stages.cross_encoder import BINS as LEAD_BINS
