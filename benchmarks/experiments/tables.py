@@ -111,6 +111,7 @@ STEPS = {
     "the same, on filtered pairs": (DOMAINS[3], DOMAINS[0]),
     "negation, with batches of pairs between": (COST[4], COST[0]),
     "the same, antonyms from WordNet alone": (COST[6], COST[0]),
+    "the same, as a LoRA adapter": (COST[8], COST[0]),
 }
 """What a step of the recipe brought: its arm, and what it is compared with."""
 

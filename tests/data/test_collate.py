@@ -54,6 +54,15 @@ def test_prompts_stand_before_the_texts_and_not_in_their_hashes() -> None:
         assert torch.equal(getattr(batch, name), getattr(plain, name))
 
 
+def test_a_data_set_has_prompts_of_its_own() -> None:
+    collate = Collate(letters, 1, 0, query_prompt="q: ", dataset_prompts={"faq": ("ask: ", "say: ")})
+    own, other = collate(7, "faq", SAMPLES, []), collate(7, "set", SAMPLES, [])
+    assert own.negatives is not None
+    for row, sample in enumerate(SAMPLES):
+        assert (text_of(own.query, row), text_of(other.query, row)) == (f"ask: {sample.query}", f"q: {sample.query}")
+        assert (text_of(own.positive, row), text_of(own.negatives, row)[:5]) == (f"say: {sample.positive}", "say: ")
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_negatives_stand_row_by_row(count: int) -> None:
     batch = Collate(letters, count, seed=0)(7, "set", SAMPLES, [])

@@ -71,6 +71,12 @@ def test_each_kind(tmp_path: Path) -> None:
     assert "scores:   (3.0, 1.0," in shown
 
 
+def test_a_negative_that_is_a_further_positive_goes(tmp_path: Path) -> None:
+    row = {"query": "q", "positives": ["p", "r"], "negatives": ["n", "R ", "m"]}
+    _, samples, _ = prepared(tmp_path, [row])
+    assert (samples["q"].positives, samples["q"].negatives) == (("p", "r"), ("n", "m"))
+
+
 def test_rows_that_lack_what_others_have_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Also where they are not in the first part or piece, and other records before them are no rows."""
     scored: list[dict[str, Any]] = [{"query": f"q{n}", "positive": f"p{n}", "score": n / 4} for n in range(9)]
