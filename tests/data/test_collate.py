@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from math import nan
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from jemb.core.records import Sample, Tokens
 from jemb.core.text import content_hash
 from jemb.data import Collate
+from jemb.data.wanted import Wanted
 
 
 def letters(texts: Sequence[str]) -> Tokens:
@@ -89,6 +91,16 @@ def test_the_choice_depends_on_seed_step_and_key_alone() -> None:
         assert negatives([SAMPLES[i]], 3) == together[2 * i : 2 * i + 2], "alone as in company, on whatever rank"
     assert together != negatives(SAMPLES, 4)
     assert together != negatives(SAMPLES, 3, seed=1)
+
+
+def test_a_score_counts_once_however_often_its_text_stands_there() -> None:
+    sample = Sample("k", "query", "passage", ("wrong",), scores=(3.0, 1.0))
+    wanted = {"set": Wanted(num_negatives=3, fields=("scores",))}
+    batch = Collate(letters, 0, seed=0, wanted=wanted)(7, "set", [sample], [])
+    assert batch.negatives is not None
+    assert batch.scores is not None
+    assert [text_of(batch.negatives, row) for row in range(3)] == ["wrong"] * 3
+    torch.testing.assert_close(batch.scores, torch.tensor([[3.0, 1.0, nan, nan]], dtype=torch.float64), equal_nan=True)
 
 
 def test_every_negative_gets_its_turn() -> None:
