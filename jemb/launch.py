@@ -40,6 +40,11 @@ class RankInfo:
     by_slurm: bool = False
 
 
+def usable_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def find_ranks(environment: Mapping[str, str] = os.environ) -> RankInfo:
     """Where this process stands: one that torchrun started, a task of an `srun` step, or alone.
 

@@ -112,6 +112,9 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     # Before torch is imported: threads that wait actively for a core that somebody else uses cost up to 10 x the time.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # as it is called before torch 2.9
+        # Texts have all lengths: without this a GPU's memory that was cut up for some is never put together for others.
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     try:
         ranks = find_ranks()
     except InputError as error:

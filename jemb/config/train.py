@@ -310,8 +310,9 @@ class TrainConfig:
     """Output folder of `jemb tokenize` for these shards and this model: batches are made from the token ids there,
     several times as fast and to the bit the same; the shards are then read for keys alone. null: texts are tokenised as
     they are read."""
-    workers: Annotated[int, Field(ge=0), Role.MACHINE] = 1
-    """Loader processes for each training process, which read and tokenise ahead; 0: none."""
+    workers: Annotated[int | None, Field(ge=0), Role.MACHINE] = None
+    """Loader processes for each training process, which read and tokenise ahead; 0: none. null: one, and for a GPU as
+    many as there are cores for, up to four."""
     timeout_minutes: Annotated[PositiveReal, Role.UPKEEP] = 30
     """How long a process waits for the others in a collective before it stops with an error."""
     dry_run: Annotated[bool, Role.UPKEEP] = False

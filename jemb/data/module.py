@@ -28,6 +28,7 @@ from jemb.data.sampler import GlobalBatchSampler, StepDataset
 from jemb.data.small import PlanSource, SmallDatasets, by_source
 from jemb.data.verify import Verifier
 from jemb.data.wanted import Wanted, needed_at_once, open_teachers, wanted_of
+from jemb.launch import usable_cores
 from jemb.registry import OBJECTIVES, suggest
 from jemb.shards import ShardCache, ShardReader, TokenReader, open_datasets
 from jemb.shards.teacher import TeacherVectors
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
     from jemb.model import Encoder
 
 log = logging.getLogger(__name__)
+
+MOST_WORKERS = 4
+"""Loader processes for a GPU where nobody says how many: each gives some 12,000 pairs a second
+(`benchmarks/training.md`), a GPU of 2025 takes up to 45,000 of a small model, by arithmetic."""
 
 
 class PairData(lightning.LightningDataModule):
@@ -72,7 +77,7 @@ class PairData(lightning.LightningDataModule):
         num_positives: int = 1,
         objective: str | None = None,
         objectives: Mapping[str, str] | None = None,
-        workers: int = 1,
+        workers: int | None = None,
         cache_dir: str | None = None,
         cache_gb: float | None = None,
         read_ahead: int = 1000,
@@ -200,6 +205,16 @@ class PairData(lightning.LightningDataModule):
         """The stored tokens. Raises InputError where they are not those of this encoder's tokenizer."""
         return open_tokens(self.tokens, self.readers, encoder) if self.tokens else None
 
+    @property
+    def num_workers(self) -> int:
+        """`workers`, or what they are where nobody says."""
+        if self.workers is not None:
+            return self.workers
+        if self.trainer is None or self.trainer.strategy.root_device.type != "cuda":
+            return 1
+        cores = usable_cores() // self.trainer.num_devices  # of which the training process has one
+        return min(max(1, cores - 1), MOST_WORKERS)
+
     def train_dataloader(self) -> DataLoader[Any]:
         """This process's share of each step, beginning where the Trainer stands."""
         sampler = GlobalBatchSampler(
@@ -212,8 +227,8 @@ class PairData(lightning.LightningDataModule):
         )
         if self.collate_fn:
             rows = RowDataset(self.rows)
-            return make_loader(rows, self.workers, batch_sampler=sampler, collate_fn=self.collate_fn)
-        return make_loader(self._batches(), self.workers, batch_sampler=sampler)
+            return make_loader(rows, self.num_workers, batch_sampler=sampler, collate_fn=self.collate_fn)
+        return make_loader(self._batches(), self.num_workers, batch_sampler=sampler)
 
     def next_step(self) -> int:
         """The first batch that the weights have not learned; of a module that does not say, by the Trainer's steps."""
@@ -257,7 +272,7 @@ class PairData(lightning.LightningDataModule):
         place = (trainer.local_rank, trainer.num_devices) if trainer else (0, 1)
         start, stop = (self.next_step() if trainer else 0), self.last_step
         if self.read_ahead and not place[0]:  # one process of each machine, for all of them
-            lag = 2 * self.workers + 1  # batches that wait for the trainer in each process
+            lag = 2 * self.num_workers + 1  # batches that wait for the trainer in each process
             self.ahead = ReadAhead(self.plan, self.rows, steps=self.read_ahead, stop=stop, lag=lag)
         if trainer:
             self.verifier = Verifier(

@@ -21,7 +21,7 @@ from jemb.evaluate.measure import Mean, Measured, Score, Task
 from jemb.evaluate.tasks.beir import Qrels, read_beir
 from jemb.evaluate.tasks.rows import read_rows
 from jemb.evaluate.vectors import Encode, encode_distinct, pair_cosines
-from jemb.prepare.engine.executor import usable_cores
+from jemb.launch import usable_cores
 from jemb.prepare.vectors.scoring import choose_backend, top_candidates
 
 log = logging.getLogger(__name__)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import ConcatDataset, DataLoader
 
@@ -152,3 +154,17 @@ def test_samples_in_a_loop_have_all_that_was_said_of_them(tmp_path: Path) -> Non
         "key": "0", "dataset": "d", "query": "q", "positive": "p", "positives": ["p", "r"], "negatives": ["n"],
         "scores": [2.0, 1.0, None],
     }  # fmt: skip
+
+
+def test_loader_processes_by_device_and_cores(pair_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One, and for a GPU as many as each training process has cores for beside its own."""
+    data: Any = jemb.PairData(pair_shards, global_batch_size=BATCH)
+    assert data.num_workers == 1
+    for device, cores, devices, expected in [
+        ("cpu", 64, 1, 1), ("cuda", 16, 1, 4), ("cuda", 16, 8, 1), ("cuda", 24, 8, 2), ("cuda", 1, 1, 1),
+    ]:  # fmt: skip
+        monkeypatch.setattr("jemb.data.module.usable_cores", lambda cores=cores: cores)
+        data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)), num_devices=devices)
+        assert data.num_workers == expected
+    data.workers = 0
+    assert data.num_workers == 0

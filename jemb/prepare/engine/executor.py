@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from jemb.core.errors import Failure
-from jemb.launch import end_with_parent
+from jemb.launch import end_with_parent, usable_cores
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -77,11 +77,6 @@ class LocalExecutor(Executor):
                     for process in list((pool._processes or {}).values()):
                         process.terminate()
                 pool.shutdown(cancel_futures=True)
-
-
-def usable_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _pool(count: int, *, pin: bool = False) -> ProcessPoolExecutor:
