@@ -36,12 +36,13 @@ def result(encoder: Encoder, packed: bool, **way: Any) -> tuple[Tensor, dict[str
 
 
 def assert_same(encoder: Encoder, atol: float, **way: Any) -> None:
-    """Any number of a vector; the whole gradient relative to its norm, which T5 alone has not to 1e-6 each time."""
+    """Any number of a vector; the whole gradient relative to its norm, which of T5 in fp32 is itself 8e-6 off that in
+    fp64, with padding and without (docs/log.md)."""
     (padded, expected, _), (packed, found, _) = (result(encoder, packed, **way) for packed in (False, True))
     torch.testing.assert_close(packed, padded, atol=atol, rtol=0)
     assert found.keys() == expected.keys()
     one, other = (torch.cat([gradient.flatten() for gradient in g.values()]) for g in (found, expected))
-    assert (one - other).norm() <= 3 * atol * other.norm()
+    assert (one - other).norm() <= 10 * atol * other.norm()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
