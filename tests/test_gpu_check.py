@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is no part 
 
 from benchmarks.gpu import check
 
-SLOW = {"speed", "caching", "failures", "loss", "models", "strategies", "resume"}
-"""They start other commands, whose imports take longer than what they do; or are several runs."""
+RATES = {"speed", "caching"}
+"""They are about time, and each takes a minute and a half of it."""
 
 
 def run_stage(rank: int, name: str, folder: Path) -> None:
@@ -28,9 +28,9 @@ def run_stage(rank: int, name: str, folder: Path) -> None:
     check.STAGES[name].stage(Found(folder, name), "cpu")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.soak] if name in SLOW else []) for name in check.STAGES]
+    "name",
+    [pytest.param(name, marks=pytest.mark.soak if name in RATES else pytest.mark.slow) for name in check.STAGES],
 )
 def test_a_stage_in_its_smallest_size(tmp_path: Path, name: str) -> None:
     codes = run_ranks(1, run_stage, name, tmp_path, seconds=500)
