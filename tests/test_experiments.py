@@ -320,7 +320,7 @@ def test_the_documentation_shows_the_tables_of_the_results(name: str) -> None:
     shown = (ROOT / "docs" / "experiments.md").read_text()
     assert len(results) > 0
     for table, lines in tables.all_tables(results).items():
-        assert "\n".join(lines) in shown, table
+        assert "\n".join(lines) + "\n\n" in shown, f"{table}, and no more rows"
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -39,7 +39,7 @@ class Plan:
 
 
 STAGES = {
-    "parity": Plan(right.parity, 200),
+    "parity": Plan(right.parity, 300),
     "models": Plan(right.models, 300),
     "strategies": Plan(right.strategies, 200),
     "collectives": Plan(right.collectives, 60),

@@ -25,8 +25,8 @@ def products_in(precision: str) -> Iterator[None]:
 
 
 def in_full_from_here(vectors: list[Tensor]) -> list[Tensor]:
-    """The vectors. Products after this are in full fp32, and in backward those before it come to here: the rest of
-    backward has the precision that was set before, which also holds afterwards."""
+    """The vectors. Products of what is computed from them are in full fp32, forward and backward. Where backward comes
+    back to here, the precision is again what it was before, for the products of the vectors themselves and after."""
     before = torch.get_float32_matmul_precision()
     if before == FULL:
         return vectors

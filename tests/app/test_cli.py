@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import runpy
 import shutil
 import subprocess
@@ -419,3 +420,15 @@ def test_each_command_is_a_module_too(
         runpy.run_module(f"jemb.app.{name}", run_name="__main__")
     assert end.value.code == 0
     assert f"usage: jemb {name} " in capsys.readouterr().out
+
+
+def test_memory_of_a_gpu_may_grow_unless_the_user_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.setenv(name, "")  # so that it is as before afterwards
+    for given in (False, True):
+        monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+        monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+        if given:
+            monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:512")
+        assert main(["inspect"]) == 2
+        assert os.environ.get("PYTORCH_ALLOC_CONF") == (None if given else "expandable_segments:True")

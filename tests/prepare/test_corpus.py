@@ -281,13 +281,16 @@ def test_the_cache_has_the_corpus_whatever_the_data_set(
 # What is read, and what is refused.
 
 
-def test_a_folder_of_files_and_another_field(table: Any, job: Any, tmp_path: Path) -> None:
+def test_a_folder_of_files_and_another_field(
+    table: Any, job: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_documents(tmp_path / "docs" / "a.jsonl", ["ba lur 1", "mo dov 2"], "body")
     (tmp_path / "docs" / "b.csv").write_text("id,body\n1,su an 3\n")
     config = MineConfig(corpus=str(tmp_path / "docs"), corpus_field="body", pool_size=0, max_share=None)
     negatives, statistics = run(table([("ba dov an", "ki er")]), job(), config)
     assert sorted(negatives[0]) == ["ba lur 1", "mo dov 2", "su an 3"]
     assert statistics["corpus"]["read"] == 3
+    assert not caplog.messages, "nothing is said of fields that documents need not have"
 
 
 def test_what_is_no_corpus_is_refused_before_any_work(tmp_path: Path) -> None:
@@ -298,10 +301,16 @@ def test_what_is_no_corpus_is_refused_before_any_work(tmp_path: Path) -> None:
         find_corpus(str(tmp_path / "nothing"), "text")
 
 
-def test_a_title_beside_the_text_is_said_not_to_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "corpus.jsonl").write_text('{"_id": "1", "title": "Amber", "text": "It is a resin."}\n')
-    find_corpus(str(tmp_path / "corpus.jsonl"), "text")
-    assert "corpus.jsonl: its records have a title, which is not read: a document is the field 'text'" in caplog.text
+@pytest.mark.parametrize("files", [1, 3])
+def test_titles_beside_the_texts_are_said_once_not_to_be_read(
+    files: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(files):
+        (tmp_path / f"{number}.jsonl").write_text('{"_id": "1", "title": "Amber", "text": "It is a resin."}\n')
+    find_corpus(str(tmp_path), "text")
+    (said,) = caplog.messages
+    place = tmp_path if files > 1 else tmp_path / "0.jsonl"
+    assert said.startswith(f"{place}: its records have a title, which is not read: a document is the field 'text'")
 
 
 def test_unreadable_documents(table: Any, job: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -83,11 +83,12 @@ def test_rows_that_lack_what_others_have_are_named(tmp_path: Path, caplog: pytes
     scored[2], scored[7] = {"query": 3}, {"query": "which one?", "positive": "this"}
     with pytest.raises(jemb.InputError, match=r"7 of 8 rows have the field 'score'.* is record 8 \('which one\?'\)"):
         prepared(tmp_path, scored)
-    labelled = [{"query": f"q{n}", "label": n % 2, **({"positive": f"p{n}"} if n else {})} for n in range(4)]
-    with caplog.at_level(logging.WARNING):
-        _, samples, _ = prepared(tmp_path, labelled)
-    assert samples["q0"].positive == "q0"
-    assert "d: 1 of 4 rows have no positive but their query, which is taken for one" in caplog.text
+    for missing in ({}, {"positive": None}, {"positive": " "}):  # the last as an empty cell of a table
+        caplog.clear()
+        labelled = [{"query": f"q{n}", "label": n % 2, "positive": f"p{n}"} for n in range(1, 4)]
+        _, samples, _ = prepared(tmp_path, [{"query": "q0", "label": 0, **missing}, *labelled])
+        assert samples["q0"].positive == "q0"
+        assert "d: 1 of 4 rows have no positive but their query, which is taken for one" in caplog.text
 
 
 def test_scores_stay_with_their_texts(tmp_path: Path) -> None:

@@ -22,6 +22,9 @@ from jemb.tables.whole import read_table
 
 log = logging.getLogger(__name__)
 
+NOWHERE = "\0"
+"""Begins the name of a field that is not to be there, where an option wants a name."""
+
 FIRST_ROWS = 1000
 """Rows of a jsonl file in which a name must come up that all its rows should have. The columns of tables are known from
 their first row, and a tar's first sample may be of another kind than the next."""
@@ -49,7 +52,7 @@ def check_names(source: Source, names: Counter[str]) -> None:
     _check_wanted(source, source.where, names, "no row has the field")
     for option in FIELD_OPTIONS[2:]:
         name = getattr(source.fields, option)
-        if names and name and name != option and name not in names:
+        if names and name and name != option and name not in names and not name.startswith(NOWHERE):
             log.warning("%s: no row has the field %r (fields.%s)", source.where, name, option)
 
 

@@ -24,7 +24,7 @@ from jemb.prepare.engine.read import read
 from jemb.prepare.engine.table import Table, write_table
 from jemb.prepare.engine.verdicts import add_up
 from jemb.prepare.options import FIELD_OPTIONS, FieldsConfig
-from jemb.prepare.source.check import first_names
+from jemb.prepare.source.check import NOWHERE, first_names
 from jemb.prepare.source.sources import Source, find_in
 from jemb.prepare.vectors.hard_negatives import hashes
 from jemb.tables.places import base_name, each, to_local
@@ -64,11 +64,12 @@ class Documents:
 def find_corpus(place: str, field: str) -> Corpus:
     """Raises `InputError` where there is nothing, or the first records of a file have no such field."""
     # Of a record the text alone is looked for; the other names are none that a record has.
-    others: dict[str, Any] = {option: f"\0{option}" for option in FIELD_OPTIONS if option != "positive"}
+    others: dict[str, Any] = {option: f"{NOWHERE}{option}" for option in FIELD_OPTIONS if option != "positive"}
     fields = FieldsConfig(positive=field, **others)
     corpus = Corpus(
         tuple(replace(one, fields=fields, documents=True) for one in find_in(to_local(place)).values()), place
     )
+    titled: list[str] = []
     for source in corpus.sources:
         for path, (_, names) in zip(source.paths, each(partial(first_names, source), source.paths), strict=True):
             if names and field not in names:
@@ -78,10 +79,12 @@ def find_corpus(place: str, field: str) -> Corpus:
                     f"{', '.join(there)}; give mine.corpus_field=NAME"
                 )
             if names["title"] and field != "title":
-                log.warning(
-                    "%s: its records have a title, which is not read: a document is the field %r alone "
-                    "(mine.corpus_field)", path, field,
-                )  # fmt: skip
+                titled.append(path)
+    if titled:
+        log.warning(
+            "%s: its records have a title, which is not read: a document is the field %r alone (mine.corpus_field)",
+            place if len(titled) > 1 else titled[0], field,
+        )  # fmt: skip
     return corpus
 
 

@@ -93,8 +93,8 @@ class Converter:
         label = given.get("label")
         if label is not None and (not isinstance(label, int | str) or isinstance(label, bool)):
             raise ValueError(f"field {names.label!r} is {_kind(label)}; wanted a whole number or a text")
-        if label is not None and positive is None and not positives:
-            positives = (query,)
+        if label is not None and not any(map(str.strip, positives)) and isinstance(positive, str | None):
+            positives = (query,)  # also where the cell of a table is empty
         more: dict[str, Any] = {"more_positives": positives[1:]}
         if label is not None:
             more["label"] = _compact(check_text(label) if isinstance(label, str) else label)
